@@ -1,0 +1,266 @@
+"""From an answer to what happens next. The table of `docs/architecture.md`, row by row, pure.
+
+Each `decide_*` takes the answer to one kind of call, the claim under which it was made, the
+operator's policy and a jitter in [0, 1), and returns exactly one decision.
+"""
+
+from dataclasses import dataclass
+from enum import StrEnum
+
+from worker.domain.answers import Answer, Job, Kind
+from worker.domain.imports import Import
+from worker.domain.policy import Policy
+from worker.domain.states import State
+
+CREATED_SLACK_SECONDS = 2.0
+"""How much older than our call a job may look and still be ours: AWS's times have their grain."""
+
+
+NO_JOB = Job()
+
+
+class Call(StrEnum):
+    """Which call a claim is for."""
+
+    START = "start"
+    POLL = "poll"
+    RECONCILE = "reconcile"
+
+
+class Doubt(StrEnum):
+    """Why the remote side must be asked before anything else happens to an import."""
+
+    UNKNOWN = "unknown"  # a start whose effect is not known
+    REFUSED = "refused"  # a 400, which may hide a job that is pending on the target
+    CONFLICT = "conflict"  # a pending job, which may be that of our own earlier, doubtful call
+    GONE = "gone"  # a running job that polls no longer find
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Claim:
+    """The right to make one call for one import, until its lease ends.
+
+    `age_seconds` is the time since the first start that may have taken effect; `probe` says that
+    the lane is paused and this one call tells whether it may go on; `earlier_job_id` is the last
+    job of an earlier import of the same target, never to be taken for this one's.
+    """
+
+    call: Call
+    lease: str
+    item: Import
+    age_seconds: float
+    probe: bool = False
+    earlier_job_id: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Run:
+    """The job is under way: keep its id, poll it after a while."""
+
+    job: Job
+    delay_seconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class End:
+    """The import is over."""
+
+    state: State
+    error: str = ""
+    job: Job = NO_JOB
+
+
+@dataclass(frozen=True, slots=True)
+class PollAgain:
+    """Still running. `stuck` asks for the one `import.stuck` event."""
+
+    job: Job
+    delay_seconds: float
+    stuck: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Throttle:
+    """The lane was told to slow down; the import goes back unharmed."""
+
+    retry_after_seconds: float | None
+    limit_type: str
+
+
+@dataclass(frozen=True, slots=True)
+class PauseLane:
+    """Nothing on this lane can work now; the import goes back unharmed."""
+
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class WaitBehind:
+    """Another job is pending on the target; start later, no attempt counted."""
+
+    delay_seconds: float
+    error: str
+
+
+@dataclass(frozen=True, slots=True)
+class Retry:
+    """Start again after a while; the attempt counts."""
+
+    delay_seconds: float
+    error: str
+
+
+@dataclass(frozen=True, slots=True)
+class Verify:
+    """Ask the remote side for the target's jobs before anything else."""
+
+    doubt: Doubt
+    delay_seconds: float
+    error: str
+
+
+Decision = Run | End | PollAgain | Throttle | PauseLane | WaitBehind | Retry | Verify
+
+
+def decide_start(answer: Answer, claim: Claim, policy: Policy, jitter: float) -> Decision:
+    """Decide after the call that starts the remote job."""
+    match answer.kind:
+        case Kind.OK if answer.job.job_id:
+            return _follow(answer.job, policy, jitter)
+        case Kind.OK if answer.job.error or policy.outcome_of(answer.job.status):
+            return _end_of(answer.job, policy)
+        case Kind.THROTTLED:
+            return Throttle(answer.retry_after_seconds, answer.limit_type)
+        case Kind.CREDENTIALS:
+            return PauseLane(answer.error)
+        case Kind.NOT_FOUND:
+            return End(State.REJECTED, answer.error)
+        case Kind.CONFLICT if claim.item.doubts:
+            return Verify(Doubt.CONFLICT, 0.0, answer.error)
+        case Kind.CONFLICT:
+            return _wait_behind(claim, policy, answer.error)
+        case Kind.BAD_REQUEST:
+            return Verify(Doubt.REFUSED, 0.0, answer.error)
+        case _:  # OK without a jobId, UNREACHABLE, UNKNOWN
+            error = answer.error or "the answer held no jobId"
+            return Verify(Doubt.UNKNOWN, policy.settle_seconds, error)
+
+
+def decide_poll(answer: Answer, claim: Claim, policy: Policy, jitter: float) -> Decision:
+    """Decide after a poll of a running job."""
+    match answer.kind:
+        case Kind.OK if policy.outcome_of(answer.job.status):
+            return _end_of(answer.job, policy)
+        case Kind.THROTTLED:
+            return Throttle(answer.retry_after_seconds, answer.limit_type)
+        case Kind.CREDENTIALS:
+            return PauseLane(answer.error)
+        case Kind.NOT_FOUND if claim.age_seconds >= policy.missing_grace_seconds:
+            return Verify(Doubt.GONE, 0.0, answer.error)
+        case Kind.BAD_REQUEST:
+            return Verify(Doubt.GONE, 0.0, answer.error)
+    return _poll_again(answer, claim, policy, jitter)
+
+
+def decide_reconcile(answer: Answer, claim: Claim, policy: Policy, jitter: float) -> Decision:
+    """Decide after the list of the target's jobs was asked for because of a doubt."""
+    match answer.kind:
+        case Kind.THROTTLED:
+            return Throttle(answer.retry_after_seconds, answer.limit_type)
+        case Kind.CREDENTIALS:
+            return PauseLane(answer.error)
+        case Kind.UNREACHABLE | Kind.UNKNOWN:
+            return _ask_again(answer, claim, policy, jitter)
+    if claim.item.state is State.RUNNING:
+        return _decide_gone(answer, claim, policy, jitter)
+    return _decide_doubtful_start(answer, claim, policy, jitter)
+
+
+def deadline_of(claim: Claim, policy: Policy) -> float:
+    """Return the seconds that this import may take from its first start on."""
+    return claim.item.request.deadline_seconds or policy.deadline_seconds
+
+
+def _decide_doubtful_start(answer: Answer, claim: Claim, policy: Policy, jitter: float) -> Decision:
+    ours = _our_job(answer.jobs, claim)
+    if ours is not None:
+        return _follow(ours, policy, jitter)
+    doubt, error = Doubt(claim.item.doubt), claim.item.doubt_error
+    if doubt is Doubt.CONFLICT or any(_is_pending(job, policy) for job in answer.jobs):
+        return _wait_behind(claim, policy, error)
+    if doubt is Doubt.REFUSED:
+        return End(State.REJECTED, error)
+    if claim.age_seconds >= deadline_of(claim, policy):
+        return End(State.TIMED_OUT, f"no job was started before the deadline; last: {error}")
+    if claim.item.attempts >= policy.max_attempts:
+        return End(State.FAILED, f"gave up after {claim.item.attempts} attempts; last: {error}")
+    return Retry(policy.retry_delay(claim.item.attempts, jitter), error)
+
+
+def _decide_gone(answer: Answer, claim: Claim, policy: Policy, jitter: float) -> Decision:
+    for job in answer.jobs:
+        if job.job_id == claim.item.job_id:
+            return decide_poll(Answer(kind=Kind.OK, jobs=(job,)), claim, policy, jitter)
+    return End(State.FAILED, f"AWS no longer knows the job: {claim.item.doubt_error}")
+
+
+def _our_job(jobs: tuple[Job, ...], claim: Claim) -> Job | None:
+    """Return the job that our own doubtful call started; the oldest, should there be several."""
+    if not claim.item.doubts:
+        return None  # every call so far was refused: no job can be ours
+    oldest = claim.age_seconds + CREATED_SLACK_SECONDS
+    candidates = [
+        job
+        for job in jobs
+        if job.created_seconds_ago is not None
+        and job.created_seconds_ago <= oldest
+        and job.job_id != claim.earlier_job_id
+    ]
+    return max(candidates, key=lambda job: job.created_seconds_ago or 0.0, default=None)
+
+
+def _is_pending(job: Job, policy: Policy) -> bool:
+    return bool(job.status) and policy.outcome_of(job.status) is None
+
+
+def _follow(job: Job, policy: Policy, jitter: float) -> Decision:
+    if policy.outcome_of(job.status):
+        return _end_of(job, policy)
+    return Run(job, policy.poll_delay(0, jitter))
+
+
+def _end_of(job: Job, policy: Policy) -> End:
+    state = policy.outcome_of(job.status) or State.FAILED
+    if state is State.SUCCEEDED:
+        return End(state, job=job)
+    return End(state, job.error or f"the job ended with status {job.status}", job)
+
+
+def _poll_again(answer: Answer, claim: Claim, policy: Policy, jitter: float) -> Decision:
+    remaining = deadline_of(claim, policy) - claim.age_seconds
+    if remaining <= 0:
+        seen = answer.job.status or claim.item.status or "unknown"
+        return End(
+            State.TIMED_OUT,
+            f"not finished within {deadline_of(claim, policy):g} s; last status {seen}"
+            + (f"; last answer: {answer.error}" if answer.error else ""),
+        )
+    delay = policy.poll_delay(claim.item.polls, jitter)
+    stuck = claim.age_seconds >= policy.stuck_seconds and not claim.item.stuck
+    return PollAgain(answer.job, min(delay, max(remaining, policy.poll_min_seconds)), stuck)
+
+
+def _ask_again(answer: Answer, claim: Claim, policy: Policy, jitter: float) -> Decision:
+    if claim.age_seconds >= deadline_of(claim, policy):
+        return End(
+            State.TIMED_OUT,
+            f"AWS did not say before the deadline whether a job runs; last answer: {answer.error}",
+        )
+    doubt = Doubt(claim.item.doubt)
+    delay = policy.poll_delay(claim.item.polls, jitter)
+    return Verify(doubt, delay, claim.item.doubt_error)
+
+
+def _wait_behind(claim: Claim, policy: Policy, error: str) -> WaitBehind:
+    delay = policy.poll_min_seconds * 2.0 ** min(claim.item.conflicts, 16)
+    return WaitBehind(min(delay, policy.poll_max_seconds), error)

@@ -1,0 +1,23 @@
+"""The names of the events. Their bodies are written by the scripts that change the state."""
+
+from enum import StrEnum
+from typing import Final
+
+SOURCE: Final = "amplify-import-worker"
+"""The CloudEvents `source` of every event."""
+
+
+class EventType(StrEnum):
+    """The CloudEvents `type` of each event that this system emits."""
+
+    ACCEPTED = "import.accepted"
+    STARTED = "import.started"
+    STUCK = "import.stuck"
+    SUCCEEDED = "import.succeeded"
+    FAILED = "import.failed"
+    REJECTED = "import.rejected"
+    TIMED_OUT = "import.timed_out"
+    CANCELLED = "import.cancelled"
+    BATCH_COMPLETED = "batch.completed"
+    LANE_PAUSED = "lane.paused"
+    LANE_RESUMED = "lane.resumed"

@@ -1,0 +1,146 @@
+"""An import as it stands: the record that the store keeps, and the result that users get."""
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any, Self
+
+from worker.domain.errors import ERROR_OF_STATE, ImportEndedError
+from worker.domain.requests import ImportRequest
+from worker.domain.states import TERMINAL, State
+
+ImportResult = dict[str, Any]
+"""The members that the contract fixes for `AsyncResult.get()`; times are ISO 8601 in UTC."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Import:
+    """One import. Times are milliseconds since the epoch on the store's clock, 0 when not yet.
+
+    `request_json` is empty for an import that was rejected because its request is invalid; the
+    target then holds what could be read of it.
+    """
+
+    id: str
+    state: State
+    app_id: str
+    backend_environment_name: str
+    account: str
+    region: str
+    request_json: str = ""
+    batch_id: str = ""
+    job_id: str = ""
+    operation: str = ""
+    status: str = ""
+    error: str = ""
+    attempts: int = 0
+    polls: int = 0
+    conflicts: int = 0
+    doubts: int = 0
+    stuck: bool = False
+    doubt: str = ""
+    doubt_error: str = ""
+    accepted_at_ms: int = 0
+    first_start_at_ms: int = 0
+    started_at_ms: int = 0
+    finished_at_ms: int = 0
+
+    @classmethod
+    def from_fields(cls, import_id: str, fields: Mapping[str, str]) -> Self:
+        """Build from the flat text fields of a stored record; unknown fields are passed over."""
+        numbers = {name: int(float(fields.get(name) or 0)) for name in _NUMBERS}
+        texts = {name: fields.get(name, "") for name in _TEXTS}
+        return cls(
+            id=import_id,
+            state=State(fields["state"]),
+            stuck=fields.get("stuck") == "1",
+            **texts,  # type: ignore[arg-type]  # keys and types are those of the two tuples
+            **numbers,  # type: ignore[arg-type]
+        )
+
+    @property
+    def request(self) -> ImportRequest:
+        """The validated request. Only an import that was accepted has one."""
+        return ImportRequest.model_validate_json(self.request_json)
+
+    @property
+    def members(self) -> dict[str, Any]:
+        """The members that the producer sent, or what is known of the target of a rejected one."""
+        if self.request_json:
+            return dict(json.loads(self.request_json))
+        return {"appId": self.app_id, "backendEnvironmentName": self.backend_environment_name}
+
+    @property
+    def target(self) -> str:
+        """The target as people read it and as events name it in `subject`."""
+        return f"{self.app_id}/{self.backend_environment_name}"
+
+    @property
+    def lane(self) -> str:
+        """The lane that the import's calls count against."""
+        return f"{self.account}/{self.region}"
+
+    @property
+    def is_terminal(self) -> bool:
+        """Whether the import is over."""
+        return self.state in TERMINAL
+
+    def result(self) -> ImportResult:
+        """Return the result that the contract fixes; `outcome` is None while under way."""
+        return {
+            "importId": self.id,
+            "appId": self.app_id,
+            "backendEnvironmentName": self.backend_environment_name,
+            "jobId": self.job_id or None,
+            "operation": self.operation or None,
+            "status": self.status or None,
+            "error": self.error or None,
+            "outcome": self.state.value if self.is_terminal else None,
+            "attempts": self.attempts,
+            "acceptedAt": iso_time(self.accepted_at_ms),
+            "startedAt": iso_time(self.started_at_ms),
+            "finishedAt": iso_time(self.finished_at_ms),
+        }
+
+    def ended_error(self) -> ImportEndedError | None:
+        """Return the error that the import's task fails with; None unless it ended badly."""
+        kind = ERROR_OF_STATE.get(self.state)
+        if kind is None:
+            return None
+        job = f" (job {self.job_id})" if self.job_id else ""
+        return kind(f"{self.target}{job} {self.state.value}: {self.error or 'no reason given'}")
+
+
+_NUMBERS = (
+    "attempts",
+    "polls",
+    "conflicts",
+    "doubts",
+    "accepted_at_ms",
+    "first_start_at_ms",
+    "started_at_ms",
+    "finished_at_ms",
+)
+_TEXTS = (
+    "app_id",
+    "backend_environment_name",
+    "account",
+    "region",
+    "request_json",
+    "batch_id",
+    "job_id",
+    "operation",
+    "status",
+    "error",
+    "doubt",
+    "doubt_error",
+)
+
+
+def iso_time(milliseconds: int) -> str | None:
+    """Return a time in ISO 8601, UTC, to the millisecond; None for 0."""
+    if not milliseconds:
+        return None
+    moment = datetime.fromtimestamp(milliseconds / 1000, tz=UTC)
+    return moment.isoformat(timespec="milliseconds").replace("+00:00", "Z")

@@ -1,0 +1,59 @@
+"""What goes into the store's door with a request, and what the store answers."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from enum import StrEnum
+
+from worker.domain.imports import Import
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Entrance:
+    """How a request came in: its import id, and the Celery task that is owed its end.
+
+    `signature` is empty where no task of the producer's waits; one is made up at the end then.
+    """
+
+    import_id: str
+    task_id: str
+    signature: str = ""
+    batch_id: str = ""
+
+
+class Verdict(StrEnum):
+    """What became of a request at the door."""
+
+    ACCEPTED = "accepted"
+    KNOWN = "known"
+    REJECTED = "rejected"
+
+
+@dataclass(frozen=True, slots=True)
+class Admission:
+    """A request's reception. `item` is None for one that was just accepted: it waits."""
+
+    verdict: Verdict
+    import_id: str
+    item: Import | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Ended:
+    """An import that is over, and the Celery tasks that are owed its end: task id → signature.
+
+    A signature is JSON text; an empty one stands for a task that must be made up from the record.
+    """
+
+    item: Import
+    tasks: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LaneLimits:
+    """A lane's known limits in calls per second; None where the default is used."""
+
+    start_rate: float | None = None
+    start_burst: float | None = None
+    poll_rate: float | None = None
+    poll_burst: float | None = None
+    max_running: int | None = None
