@@ -1,0 +1,104 @@
+"""The catalogue of every key in the store. Scripts get these prefixes; nobody spells them out.
+
+One node (or Sentinel) holds them all: a state change touches an import, its lane, its target and
+its batch at once, so the keys can't be spread over a cluster (docs/decisions/0003).
+"""
+
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Final
+
+
+class Lifetime(StrEnum):
+    """How long a key stays when nothing needs it any more."""
+
+    RETENTION = "expires after the retention time"
+    EMPTIED = "a collection that goes away with its last element"
+    KEPT = "one small key that stays"
+    TRIMMED = "a stream that is trimmed"
+
+
+@dataclass(frozen=True, slots=True)
+class Key:
+    """One kind of key. `name` ends with a colon where a suffix follows."""
+
+    name: str
+    type: str
+    lifetime: Lifetime
+    holds: str
+
+
+IMPORT: Final = Key("imports:import:", "hash", Lifetime.RETENTION, "id → the record of an import")
+TASKS: Final = Key(
+    "imports:tasks:",
+    "hash",
+    Lifetime.RETENTION,
+    "id → Celery task id → its signature, while that task is deferred",
+)
+IDEMPOTENCY: Final = Key(
+    "imports:idempotency:", "string", Lifetime.RETENTION, "digest of an idempotencyKey → import id"
+)
+BATCH: Final = Key(
+    "imports:batch:", "hash", Lifetime.RETENTION, "batchId → imports accepted, expected, by state"
+)
+MEMBERS: Final = Key(
+    "imports:members:", "zset", Lifetime.RETENTION, "batchId → its import ids in order of admission"
+)
+LANE: Final = Key(
+    "imports:lane:", "hash", Lifetime.KEPT, "lane → limits, buckets, blocks and pause"
+)
+WAITING: Final = Key(
+    "imports:waiting:", "zset", Lifetime.EMPTIED, "lane → import ids by priority and admission"
+)
+DELAYED: Final = Key(
+    "imports:delayed:", "zset", Lifetime.EMPTIED, "lane → waiting import ids by time of next start"
+)
+POLLS: Final = Key(
+    "imports:polls:", "zset", Lifetime.EMPTIED, "lane → import ids by time of next poll or inquiry"
+)
+LEASES: Final = Key(
+    "imports:leases:", "zset", Lifetime.EMPTIED, "lane → claimed import ids by end of lease"
+)
+TARGET: Final = Key(
+    "imports:target:", "hash", Lifetime.RETENTION, "lane/target → the import it holds, its last job"
+)
+PARKED: Final = Key(
+    "imports:parked:", "zset", Lifetime.EMPTIED, "lane/target → import ids that wait for the target"
+)
+LANES: Final = Key(
+    "imports:lanes", "zset", Lifetime.EMPTIED, "lanes with work by the time it falls due"
+)
+UNFINISHED: Final = Key(
+    "imports:unfinished",
+    "zset",
+    Lifetime.EMPTIED,
+    "terminal import ids whose tasks have not finished, by time of next publication",
+)
+SEQUENCE: Final = Key("imports:sequence", "string", Lifetime.KEPT, "order of admission, leases")
+WAKE: Final = Key("imports:wake", "list", Lifetime.EMPTIED, "at most one hint that work is due")
+REQUESTS: Final = Key("imports:requests", "stream", Lifetime.TRIMMED, "requests of the stream door")
+EVENTS: Final = Key("imports:events", "stream", Lifetime.TRIMMED, "the events")
+
+CATALOGUE: Final = (
+    IMPORT,
+    TASKS,
+    IDEMPOTENCY,
+    BATCH,
+    MEMBERS,
+    LANE,
+    WAITING,
+    DELAYED,
+    POLLS,
+    LEASES,
+    TARGET,
+    PARKED,
+    LANES,
+    UNFINISHED,
+    SEQUENCE,
+    WAKE,
+    REQUESTS,
+    EVENTS,
+)
+
+CONSUMER_GROUP: Final = "workers"
+"""The consumer group in which workers read the requests stream."""

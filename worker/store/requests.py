@@ -1,0 +1,81 @@
+"""The requests stream: the door for producers without Celery, which loses nothing at any kill."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Final
+
+from redis.asyncio import Redis
+from redis.exceptions import ResponseError
+
+from worker.store.keys import CONSUMER_GROUP, REQUESTS
+
+READ_AT_ONCE: Final = 200
+STALE_CONSUMER_MS: Final = 3_600_000
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """One entry of the stream. `text` is its field `request`, empty where there is none."""
+
+    id: str
+    text: str
+
+
+class RequestsStream:
+    """Reads the stream as one consumer of the group. An entry goes away once it is done with."""
+
+    def __init__(self, redis: "Redis", consumer: str) -> None:
+        self._redis = redis
+        self._consumer = consumer
+
+    async def open(self) -> None:
+        """Create stream and group where they are missing; forget consumers that are long gone."""
+        try:
+            await self._redis.xgroup_create(REQUESTS.name, CONSUMER_GROUP, id="0", mkstream=True)
+        except ResponseError as error:
+            if not str(error).startswith("BUSYGROUP"):
+                raise
+        for consumer in await self._redis.xinfo_consumers(REQUESTS.name, CONSUMER_GROUP):
+            if consumer["pending"] == 0 and consumer["idle"] > STALE_CONSUMER_MS:
+                await self._redis.xgroup_delconsumer(
+                    REQUESTS.name, CONSUMER_GROUP, consumer["name"]
+                )
+
+    async def read(self, block_ms: int) -> list[Entry]:
+        """Return new entries, waiting up to `block_ms` for the first."""
+        reply = await self._redis.xreadgroup(
+            CONSUMER_GROUP, self._consumer, {REQUESTS.name: ">"}, count=READ_AT_ONCE, block=block_ms
+        )
+        return [entry for _, entries in _streams(reply) for entry in _entries(entries)]
+
+    async def take_over(self, idle_ms: int) -> list[Entry]:
+        """Return entries that another consumer read at least `idle_ms` ago and never finished."""
+        reply = await self._redis.xautoclaim(
+            REQUESTS.name, CONSUMER_GROUP, self._consumer, min_idle_time=idle_ms, count=READ_AT_ONCE
+        )
+        return _entries(reply[1])
+
+    async def done(self, entries: Sequence[Entry]) -> None:
+        """Acknowledge and delete entries."""
+        ids = [entry.id for entry in entries]
+        async with self._redis.pipeline(transaction=True) as pipeline:
+            pipeline.xack(REQUESTS.name, CONSUMER_GROUP, *ids)
+            pipeline.xdel(REQUESTS.name, *ids)
+            await pipeline.execute()
+
+    async def close(self) -> None:
+        """Leave the group, unless entries are still ours: another consumer takes those over."""
+        for consumer in await self._redis.xinfo_consumers(REQUESTS.name, CONSUMER_GROUP):
+            if consumer["name"] == self._consumer and consumer["pending"] == 0:
+                await self._redis.xgroup_delconsumer(REQUESTS.name, CONSUMER_GROUP, self._consumer)
+
+
+def _streams(reply: Any) -> Any:
+    """Return (name, entries) pairs of an XREADGROUP reply, of RESP2 and RESP3 alike."""
+    if isinstance(reply, dict):
+        return [(name, [e for page in pages for e in page]) for name, pages in reply.items()]
+    return reply or []
+
+
+def _entries(raw: Any) -> list[Entry]:
+    return [Entry(entry_id, (fields or {}).get("request", "")) for entry_id, fields in raw]

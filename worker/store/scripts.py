@@ -1,0 +1,62 @@
+"""Loads the Lua scripts and calls them: one JSON object in, one reply out.
+
+Each script is its file behind `lib.lua`, behind the key catalogue and the configuration, which are
+written as Lua here: a key or a limit is spelled in one place.
+"""
+
+import json
+from collections.abc import Mapping
+from importlib.resources import files
+from typing import Any, Final, Protocol
+
+from redis.asyncio import Redis
+
+from worker.store.keys import CATALOGUE
+
+_DIRECTORY: Final = files("worker.store") / "scripts"
+
+
+class Script(Protocol):
+    """A script, loaded when first called. In a pipeline, its reply comes with the pipeline's."""
+
+    async def __call__(self, *, args: list[str], client: Any = None) -> Any:
+        """Run the script on `client`, or on the connection pool it was registered with."""
+        ...
+
+
+class Scripts:
+    """The scripts of one store, by file name."""
+
+    def __init__(self, redis: "Redis", config: Mapping[str, Any]) -> None:
+        prelude = "\n".join((_as_lua_local("KEY", _key_names()), _as_lua_local("CONFIG", config)))
+        library = (_DIRECTORY / "lib.lua").read_text()
+        self._scripts: dict[str, Script] = {
+            name: redis.register_script(f"{prelude}\n{library}\n{text}")
+            for name, text in script_texts().items()
+        }
+
+    async def call(self, name: str, pipeline: Any = None, **args: Any) -> Any:
+        """Run `name` with `args` as its JSON object; None of them may be None.
+
+        Raises:
+            redis.exceptions.RedisError: when the server can't be reached or refuses.
+
+        """
+        return await self._scripts[name](args=[json.dumps(args)], client=pipeline)
+
+
+def script_texts() -> dict[str, str]:
+    """Return each script's own text by its name, without the library."""
+    return {
+        path.name.removesuffix(".lua"): path.read_text()
+        for path in _DIRECTORY.iterdir()
+        if path.name.endswith(".lua") and path.name != "lib.lua"
+    }
+
+
+def _key_names() -> dict[str, str]:
+    return {key.name.split(":")[1]: key.name for key in CATALOGUE}
+
+
+def _as_lua_local(name: str, members: Mapping[str, Any]) -> str:
+    return f"local {name} = cjson.decode([==[{json.dumps(members)}]==])"

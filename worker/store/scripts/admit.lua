@@ -1,0 +1,59 @@
+-- Admit an import: write its record, put it into its lane, count its batch, append import.accepted.
+--
+-- ARGV  1: JSON object: id, fields (the record's, as text), priority (0 first), digest of the
+--       idempotencyKey or '', task_id and signature ('' where a task must be made up at the end)
+-- Returns {verdict, id, record...}: verdict is 'accepted', 'known' (this id, or this key with the
+--       same body, was admitted before) or 'rejected' (the key was used with another body);
+--       the record follows as a flat list unless it was accepted.
+-- Atomic, so that of two deliveries, or two ids with one key, exactly one becomes the import.
+
+local args = cjson.decode(ARGV[1])
+local now = now_ms()
+local id = args.id
+local record = args.fields
+
+local function answer(verdict, import_id)
+  local reply = redis.call('HGETALL', KEY.import .. import_id)
+  table.insert(reply, 1, import_id)
+  table.insert(reply, 1, verdict)
+  return reply
+end
+
+if redis.call('EXISTS', KEY.import .. id) == 1 then
+  return answer('known', id)
+end
+
+if args.idempotency ~= '' then
+  local earlier = redis.call('GET', KEY.idempotency .. args.idempotency)
+  if earlier then
+    local state, fingerprint =
+      unpack(redis.call('HMGET', KEY.import .. earlier, 'state', 'fingerprint'))
+    if fingerprint == record.fingerprint then
+      if not TERMINAL[state] then
+        attach_task(earlier, args.task_id, args.signature)
+      end
+      return answer('known', earlier)
+    end
+    if state then
+      record.error = 'idempotencyKey: was used before, with another request, by import ' .. earlier
+      reject_new(id, record, args.task_id, args.signature, now)
+      return answer('rejected', id)
+    end
+  end
+  redis.call('SET', KEY.idempotency .. args.idempotency, id)
+  record.idempotency = args.idempotency
+end
+
+local sequence = redis.call('INCR', KEY.sequence)
+record.order = string.format('%.0f', args.priority * PRIORITY_STRIDE + sequence)
+record.accepted_at_ms = now
+record.state = 'waiting'
+put(KEY.import .. id, {}, record)
+attach_task(id, args.task_id, args.signature)
+join_batch(id, record, sequence)
+count_batch(record, nil, 'waiting')
+append_import_event('accepted', id, record, now)
+local lane = lane_of(record)
+redis.call('ZADD', KEY.waiting .. lane, record.order, id)
+schedule_lane(lane, now, now)
+return { 'accepted', id }

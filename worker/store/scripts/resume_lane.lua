@@ -1,0 +1,19 @@
+-- Reopen a paused lane.
+--
+-- ARGV  1: JSON object: lane
+-- Returns 1 when the lane was paused, else 0
+-- Atomic, so that the lane resumes, and tells of it, once.
+
+local args = cjson.decode(ARGV[1])
+local now = now_ms()
+local key = KEY.lane .. args.lane
+local lane = hash_of(key)
+if not lane.paused_reason then
+  return 0
+end
+put(key, lane, { paused_reason = false, paused_at_ms = false, paused_until_ms = false,
+  probes = false, unreachable = false })
+append_event('lane.resumed', args.lane .. '/resumed/' .. lane.pauses, args.lane, now,
+  { lane = args.lane })
+schedule_lane(args.lane, now, now)
+return 1

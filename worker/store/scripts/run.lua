@@ -1,0 +1,29 @@
+-- The job is known: keep its id, schedule its first poll, append import.started.
+--
+-- ARGV  1: JSON object: id, lease, call (what the claim was for), job_id, operation, status,
+--       delay_ms
+-- Returns 1, or 0 when the claim is no longer the caller's
+-- Atomic, so that a jobId is never known without a poll being due, nor told twice.
+
+local args = cjson.decode(ARGV[1])
+local record = claimed_record(args.id, args.lease)
+if not record or record.state ~= 'starting' then
+  return 0
+end
+local now = now_ms()
+count_batch(record, 'starting', 'running')
+give_back(args.id, record, KEY.polls, now + args.delay_ms, {
+  state = 'running',
+  job_id = args.job_id,
+  operation = args.operation,
+  status = args.status,
+  started_at_ms = now,
+  polls = 0,
+  doubt = false,
+  doubt_error = false,
+  error = false,
+})
+append_import_event('started', args.id, record, now)
+lane_answered(lane_of(record), args.call)
+schedule_lane(lane_of(record), now + args.delay_ms, now)
+return 1
