@@ -1,0 +1,57 @@
+"""`amplify-import sandbox`: serves the sandbox until interrupted."""
+
+import asyncio
+import signal
+
+import click
+
+from worker.sandbox.loader import ScenarioError, load_scenario, shipped_scenarios
+from worker.sandbox.scenario import Scenario
+from worker.sandbox.server import SandboxServer
+
+
+@click.command()
+@click.option("--host", default="127.0.0.1", show_default=True, help="Address to listen on.")
+@click.option("--port", default=4567, show_default=True, help="Port to listen on; 0 for any.")
+@click.option(
+    "--scenario",
+    "scenario_name",
+    default="calm",
+    show_default=True,
+    metavar="NAME_OR_PATH",
+    help="A shipped scenario or a TOML file.",
+)
+@click.option("--list-scenarios", is_flag=True, help="List the shipped scenarios and exit.")
+@click.option("--log-calls", is_flag=True, help="Log every call as it ends.")
+def sandbox(
+    host: str, port: int, scenario_name: str, *, list_scenarios: bool, log_calls: bool
+) -> None:
+    """Serve the import API locally, with quotas and faults on demand.
+
+    It needs no AWS account: any credentials will do, for signatures are not verified.
+    """
+    if list_scenarios:
+        for name in shipped_scenarios():
+            click.echo(f"{name:10} {load_scenario(name).description}")
+        return
+    try:
+        scenario = load_scenario(scenario_name)
+        asyncio.run(_serve(scenario, host, port, log_calls=log_calls))
+    except ScenarioError as error:
+        raise click.ClickException(str(error)) from error
+    except OSError as error:
+        message = f"Cannot listen on {host}:{port}: {error.strerror}"
+        raise click.ClickException(message) from error
+
+
+async def _serve(scenario: Scenario, host: str, port: int, *, log_calls: bool) -> None:
+    stopped = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for signal_number in (signal.SIGINT, signal.SIGTERM):
+        loop.add_signal_handler(signal_number, stopped.set)
+    async with SandboxServer(scenario, host=host, port=port, log_calls=log_calls) as server:
+        click.echo(f"Sandbox listening on {server.url}")
+        click.echo("Point an SDK at it (any AWS credentials will do):")
+        click.echo(f"  export AWS_ENDPOINT_URL_AMPLIFYBACKEND={server.url}")
+        click.echo(f"What really happened: {server.url}/sandbox/ledger")
+        await stopped.wait()

@@ -1,0 +1,48 @@
+"""Accounts: which one an access key belongs to, what its credentials are worth, what it may use."""
+
+from worker.sandbox.api import Operation, forbidden
+from worker.sandbox.quota import Limiter
+from worker.sandbox.scenario import Account, Credentials, Quota, Scenario
+from worker.sandbox.signature import SERVICE
+
+
+class Accounts:
+    """The scenario's accounts; an access key that it does not list is an account of its own."""
+
+    def __init__(self, scenario: Scenario) -> None:
+        self._scenario = scenario
+        self._names = {a.access_key_id: name for name, a in scenario.accounts.items()}
+        self._credentials = {name: a.credentials for name, a in scenario.accounts.items()}
+        self._limiters: dict[tuple[str, str], Limiter] = {}
+
+    def name_of(self, access_key_id: str) -> str:
+        """Name the account of an access key."""
+        return self._names.get(access_key_id, access_key_id)
+
+    def check_credentials(self, account: str, operation: Operation) -> None:
+        """Raise the 403 of an account that is unknown, expired or denied."""
+        if self._scenario.require_known_accounts and account not in self._scenario.accounts:
+            message = "The security token included in the request is invalid."
+            raise forbidden("UnrecognizedClientException", message)
+        credentials = self._credentials.get(account, Credentials.OK)
+        if credentials is Credentials.EXPIRED:
+            message = "The security token included in the request is expired"
+            raise forbidden("ExpiredTokenException", message)
+        if credentials is Credentials.DENIED:
+            message = f"{account} is not authorized to perform: {SERVICE}:{operation}"
+            raise forbidden("AccessDeniedException", message)
+
+    def set_credentials(self, account: str, credentials: Credentials) -> None:
+        """Change what an account's credentials are worth, from the next call on."""
+        self._credentials[account] = credentials
+
+    def limiter(self, account: str, region: str) -> Limiter:
+        """Find the limiter of an account in a region."""
+        lane = (account, region)
+        if lane not in self._limiters:
+            self._limiters[lane] = Limiter.of(self._quota(account))
+        return self._limiters[lane]
+
+    def _quota(self, account: str) -> Quota:
+        known: Account | None = self._scenario.accounts.get(account)
+        return known.quota if known and known.quota else self._scenario.quota

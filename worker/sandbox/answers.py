@@ -1,0 +1,108 @@
+"""The bodies of 200 answers, with the member names of the published model."""
+
+from typing import Any
+
+from worker.sandbox.clock import Instant
+from worker.sandbox.jobs import OPERATION_NAME, Job
+
+Body = dict[str, Any]
+
+
+def import_answer(job: Job, now: Instant) -> Body:
+    """BackendAuthRespObj: a job as ImportBackendAuth shows it."""
+    body = {
+        "appId": job.target.app_id,
+        "backendEnvironmentName": job.target.environment,
+        "jobId": job.job_id,
+        "operation": OPERATION_NAME,
+        "status": job.status(now),
+    }
+    error = job.error(now)
+    return body | {"error": error} if error else body
+
+
+def job_answer(job: Job, now: Instant) -> Body:
+    """BackendJobRespObj: a job as GetBackendJob and ListBackendJobs show it."""
+    finished = job.finished(now)
+    times = {
+        "createTime": _epoch(job.created.wall),
+        "updateTime": _epoch(job.created.wall if finished is None else finished),
+    }
+    return import_answer(job, now) | times
+
+
+def auth_answer(imported: Job, latest: Job, resource_name: str, now: Instant) -> Body:
+    """GetBackendAuth's answer: what was imported last, and the error of a failed job since."""
+    body: Body = {
+        "appId": imported.target.app_id,
+        "backendEnvironmentName": imported.target.environment,
+        "resourceName": resource_name,
+        "resourceConfig": _resource_config(imported.request),
+    }
+    error = latest.error(now)
+    return body | {"error": error} if error else body
+
+
+def _epoch(wall: float) -> str:
+    return f"{wall:.3f}"
+
+
+def _resource_config(request: dict[str, str]) -> Body:
+    config: Body = {
+        "authResources": "USER_POOL_ONLY",
+        "service": "COGNITO",
+        "userPoolConfigs": _user_pool(request),
+    }
+    identity_pool_id = request.get("identityPoolId")
+    if identity_pool_id is not None:
+        config["authResources"] = "IDENTITY_POOL_AND_USER_POOL"
+        config["identityPoolConfigs"] = {
+            "identityPoolName": identity_pool_id,
+            "unauthenticatedLogin": False,
+        }
+    return config
+
+
+def _user_pool(request: dict[str, str]) -> Body:
+    email = {"emailMessage": "Your code is {####}", "emailSubject": "Your verification code"}
+    sms = {"smsMessage": "Your code is {####}"}
+    delivery = {"deliveryMethod": "EMAIL", "emailSettings": email, "smsSettings": sms}
+    return {
+        "userPoolName": request["userPoolId"],
+        "signInMethod": "EMAIL",
+        "requiredSignUpAttributes": ["EMAIL"],
+        "forgotPassword": delivery,
+        "verificationMessage": delivery,
+        "mfa": {
+            "MFAMode": "OPTIONAL",
+            "settings": {"mfaTypes": ["SMS", "TOTP"], "smsMessage": sms["smsMessage"]},
+        },
+        "passwordPolicy": {
+            "minimumLength": 8.0,
+            "additionalConstraints": ["REQUIRE_DIGIT", "REQUIRE_LOWERCASE"],
+        },
+        "oAuth": {
+            "domainPrefix": "sandbox",
+            "oAuthGrantType": "CODE",
+            "oAuthScopes": ["EMAIL", "OPENID", "PROFILE"],
+            "redirectSignInURIs": ["https://app.example.com/"],
+            "redirectSignOutURIs": ["https://app.example.com/signed-out/"],
+            "socialProviderSettings": _social_providers(request["webClientId"]),
+        },
+    }
+
+
+def _social_providers(web_client_id: str) -> Body:
+    provider = {"client_id": web_client_id, "client_secret": "not-a-secret"}
+    apple = {
+        "client_id": web_client_id,
+        "key_id": "SANDBOXKEY",
+        "private_key": "not-a-private-key",
+        "team_id": "SANDBOXTEAM",
+    }
+    return {
+        "Facebook": provider,
+        "Google": provider,
+        "LoginWithAmazon": provider,
+        "SignInWithApple": apple,
+    }

@@ -1,0 +1,93 @@
+"""Quotas: token buckets per account and region, whose rate may change as time goes by.
+
+Pure: `elapsed` (seconds since the simulation began) is passed in and never goes back.
+"""
+
+import math
+from collections.abc import Iterable
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from email.utils import format_datetime
+
+from worker.sandbox.api import OperationClass, limit_exceeded
+from worker.sandbox.clock import Instant
+from worker.sandbox.scenario import Bucket, BucketName, Quota, RateChange, RetryAfter
+
+
+class TokenBucket:
+    """Full at the start; a call takes one token or none."""
+
+    def __init__(self, bucket: Bucket, changes: Iterable[RateChange] = ()) -> None:
+        self._rate = bucket.rate
+        self._burst = float(bucket.burst)
+        self._tokens = self._burst
+        self._filled_at = 0.0
+        self._changes = sorted(changes, key=lambda change: change.at_seconds)
+
+    def take(self, elapsed: float) -> float:
+        """Take a token and return 0, or take none and return the seconds until there is one."""
+        while self._changes and self._changes[0].at_seconds <= elapsed:
+            change = self._changes.pop(0)
+            self._fill(change.at_seconds)
+            self._rate = change.rate
+        self._fill(elapsed)
+        if self._tokens >= 1:
+            self._tokens -= 1
+            return 0.0
+        return (1 - self._tokens) / self._rate
+
+    def _fill(self, elapsed: float) -> None:
+        gained = (elapsed - self._filled_at) * self._rate
+        self._tokens = min(self._burst, self._tokens + gained)
+        self._filled_at = elapsed
+
+
+@dataclass(frozen=True, slots=True)
+class Limiter:
+    """The quota of one account in one region."""
+
+    quota: Quota
+    buckets: dict[OperationClass, TokenBucket]
+
+    @classmethod
+    def of(cls, quota: Quota) -> "Limiter":
+        """Build the buckets; a shared one stands for both classes."""
+        if quota.shared:
+            shared = _bucket(quota, BucketName.SHARED, quota.shared)
+            return cls(quota, dict.fromkeys(OperationClass, shared))
+        buckets = {}
+        if quota.starts:
+            buckets[OperationClass.STARTS] = _bucket(quota, BucketName.STARTS, quota.starts)
+        if quota.reads:
+            buckets[OperationClass.READS] = _bucket(quota, BucketName.READS, quota.reads)
+        return cls(quota, buckets)
+
+    def admit(self, operation_class: OperationClass, now: Instant) -> None:
+        """Let a call pass, or raise the 429."""
+        bucket = self.buckets.get(operation_class)
+        wait_seconds = bucket.take(now.elapsed) if bucket else 0.0
+        if wait_seconds:
+            headers = _retry_after(self.quota.retry_after, wait_seconds, now)
+            raise limit_exceeded(self.quota.limit_type, "Rate exceeded", headers)
+
+    def check_running(self, running: int) -> None:
+        """Refuse a job beyond `max_running`; when one ends is unknown, so no Retry-After."""
+        if self.quota.max_running is not None and running >= self.quota.max_running:
+            raise limit_exceeded("CONCURRENT_JOBS", "Too many jobs are in progress", {})
+
+
+def _bucket(quota: Quota, name: BucketName, bucket: Bucket) -> TokenBucket:
+    return TokenBucket(bucket, [c for c in quota.changes if c.bucket in {None, name}])
+
+
+def _retry_after(style: RetryAfter, wait_seconds: float, now: Instant) -> dict[str, str]:
+    if style is RetryAfter.NONE:
+        return {}
+    # Always rounded up: rounding down would invite the caller too early.
+    value = str(math.ceil(wait_seconds))
+    if style is RetryAfter.FRACTION:
+        value = f"{math.ceil(wait_seconds * 1000) / 1000:.3f}"
+    elif style is RetryAfter.DATE:
+        moment = datetime.fromtimestamp(math.ceil(now.wall + wait_seconds), tz=UTC)
+        value = format_datetime(moment, usegmt=True)
+    return {"Retry-After": value}
