@@ -1,0 +1,1 @@
+"""The use cases: admit, advance, finish. They see the layers below through ports alone."""

@@ -1,0 +1,200 @@
+"""Admission: the one way in, whichever door a request came through."""
+
+import asyncio
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Final
+
+import structlog
+
+from worker.domain.outcomes import Admission, Ended, Entrance, Verdict
+from worker.domain.requests import (
+    IDENTIFIER_PATTERN,
+    MAX_BATCH_REQUESTS,
+    MAX_REQUEST_BYTES,
+    ImportRequest,
+    InvalidRequestError,
+    derive_import_id,
+)
+from worker.engine.ports import Announcer, Door, Regions
+
+log = structlog.get_logger()
+
+ADMITTED_TOGETHER: Final = 50
+"""How many requests of a batch are on their way to the store at once."""
+
+
+class Admitter:
+    """Validates requests and puts them into the store. Everything here is safe to repeat."""
+
+    def __init__(self, door: Door, regions: Regions, announcer: Announcer) -> None:
+        self._door = door
+        self._regions = regions
+        self._announcer = announcer
+
+    async def admit(self, members: object, entrance: Entrance) -> Admission:
+        """Admit one request, or record it as rejected; the import says which member is wrong."""
+        try:
+            request = ImportRequest.parse(_with_batch(members, entrance.batch_id))
+            region = self._region_for(request)
+        except InvalidRequestError as error:
+            return await self._reject(members, entrance, str(error))
+        admission = await self._door.admit(entrance, request, region)
+        log.info(
+            f"import.{admission.verdict}",
+            import_id=admission.import_id,
+            target=f"{request.app_id}/{request.backend_environment_name}",
+            lane=f"{request.account}/{region}",
+            batch_id=request.batch_id,
+        )
+        return admission
+
+    async def admit_batch(
+        self, batch_id: str, requests: Sequence[object], offset: int, total: int | None
+    ) -> list[Admission]:
+        """Admit the requests that stand at `offset` and behind it in the whole batch.
+
+        A request may carry its own `importId`; the bad ones become rejected imports, each on its
+        own. `total` is the length of the whole batch, where the producer knows it.
+
+        Raises:
+            InvalidRequestError: when the message itself is wrong; nothing was admitted then.
+
+        """
+        check_batch(batch_id, requests, offset, total)
+        await self._door.announce_batch(batch_id, max(offset + len(requests), total or 0))
+        return await self._admit_all(
+            [
+                _unpack(members, derive_import_id(batch_id, offset + index), batch_id)
+                for index, members in enumerate(requests)
+            ]
+        )
+
+    async def admit_entries(self, entries: Sequence[tuple[str, str]]) -> list[Admission]:
+        """Admit stream entries, given as id and text; junk becomes a rejected import as well."""
+        return await self._admit_all(
+            [_unpack(_decode(text), derive_import_id("stream", entry)) for entry, text in entries]
+        )
+
+    async def _admit_all(self, parcels: Sequence["_Parcel"]) -> list[Admission]:
+        """Admit requests that no Celery task of the producer's stands for."""
+        # Shown before they are admitted: an import may be over before a later note is written.
+        await self._announcer.waiting(
+            [parcel.entrance for parcel in parcels],
+            ["/".join(_target_of(parcel.members)) for parcel in parcels],
+        )
+        gate = asyncio.Semaphore(ADMITTED_TOGETHER)
+
+        async def admit_one(parcel: _Parcel) -> Admission:
+            async with gate:
+                if isinstance(parcel.members, InvalidRequestError):
+                    return await self._reject({}, parcel.entrance, str(parcel.members))
+                return await self.admit(parcel.members, parcel.entrance)
+
+        admissions = await asyncio.gather(*map(admit_one, parcels))
+        for admission in admissions:
+            if admission.item and admission.item.is_terminal:
+                await self._announcer.ended(Ended(admission.item, {admission.item.id: ""}))
+        return admissions
+
+    def _region_for(self, request: ImportRequest) -> str:
+        region = request.region or self._regions.region_of(request.account)
+        if not region:
+            reason = "is not given, and neither AWS_REGION nor the account's profile names one"
+            raise InvalidRequestError((("region", reason),))
+        return region
+
+    async def _reject(self, members: object, entrance: Entrance, error: str) -> Admission:
+        target = _target_of(members)
+        lane = (_readable(members, "account"), _readable(members, "region"))
+        admission = await self._door.reject(entrance, target, lane, error)
+        if admission.verdict is Verdict.REJECTED:
+            log.warning(
+                "import.rejected",
+                import_id=entrance.import_id,
+                target="/".join(target),
+                batch_id=entrance.batch_id or None,
+                error=error,
+            )
+        return admission
+
+
+def check_batch(
+    batch_id: object, requests: object, offset: object = 0, total: object = None
+) -> None:
+    """Check the members of a batch message, other than its requests.
+
+    Raises:
+        InvalidRequestError: naming the member.
+
+    """
+    problems = []
+    if not isinstance(batch_id, str) or not IDENTIFIER_PATTERN.fullmatch(batch_id):
+        problems.append(("batchId", "must be an id of letters, digits and ._:@+=-"))
+    if not isinstance(requests, Sequence) or isinstance(requests, str | bytes):
+        problems.append(("requests", "must be a list"))
+    elif not 1 <= len(requests) <= MAX_BATCH_REQUESTS:
+        problems.append(("requests", f"must hold 1 to {MAX_BATCH_REQUESTS}, got {len(requests)}"))
+    for name, number in (("offset", offset), ("total", total or 0)):
+        if isinstance(number, bool) or not isinstance(number, int) or number < 0:
+            problems.append((name, "must be a whole number, 0 or more"))
+    if problems:
+        raise InvalidRequestError(tuple(problems))
+
+
+def _with_batch(members: object, batch_id: str) -> object:
+    """Give a batch's request its batchId; one that it carries itself must be the same."""
+    if not batch_id or not isinstance(members, Mapping):
+        return members
+    own = members.get("batchId", members.get("batch_id", batch_id))
+    if own != batch_id:
+        raise InvalidRequestError((("batchId", f"differs from that of the message, {batch_id}"),))
+    return {**{k: v for k, v in members.items() if k != "batch_id"}, "batchId": batch_id}
+
+
+@dataclass(frozen=True, slots=True)
+class _Parcel:
+    """A request on its way in; in place of its members, what makes it unreadable."""
+
+    members: object
+    entrance: Entrance
+
+
+def _unpack(members: object, fallback: str, batch_id: str = "") -> _Parcel:
+    """Take the importId out of a request; `fallback` where it carries none that is possible."""
+    import_id = fallback
+    if isinstance(members, Mapping):
+        rest = dict(members)
+        given = rest.pop("importId", rest.pop("import_id", None))
+        if given is None:
+            members = rest
+        elif isinstance(given, str) and IDENTIFIER_PATTERN.fullmatch(given):
+            members, import_id = rest, given
+        # An impossible importId stays in, and is rejected by its name like any unknown member.
+    return _Parcel(members, Entrance(import_id=import_id, task_id=import_id, batch_id=batch_id))
+
+
+def _decode(text: str) -> object:
+    if len(text) > MAX_REQUEST_BYTES:
+        return InvalidRequestError((("request", f"is longer than {MAX_REQUEST_BYTES} bytes"),))
+    try:
+        return json.loads(text)
+    except (ValueError, RecursionError):
+        return InvalidRequestError((("request", "is not JSON"),))
+
+
+def _target_of(members: object) -> tuple[str, str]:
+    return (
+        _readable(members, "appId", "app_id"),
+        _readable(members, "backendEnvironmentName", "backend_environment_name"),
+    )
+
+
+def _readable(members: object, *names: str) -> str:
+    """Return what can be shown of a member of an invalid request, '-' for nothing."""
+    for name in names:
+        value = members.get(name) if isinstance(members, Mapping) else None
+        if isinstance(value, str) and value:
+            return "".join(c if c.isascii() and c.isprintable() else "?" for c in value[:64])
+    return "-"

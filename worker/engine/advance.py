@@ -1,0 +1,244 @@
+"""One step of an import: make the call that was claimed, decide on the answer, write it down.
+
+The order is the safety: the claim was recorded before the call is made (intent), the outcome is
+recorded before anybody is told. A process that dies anywhere in between leaves a lease that runs
+out, and the store says what that means.
+"""
+
+import random
+import time
+from collections.abc import Callable
+from typing import Final
+
+import structlog
+
+from worker.domain.answers import Answer, Kind
+from worker.domain.decisions import (
+    Call,
+    Claim,
+    Decision,
+    End,
+    PauseLane,
+    PollAgain,
+    Retry,
+    Run,
+    Throttle,
+    Verify,
+    WaitBehind,
+    decide_poll,
+    decide_reconcile,
+    decide_start,
+)
+from worker.domain.imports import Import
+from worker.domain.outcomes import Ended
+from worker.domain.policy import Policy
+from worker.engine.ports import Announcer, Ledger, Operation
+
+log = structlog.get_logger()
+
+THROTTLE_SECONDS: Final = 1.0
+THROTTLE_MAX_SECONDS: Final = 30.0
+PROBE_SECONDS: Final = 5.0
+PROBE_MAX_SECONDS: Final = 300.0
+UNREACHABLE_IN_A_ROW: Final = 5
+"""So many calls in a row that found nobody pause their lane."""
+
+UNDER_WAY_STATUSES: Final = frozenset({"CREATING", "IN_PROGRESS", "PENDING", "RUNNING", "UPDATING"})
+"""Statuses seen of jobs that are not over. AWS documents none; others are logged once."""
+
+_DECIDE: Final = {
+    Call.START: decide_start,
+    Call.POLL: decide_poll,
+    Call.RECONCILE: decide_reconcile,
+}
+
+
+class Advancer:
+    """Carries out claims. One object serves all imports of a process."""
+
+    def __init__(
+        self,
+        operation: Operation,
+        ledger: Ledger,
+        announcer: Announcer,
+        policy: Policy,
+        jitter: Callable[[], float] = random.random,
+    ) -> None:
+        self._operation = operation
+        self._ledger = ledger
+        self._announcer = announcer
+        self._policy = policy
+        self._jitter = jitter
+        self._unknown_statuses: set[str] = set()
+
+    async def advance(self, claim: Claim) -> None:
+        """Make the claimed call and record what follows from its answer.
+
+        Raises whatever the store raises when it can't be reached; the lease then runs out, and
+        the import is taken up again as one whose call may or may not have been made.
+        """
+        with structlog.contextvars.bound_contextvars(
+            import_id=claim.item.id, target=claim.item.target, lane=claim.item.lane
+        ):
+            began = time.monotonic()
+            answer = await self._call(claim)
+            elapsed = time.monotonic() - began
+            self._note_unknown_status(answer)
+            decision = _DECIDE[claim.call](answer, claim, self._policy, self._jitter())
+            log.debug("call.answered", call=claim.call, kind=answer.kind, decision=decision)
+            await self._mind_lane(claim, answer)
+            await self._carry_out(decision, claim, elapsed)
+
+    async def _call(self, claim: Claim) -> Answer:
+        match claim.call:
+            case Call.START:
+                return await self._operation.submit(claim.item)
+            case Call.POLL:
+                return await self._operation.status(claim.item)
+            case Call.RECONCILE:
+                return await self._operation.find(claim.item)
+
+    async def _mind_lane(self, claim: Claim, answer: Answer) -> None:
+        """Keep the lane's pause in step with what the answer says about everybody's calls."""
+        if answer.kind is Kind.UNREACHABLE:
+            in_a_row = await self._ledger.count_unreachable(claim.item.lane)
+            if claim.probe or in_a_row >= UNREACHABLE_IN_A_ROW:
+                await self._pause(claim, answer.error)
+        elif claim.probe and answer.kind is not Kind.CREDENTIALS:
+            await self._ledger.resume_lane(claim.item.lane)
+            log.info("lane.resumed")
+
+    async def _pause(self, claim: Claim, reason: str) -> None:
+        if await self._ledger.pause_lane(
+            claim.item.lane,
+            reason,
+            probe=claim.probe,
+            delay_seconds=PROBE_SECONDS,
+            delay_max_seconds=PROBE_MAX_SECONDS,
+        ):
+            log.error("lane.paused", reason=reason)
+
+    async def _carry_out(self, decision: Decision, claim: Claim, elapsed: float) -> None:
+        match decision:
+            case Run():
+                held = await self._run(decision, claim)
+            case End():
+                held = await self._end(decision, claim)
+            case PollAgain():
+                held = await self._poll_again(decision, claim)
+            case Verify(doubt, delay, error):
+                held = await self._ledger.doubt(claim, doubt, error=error, delay_seconds=delay)
+                log.warning("import.doubted", doubt=doubt, error=error)
+            case Retry(delay, error):
+                held = await self._ledger.requeue(
+                    claim, delay_seconds=delay, counted=True, error=error
+                )
+            case WaitBehind(delay, error):
+                held = await self._ledger.requeue(
+                    claim, delay_seconds=delay, conflict=True, error=error
+                )
+            case Throttle():
+                await self._throttle(decision, claim, elapsed)
+                held = await self._give_back(claim)
+            case PauseLane(reason):
+                await self._pause(claim, reason)
+                held = await self._give_back(claim)
+        if not held:
+            # Somebody else took over while we were slow; what they record is what counts.
+            log.warning("claim.lost", call=claim.call, decision=type(decision).__name__)
+
+    async def _run(self, decision: Run, claim: Claim) -> bool:
+        job = decision.job
+        held = await self._ledger.run(
+            claim,
+            job_id=job.job_id,
+            operation=job.operation,
+            status=job.status,
+            delay_seconds=decision.delay_seconds,
+        )
+        if held:
+            log.info("import.started", job_id=job.job_id, adopted=claim.call is Call.RECONCILE)
+            await self._announcer.running(claim.item, job.job_id, job.status)
+            await self._repair_state(claim)
+        return held
+
+    async def _repair_state(self, claim: Claim) -> None:
+        """Tell the end again, should it have been told before our late RUNNING."""
+        item = await self._ledger.load(claim.item.id)
+        if item and item.is_terminal:
+            await self._announcer.ended(made_up(item))
+
+    async def _end(self, decision: End, claim: Claim) -> bool:
+        job = decision.job
+        ended = await self._ledger.finish(
+            claim,
+            decision.state,
+            error=decision.error,
+            job_id=job.job_id,
+            operation=job.operation,
+            status=job.status,
+        )
+        if ended is None:
+            return False
+        log.info(
+            f"import.{decision.state}",
+            job_id=ended.item.job_id or None,
+            attempts=ended.item.attempts,
+            error=decision.error or None,
+        )
+        await self._announcer.ended(ended)
+        return True
+
+    async def _poll_again(self, decision: PollAgain, claim: Claim) -> bool:
+        held = await self._ledger.reschedule(
+            claim,
+            delay_seconds=decision.delay_seconds,
+            status=decision.job.status,
+            operation=decision.job.operation,
+            counted=True,
+            stuck=decision.stuck,
+            answered=bool(decision.job.status),
+        )
+        if held and decision.stuck:
+            log.warning("import.stuck", job_id=claim.item.job_id, age_seconds=claim.age_seconds)
+        return held
+
+    async def _throttle(self, decision: Throttle, claim: Claim, elapsed: float) -> None:
+        blocked = await self._ledger.throttle_lane(
+            claim.item.lane,
+            claim.call,
+            granted_seconds_ago=elapsed,
+            retry_after_seconds=decision.retry_after_seconds,
+            limit_type=decision.limit_type,
+            backoff_seconds=THROTTLE_SECONDS,
+            backoff_max_seconds=THROTTLE_MAX_SECONDS,
+        )
+        log.info(
+            "lane.throttled",
+            call=claim.call,
+            limit_type=decision.limit_type or None,
+            blocked_seconds=blocked,
+        )
+
+    async def _give_back(self, claim: Claim) -> bool:
+        return await give_back(self._ledger, claim)
+
+    def _note_unknown_status(self, answer: Answer) -> None:
+        for job in answer.jobs:
+            status = job.status.upper()
+            known = status in UNDER_WAY_STATUSES or self._policy.outcome_of(status)
+            if status and not known and status not in self._unknown_statuses:
+                self._unknown_statuses.add(status)
+                log.warning("job.status_unknown", status=status, job_id=job.job_id)
+
+
+def made_up(item: Import) -> Ended:
+    """Return an ended import that owes its end to no task but one of its own id."""
+    return Ended(item, {item.id: ""})
+
+
+async def give_back(ledger: Ledger, claim: Claim) -> bool:
+    """Return a claim whose call was not made, or had no effect: nothing is counted."""
+    if claim.call is Call.START:
+        return await ledger.requeue(claim)
+    return await ledger.reschedule(claim)

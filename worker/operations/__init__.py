@@ -1,0 +1,1 @@
+"""The remote APIs: how to start a job, ask for it, find it, and read what comes back."""

@@ -1,0 +1,168 @@
+"""Calls AWS with aioboto3: one client per account and region, no retries, bounded in time.
+
+A retry of the SDK would start a second job behind our back, so there is none; the lane decides.
+Answers are taken raw, before botocore parses them (see `worker.operations.http`).
+"""
+
+import asyncio
+import os
+from collections.abc import Mapping
+from contextlib import AsyncExitStack
+from contextvars import ContextVar
+from typing import Any, Final
+
+import aioboto3
+import aiohttp
+from aiobotocore.session import AioSession
+from botocore.config import Config
+from botocore.exceptions import (
+    BotoCoreError,
+    ClientError,
+    ConnectTimeoutError,
+    CredentialRetrievalError,
+    EndpointConnectionError,
+    MetadataRetrievalError,
+    NoAuthTokenError,
+    NoCredentialsError,
+    NoRegionError,
+    PartialCredentialsError,
+    ProfileNotFound,
+    SSOError,
+    TokenRetrievalError,
+)
+
+from worker.domain.answers import Answer, Kind
+from worker.domain.requests import DEFAULT_ACCOUNT
+from worker.operations.http import Response
+
+SERVICE: Final = "amplifybackend"
+CONNECT_TIMEOUT_SECONDS: Final = 5.0
+
+_CREDENTIAL_ERRORS: Final = (
+    CredentialRetrievalError,
+    MetadataRetrievalError,
+    NoAuthTokenError,
+    NoCredentialsError,
+    NoRegionError,
+    PartialCredentialsError,
+    ProfileNotFound,
+    SSOError,
+    TokenRetrievalError,
+)
+
+_kept_response: ContextVar[list[Response]] = ContextVar("kept_response")
+
+
+class CallFailedError(Exception):
+    """No HTTP answer came back. `answer` says what that means."""
+
+    def __init__(self, kind: Kind, error: BaseException) -> None:
+        name = type(error).__name__
+        self.answer = Answer(kind=kind, error=f"{name}: {error}"[:300] if str(error) else name)
+        super().__init__(self.answer.error)
+
+
+class Aws:
+    """The sessions and clients of one process. Use it from one event loop; close it there.
+
+    Sessions share one data loader: the service models, 8 MiB, are in memory once.
+    """
+
+    def __init__(self, timeout_seconds: float, max_connections: int) -> None:
+        self._timeout_seconds = timeout_seconds
+        self._config = Config(
+            retries={"total_max_attempts": 1},
+            connect_timeout=CONNECT_TIMEOUT_SECONDS,
+            read_timeout=timeout_seconds,
+            max_pool_connections=max_connections,
+        )
+        self._base = AioSession()
+        self._sessions: dict[str, aioboto3.Session] = {}
+        self._clients: dict[tuple[str, str], Any] = {}
+        self._exits = AsyncExitStack()
+        self._opening = asyncio.Lock()
+
+    async def call(self, account: str, region: str, method: str, **params: Any) -> Response:
+        """Make one call and return the raw answer, whatever its status.
+
+        Raises:
+            CallFailedError: when there is none: no credentials, no connection, no time, no sense.
+
+        """
+        kept: list[Response] = []
+        _kept_response.set(kept)
+        try:
+            async with asyncio.timeout(self._timeout_seconds):
+                client = await self._client(account, region)
+                await getattr(client, method)(**params)
+        except _CREDENTIAL_ERRORS as error:
+            raise CallFailedError(Kind.CREDENTIALS, error) from error
+        except (EndpointConnectionError, ConnectTimeoutError) as error:
+            # botocore raises this for a reset after the request was sent as well: it is a doubt.
+            raise CallFailedError(Kind.UNREACHABLE, error) from error
+        except ClientError as error:
+            if not kept:  # an answer of STS or SSO: the role could not be assumed
+                raise CallFailedError(Kind.CREDENTIALS, error) from error
+        except (BotoCoreError, aiohttp.ClientError, TimeoutError, OSError, ValueError) as error:
+            if not kept:
+                raise CallFailedError(Kind.UNKNOWN, error) from error
+        return kept[-1]
+
+    def region_of(self, account: str) -> str:
+        """Return the region that the environment or the account's profile names, else ''."""
+        if region := os.environ.get("AWS_REGION") or os.environ.get("AWS_DEFAULT_REGION"):
+            return region
+        try:
+            return self._session(account).region_name or ""
+        except BotoCoreError:
+            return ""
+
+    async def check_credentials(self, account: str) -> str:
+        """Return how the account's credentials are found.
+
+        Raises:
+            CallFailedError: when they are not.
+
+        """
+        try:
+            async with asyncio.timeout(self._timeout_seconds):
+                credentials = await self._session(account).get_credentials()
+                if credentials is None:
+                    raise NoCredentialsError
+                await credentials.get_frozen_credentials()
+        except (BotoCoreError, ClientError, TimeoutError, OSError) as error:
+            raise CallFailedError(Kind.CREDENTIALS, error) from error
+        return str(credentials.method)
+
+    async def close(self) -> None:
+        """Close every client."""
+        await self._exits.aclose()
+
+    async def _client(self, account: str, region: str) -> Any:
+        key = (account, region)
+        if key not in self._clients:
+            async with self._opening:
+                if key not in self._clients:
+                    opened = self._session(account).client(
+                        SERVICE, region_name=region, config=self._config
+                    )
+                    client = await self._exits.enter_async_context(opened)
+                    client.meta.events.register(f"before-parse.{SERVICE}.*", _keep_response)
+                    self._clients[key] = client
+        return self._clients[key]
+
+    def _session(self, account: str) -> aioboto3.Session:
+        session = self._sessions.get(account)
+        if session is None:
+            profile = None if account == DEFAULT_ACCOUNT else account
+            base = AioSession(profile=profile)
+            base.register_component("data_loader", self._base.get_component("data_loader"))
+            session = self._sessions[account] = aioboto3.Session(botocore_session=base)
+        return session
+
+
+def _keep_response(response_dict: Mapping[str, Any], **_: Any) -> None:
+    headers = {name.lower(): value for name, value in response_dict["headers"].items()}
+    _kept_response.get().append(
+        Response(response_dict["status_code"], headers, response_dict["body"])
+    )

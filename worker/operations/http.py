@@ -1,0 +1,164 @@
+"""Reads the raw HTTP answers of the AmplifyBackend API; the one place that looks at their text.
+
+The published page and botocore's model name the errors differently, and the name may stand in a
+header, in the body or nowhere: the HTTP status decides, names only refine. Figures measured of
+botocore 1.40: `limitType` is lost unless the code is `TooManyRequestsException`, `Retry-After` is
+never read, and a 200 that is cut off parses into nothing without an error.
+"""
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import datetime
+from email.utils import parsedate_to_datetime
+from typing import Any, Final
+
+from worker.domain.answers import Answer, Job, Kind
+
+ERROR_CHARACTERS: Final = 300
+PENDING_JOB_TEXT: Final = "already a pending job"
+THROTTLING_CODES: Final = frozenset(
+    {"LimitExceededException", "TooManyRequestsException", "ThrottlingException", "Throttling"}
+)
+CREDENTIAL_CODES: Final = frozenset(
+    {
+        "AccessDeniedException",
+        "ExpiredTokenException",
+        "IncompleteSignatureException",
+        "InvalidClientTokenId",
+        "InvalidSignatureException",
+        "MissingAuthenticationTokenException",
+        "UnrecognizedClientException",
+    }
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Response:
+    """A raw HTTP answer. Header names are lower case."""
+
+    status: int
+    headers: Mapping[str, str]
+    body: bytes
+
+
+def read(response: Response) -> Answer:
+    """Return what a response means. Jobs are those of a `jobs` list, or the one in the body."""
+    members = _members_of(response.body)
+    if response.status == 200:
+        if members is None:
+            return Answer(kind=Kind.UNKNOWN, error="the answer was cut off or is not JSON")
+        listed = members.get("jobs")
+        found = listed if isinstance(listed, list) else [members]
+        now = _time_of(response.headers.get("date", ""))
+        jobs = tuple(_job_of(job, now) for job in found if isinstance(job, dict))
+        return Answer(kind=Kind.OK, jobs=jobs)
+    members = members or {}
+    code, message = _code_of(response, members), _message_of(response, members)
+    return Answer(
+        kind=_kind_of(response.status, code, message),
+        error=_line(f"HTTP {response.status}{f' {code}' if code else ''}: {message}"),
+        limit_type=_text(members, "limitType", "LimitType"),
+        resource_type=_text(members, "resourceType", "ResourceType"),
+        retry_after_seconds=_retry_after(response.headers),
+    )
+
+
+def next_token_of(response: Response) -> str:
+    """Return the token for the next page of a list, empty on the last one."""
+    return _text(_members_of(response.body) or {}, "nextToken")
+
+
+def _kind_of(status: int, code: str, message: str) -> Kind:
+    match status:
+        case 400 if PENDING_JOB_TEXT in message.lower():
+            return Kind.CONFLICT
+        case 400 if code in THROTTLING_CODES:
+            return Kind.THROTTLED
+        case 400 if code in CREDENTIAL_CODES:
+            return Kind.CREDENTIALS
+        case 400:
+            return Kind.BAD_REQUEST
+        case 401 | 403:
+            return Kind.CREDENTIALS
+        case 404:
+            return Kind.NOT_FOUND
+        case 409:
+            return Kind.CONFLICT
+        case 429:
+            return Kind.THROTTLED
+        case _ if 400 <= status < 500 and status != 408:
+            return Kind.BAD_REQUEST
+        case _:
+            return Kind.UNKNOWN
+
+
+def _members_of(body: bytes) -> dict[str, Any] | None:
+    try:
+        document = json.loads(body)
+    except ValueError:
+        return None
+    return document if isinstance(document, dict) else None
+
+
+def _text(members: Mapping[str, Any], *names: str) -> str:
+    for name in names:
+        value = members.get(name)
+        if isinstance(value, str):
+            return value[:ERROR_CHARACTERS]
+    return ""
+
+
+def _code_of(response: Response, members: Mapping[str, Any]) -> str:
+    # AWS restJson1: the header may carry ":http://…" behind the code, __type a "namespace#" before.
+    code = response.headers.get("x-amzn-errortype", "") or _text(members, "code", "__type")
+    return _line(code.split(":", 1)[0].rsplit("#", 1)[-1])
+
+
+def _message_of(response: Response, members: Mapping[str, Any]) -> str:
+    message = _text(members, "message", "Message")
+    resource = _text(members, "resourceType", "ResourceType")
+    if message:
+        return f"{message} ({resource})" if resource else message
+    return resource or ("an HTML page" if response.body.lstrip()[:1] == b"<" else "no message")
+
+
+def _job_of(members: Mapping[str, Any], now: float | None) -> Job:
+    created = _time_of(_text(members, "createTime"))
+    return Job(
+        job_id=_text(members, "jobId"),
+        operation=_text(members, "operation"),
+        status=_text(members, "status"),
+        error=_line(_text(members, "error")),
+        # Both times are the remote side's: no two machines' clocks are compared.
+        created_seconds_ago=None if created is None or now is None else now - created,
+    )
+
+
+def _time_of(text: str) -> float | None:
+    """Read epoch seconds, ISO 8601 or an HTTP date; None for anything else."""
+    for parse in (
+        float,
+        lambda value: datetime.fromisoformat(value).timestamp(),
+        lambda value: parsedate_to_datetime(value).timestamp(),
+    ):
+        try:
+            return parse(text)
+        except ValueError:
+            continue
+    return None
+
+
+def _retry_after(headers: Mapping[str, str]) -> float | None:
+    """Read Retry-After (RFC 9110, 10.2.3): seconds, here also fractions, or an HTTP date."""
+    text = headers.get("retry-after", "").strip()
+    try:
+        return max(0.0, float(text))
+    except ValueError:
+        until, now = _time_of(text), _time_of(headers.get("date", ""))
+    return None if until is None or now is None else max(0.0, until - now)
+
+
+def _line(text: str) -> str:
+    printable = "".join(char if char.isprintable() else " " for char in text)
+    return " ".join(printable.split())[:ERROR_CHARACTERS]

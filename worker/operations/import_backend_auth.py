@@ -1,0 +1,84 @@
+"""The first operation: `ImportBackendAuth`, its job polled with `GetBackendJob`.
+
+Source: the AmplifyBackend API reference; request and response members as botocore models them.
+"""
+
+from typing import Any, Final
+
+from worker.domain.answers import Answer, Job, Kind
+from worker.domain.imports import Import
+from worker.operations.aws import Aws, CallFailedError
+from worker.operations.http import next_token_of, read
+
+OPERATION: Final = "ImportBackendAuth"
+PAGE_SIZE: Final = 25
+MAX_PAGES: Final = 40
+"""How many pages of a job list are read; AWS serves the newest jobs first."""
+
+
+class ImportBackendAuth:
+    """Imports an existing Cognito user pool into the backend of an Amplify app."""
+
+    def __init__(self, aws: Aws) -> None:
+        self._aws = aws
+
+    async def submit(self, item: Import) -> Answer:
+        """Ask for the import. One call; it may have taken effect whatever comes back."""
+        request = item.request
+        optional = {"IdentityPoolId": request.identity_pool_id} if request.identity_pool_id else {}
+        return await self._ask(
+            item,
+            "import_backend_auth",
+            UserPoolId=request.user_pool_id,
+            WebClientId=request.web_client_id,
+            NativeClientId=request.native_client_id,
+            **optional,
+        )
+
+    async def status(self, item: Import) -> Answer:
+        """Ask for the job of a running import."""
+        return await self._ask(item, "get_backend_job", JobId=item.job_id)
+
+    async def find(self, item: Import) -> Answer:
+        """List the target's import jobs, every page of them.
+
+        A page that fails makes the whole answer fail; empty pages are read past.
+        """
+        jobs: tuple[Job, ...] = ()
+        paging: dict[str, str] = {}
+        for _ in range(MAX_PAGES):
+            try:
+                response = await self._call(
+                    item,
+                    "list_backend_jobs",
+                    Operation=OPERATION,
+                    MaxResults=PAGE_SIZE,
+                    **paging,
+                )
+            except CallFailedError as failure:
+                return failure.answer
+            answer = read(response)
+            if answer.kind is not Kind.OK:
+                return answer
+            jobs += tuple(job for job in answer.jobs if job.job_id)
+            token = next_token_of(response)
+            if not token:
+                break
+            paging = {"NextToken": token}
+        return Answer(kind=Kind.OK, jobs=jobs)
+
+    async def _ask(self, item: Import, method: str, **params: Any) -> Answer:
+        try:
+            return read(await self._call(item, method, **params))
+        except CallFailedError as failure:
+            return failure.answer
+
+    async def _call(self, item: Import, method: str, **params: Any) -> Any:
+        return await self._aws.call(
+            item.account,
+            item.region,
+            method,
+            AppId=item.app_id,
+            BackendEnvironmentName=item.backend_environment_name,
+            **params,
+        )
