@@ -1,0 +1,1 @@
+"""Configuration: settings from the environment, and those of Celery, Flower, logs and servers."""

@@ -1,0 +1,45 @@
+"""Celery's configuration. `celery -A worker worker` needs no flag beside it."""
+
+from typing import Any
+
+from kombu import Exchange, Queue
+
+from config.names import FINISH_QUEUE, IMPORTS_QUEUE
+from config.settings import Settings
+
+VISIBILITY_TIMEOUT_SECONDS = 300
+"""A Redis broker delivers an unacknowledged message again after this time. Our tasks take
+milliseconds, whatever the import takes: nothing waits inside a task."""
+
+
+def celery_config(settings: Settings) -> dict[str, Any]:
+    """Return the configuration of the Celery application."""
+    return {
+        "broker_url": settings.celery_broker_url,
+        "result_backend": settings.celery_result_backend,
+        "broker_connection_retry_on_startup": True,
+        "broker_transport_options": _transport_options(settings.celery_broker_url),
+        "task_default_queue": IMPORTS_QUEUE,
+        # Exchange and routing key as a producer that only knows the queue's name declares them.
+        "task_queues": [
+            Queue(name, Exchange(name), routing_key=name) for name in (IMPORTS_QUEUE, FINISH_QUEUE)
+        ],
+        "task_serializer": "json",
+        "result_serializer": "json",
+        "accept_content": ["json"],
+        "task_acks_late": True,
+        "task_reject_on_worker_lost": True,
+        "result_expires": settings.retention_seconds,
+        "worker_pool": settings.worker_pool,
+        "worker_concurrency": settings.worker_concurrency,
+        "worker_send_task_events": True,
+        "worker_hijack_root_logger": False,
+        "worker_cancel_long_running_tasks_on_connection_loss": False,
+        "timezone": "UTC",
+    }
+
+
+def _transport_options(broker_url: str) -> dict[str, Any]:
+    if broker_url.startswith(("redis", "sentinel", "unix", "valkey")):
+        return {"visibility_timeout": VISIBILITY_TIMEOUT_SECONDS}
+    return {"confirm_publish": True}

@@ -1,0 +1,85 @@
+"""Logs: structlog's and the standard library's through one pipeline, JSON or console.
+
+Events are dotted and past tense (`import.started`); values that look like secrets are masked.
+"""
+
+import logging
+import re
+import sys
+from collections.abc import MutableMapping
+from typing import Any, Final
+
+import structlog
+
+from config.settings import Settings
+
+_SECRET_NAME: Final = re.compile(r"secret|token|passw|authoriz|credential|signature", re.IGNORECASE)
+_URL_PASSWORD: Final = re.compile(r"(?<=://)([^/@:\s]*):[^/@\s]+(?=@)")
+_ACCESS_KEY: Final = re.compile(r"\b(A[KS]IA)[A-Z0-9]{12,}\b")
+MASK: Final = "***"
+
+
+def configure_logging(settings: Settings) -> None:
+    """Send every log line to standard error, once, in the configured format."""
+    shared: list[structlog.typing.Processor] = [
+        structlog.contextvars.merge_contextvars,
+        structlog.stdlib.add_log_level,
+        structlog.processors.TimeStamper(fmt="iso", utc=True),
+        structlog.processors.format_exc_info,
+        mask_secrets,
+    ]
+    structlog.configure(
+        processors=[*shared, structlog.stdlib.ProcessorFormatter.wrap_for_formatter],
+        logger_factory=structlog.stdlib.LoggerFactory(),
+        wrapper_class=structlog.make_filtering_bound_logger(
+            logging.getLevelNamesMapping()[settings.log_level]
+        ),
+        cache_logger_on_first_use=True,
+    )
+    handler = logging.StreamHandler()
+    handler.setFormatter(
+        structlog.stdlib.ProcessorFormatter(
+            foreign_pre_chain=shared,
+            processors=[
+                structlog.stdlib.ProcessorFormatter.remove_processors_meta,
+                _renderer(settings),
+            ],
+        )
+    )
+    root = logging.getLogger()
+    root.handlers[:] = [handler]
+    root.setLevel(settings.log_level)
+    for noisy in (
+        "botocore",
+        "aiobotocore",
+        "boto3",
+        "aiohttp",
+        "urllib3",
+        "celery.utils.functional",
+    ):
+        logging.getLogger(noisy).setLevel(logging.WARNING)
+
+
+def mask_secrets(
+    _logger: Any, _method: str, event: MutableMapping[str, Any]
+) -> MutableMapping[str, Any]:
+    """Mask values whose name says secret, passwords within URLs, and AWS access key ids."""
+    for name, value in event.items():
+        if isinstance(value, str):
+            hidden = _SECRET_NAME.search(name)
+            event[name] = MASK if hidden else mask_text(value)
+    return event
+
+
+def mask_text(text: str) -> str:
+    """Return `text` without passwords in URLs and without AWS access key ids."""
+    return _ACCESS_KEY.sub(rf"\1{MASK}", _URL_PASSWORD.sub(rf"\1:{MASK}", text))
+
+
+def _renderer(settings: Settings) -> structlog.typing.Processor:
+    console = settings.log_format == "console" or (
+        settings.log_format == "auto" and sys.stderr.isatty()
+    )
+    if console:
+        return structlog.dev.ConsoleRenderer(colors=sys.stderr.isatty())
+    return structlog.processors.JSONRenderer()

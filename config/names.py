@@ -1,0 +1,13 @@
+"""The names that the contract fixes: tasks and queues."""
+
+from typing import Final
+
+IMPORT_TASK: Final = "imports.import_backend_auth"
+BATCH_TASK: Final = "imports.import_batch"
+
+IMPORTS_QUEUE: Final = "imports"
+FINISH_QUEUE: Final = "imports.finish"
+"""Where ended imports' tasks are published again: never behind a long queue of new requests."""
+
+FINISH_HEADER: Final = "imports_finish"
+"""Message header of such a task: the id of the import that is over."""

@@ -1,0 +1,55 @@
+"""The Celery application, found by `celery -A worker`."""
+
+from typing import Any
+
+from celery import Celery, bootsteps
+from celery.signals import setup_logging, worker_process_shutdown, worker_shutdown
+
+from config.celery import celery_config
+from config.logging import configure_logging
+from config.settings import SettingsError, load_settings
+from worker.conductor import Conductor
+from worker.runtime import close_runtime, runtime_of_process
+
+
+class ConductorStep(bootsteps.StartStopStep):
+    """Runs the conductor in the worker's main process, after its pool has been forked."""
+
+    requires = ("celery.worker.components:Pool",)
+
+    def start(self, worker: Any) -> None:
+        """Start conducting."""
+        runtime = runtime_of_process(worker.app, worker.hostname)
+        worker.conductor = Conductor(runtime)
+        runtime.run(worker.conductor.start())
+
+    def stop(self, worker: Any) -> None:
+        """Finish the calls on the way, claim nothing more."""
+        runtime_of_process(worker.app).run(worker.conductor.stop())
+
+    def terminate(self, worker: Any) -> None:
+        """Do the same when the worker is told to hurry: claims are worth their calls' time."""
+        self.stop(worker)
+
+
+def _configure() -> dict[str, Any]:
+    try:
+        return celery_config(load_settings())
+    except SettingsError as error:
+        raise SystemExit(f"amplify-import-worker: {error}") from None
+
+
+app = Celery("amplify-import-worker", include=["worker.tasks"])
+app.add_defaults(_configure)
+app.steps["worker"].add(ConductorStep)
+
+
+@setup_logging.connect
+def _configure_logging(**_: Any) -> None:
+    configure_logging(load_settings())
+
+
+@worker_shutdown.connect
+@worker_process_shutdown.connect
+def _close_runtime(**_: Any) -> None:
+    close_runtime()

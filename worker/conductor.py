@@ -1,0 +1,184 @@
+"""The conductor: claims calls that are due and carries them out, in every worker, leaderless.
+
+It sleeps until the store says that work is due or hints that work came in. Hints may be lost: no
+conductor sleeps longer than a second.
+"""
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from contextlib import suppress
+from typing import Final
+
+import structlog
+from redis.exceptions import RedisError
+
+from worker.domain.decisions import Claim
+from worker.domain.outcomes import LaneLimits
+from worker.engine.advance import give_back
+from worker.runtime import Runtime
+from worker.store.requests import Entry
+
+log = structlog.get_logger()
+
+IDLE_SECONDS: Final = 1.0
+BLOCK_SECONDS: Final = 5.0
+OUTAGE_MAX_SECONDS: Final = 5.0
+CLAIMED_AT_ONCE: Final = 100
+PUBLISHED_AT_ONCE: Final = 100
+
+
+class Conductor:
+    """Runs the loops of one worker. Everything happens on the event loop that runs `run`."""
+
+    def __init__(self, runtime: Runtime) -> None:
+        self._store = runtime.store
+        self._advancer = runtime.advancer
+        self._admitter = runtime.admitter
+        self._announcer = runtime.announcer
+        self._requests = runtime.requests
+        self._settings = runtime.settings
+        self._max_in_flight = runtime.settings.max_in_flight
+        self._lease_seconds = runtime.settings.lease_seconds
+        self._in_flight: set[asyncio.Task[None]] = set()
+        self._changed = asyncio.Event()
+        self._stopping = asyncio.Event()
+        self._running: asyncio.Task[None] | None = None
+
+    async def start(self) -> None:
+        """Start conducting."""
+        self._running = asyncio.create_task(self._run(), name="conductor")
+
+    async def stop(self) -> None:
+        """Claim nothing more; return when the calls on the way are answered and recorded."""
+        self._stopping.set()
+        self._changed.set()
+        if self._running is not None:
+            await self._running
+
+    async def _run(self) -> None:
+        lanes = {
+            name: LaneLimits(**limits.model_dump()) for name, limits in self._settings.lanes.items()
+        }
+        await self._through_outages(lambda: self._store.configure_lanes(lanes))
+        loops = [
+            asyncio.create_task(self._for_ever(loop), name=loop.__name__)
+            for loop in (
+                self._claim_work,
+                self._listen_for_hints,
+                self._read_requests,
+                self._take_over_requests,
+                self._publish_overdue,
+            )
+        ]
+        await self._stopping.wait()
+        # Blocking reads hold nothing that is ours yet; the claim loop gives back what it took.
+        for loop in loops[1:]:
+            loop.cancel()
+        await asyncio.gather(*loops, return_exceptions=True)
+        if self._in_flight:
+            log.info("conductor.draining", calls=len(self._in_flight))
+            await asyncio.wait(self._in_flight, timeout=self._lease_seconds)
+        for task in self._in_flight:
+            task.cancel()
+        await self._leave_group()
+
+    async def _for_ever(self, step: Callable[[], Awaitable[None]]) -> None:
+        while not self._stopping.is_set():
+            await self._through_outages(step)
+
+    async def _through_outages(self, step: Callable[[], Awaitable[None]]) -> None:
+        """Take one step, waiting out a store that can't be reached."""
+        delay = 0.1
+        while not self._stopping.is_set():
+            try:
+                await step()
+            except (RedisError, OSError) as error:
+                log.warning("store.unreachable", error=str(error), retry_seconds=delay)
+                await self._sleep(delay)
+                delay = min(delay * 2, OUTAGE_MAX_SECONDS)
+            else:
+                return
+
+    async def _sleep(self, seconds: float) -> None:
+        """Sleep, but not through a stop."""
+        with suppress(TimeoutError):
+            async with asyncio.timeout(seconds):
+                await self._stopping.wait()
+
+    async def _claim_work(self) -> None:
+        room = self._max_in_flight - len(self._in_flight)
+        self._changed.clear()
+        if room <= 0:
+            await self._changed.wait()
+            return
+        claims, wait_seconds = await self._store.claim(min(room, CLAIMED_AT_ONCE))
+        for claim in claims:
+            await self._begin(claim)
+        if wait_seconds == 0 and claims:
+            return
+        wait = IDLE_SECONDS if wait_seconds is None else min(wait_seconds, IDLE_SECONDS)
+        await self._wait_for_change(max(wait, 0.001))
+
+    async def _begin(self, claim: Claim) -> None:
+        if self._stopping.is_set():
+            await give_back(self._store, claim)
+            return
+        task = asyncio.create_task(self._advance(claim), name=f"{claim.call} {claim.item.id}")
+        self._in_flight.add(task)
+        task.add_done_callback(self._call_done)
+
+    async def _advance(self, claim: Claim) -> None:
+        try:
+            await self._advancer.advance(claim)
+        except (RedisError, OSError) as error:
+            # The lease runs out and the store says what the silence means.
+            log.warning("claim.unrecorded", import_id=claim.item.id, error=str(error))
+        except Exception:
+            log.exception("claim.failed", import_id=claim.item.id)
+
+    def _call_done(self, task: asyncio.Task[None]) -> None:
+        full = len(self._in_flight) >= self._max_in_flight
+        self._in_flight.discard(task)
+        if full:
+            self._changed.set()
+
+    async def _wait_for_change(self, seconds: float) -> None:
+        with suppress(TimeoutError):
+            async with asyncio.timeout(seconds):
+                await self._changed.wait()
+
+    async def _listen_for_hints(self) -> None:
+        if len(self._in_flight) >= self._max_in_flight:
+            await self._sleep(IDLE_SECONDS)  # a hint is for somebody who can follow it
+        elif await self._store.wait_for_hint(BLOCK_SECONDS):
+            self._changed.set()
+
+    async def _read_requests(self) -> None:
+        await self._requests.open()
+        while True:
+            entries = await self._requests.read(round(BLOCK_SECONDS * 1000))
+            await asyncio.shield(self._admit_entries(entries))
+
+    async def _take_over_requests(self) -> None:
+        await self._sleep(self._lease_seconds / 2)
+        entries = await self._requests.take_over(round(self._lease_seconds * 1000))
+        await asyncio.shield(self._admit_entries(entries))
+
+    async def _admit_entries(self, entries: list[Entry]) -> None:
+        if entries:
+            await self._admitter.admit_entries([(entry.id, entry.text) for entry in entries])
+            await self._requests.done(entries)
+
+    async def _publish_overdue(self) -> None:
+        overdue = await self._store.overdue(PUBLISHED_AT_ONCE, self._lease_seconds * 5)
+        for ended in overdue:
+            log.warning("import.published_again", import_id=ended.item.id)
+            await self._announcer.ended(ended)
+        if not overdue:
+            await self._sleep(self._lease_seconds / 4)
+
+    async def _leave_group(self) -> None:
+        try:
+            await self._requests.close()
+        except (RedisError, OSError) as error:
+            log.warning("store.unreachable", loop="leave_group", error=str(error))

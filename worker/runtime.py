@@ -1,0 +1,125 @@
+"""One event loop per process, and everything that lives on it. The one place that wires.
+
+Celery is synchronous, the store and AWS are not: they meet in `Runtime.run`, nowhere else.
+"""
+
+import asyncio
+import os
+import socket
+import threading
+from collections.abc import Coroutine
+from typing import Any, TypeVar
+
+from celery import Celery
+
+from config.settings import (
+    DEFAULT_POLL_BURST,
+    DEFAULT_POLL_RATE,
+    DEFAULT_START_BURST,
+    DEFAULT_START_RATE,
+    Settings,
+    load_settings,
+)
+from worker.domain.policy import Policy
+from worker.engine.admit import Admitter
+from worker.engine.advance import Advancer
+from worker.operations.aws import Aws
+from worker.operations.import_backend_auth import ImportBackendAuth
+from worker.sinks.celery import CeleryAnnouncer
+from worker.store.connection import connect
+from worker.store.requests import RequestsStream
+from worker.store.store import ImportStore, StoreConfig
+
+T = TypeVar("T")
+
+
+class Runtime:
+    """The event loop of this process on its own thread, and the objects that live on it."""
+
+    def __init__(self, settings: Settings, app: "Celery", hostname: str | None = None) -> None:
+        self.settings = settings
+        self.name = f"{hostname or socket.gethostname()}-{os.getpid()}"
+        self._loop = asyncio.new_event_loop()
+        self._thread = threading.Thread(target=self._loop.run_forever, name="runtime", daemon=True)
+        self._redis = connect(settings.redis_url)
+        self._aws = Aws(settings.call_timeout_seconds, settings.max_in_flight)
+        self.store = ImportStore(self._redis, store_config(settings))
+        self.requests = RequestsStream(self._redis, self.name)
+        self.announcer = CeleryAnnouncer(app, hostname)
+        self.admitter = Admitter(self.store, self._aws, self.announcer)
+        self.advancer = Advancer(
+            ImportBackendAuth(self._aws), self.store, self.announcer, policy_of(settings)
+        )
+        self._thread.start()
+
+    def run(self, coroutine: Coroutine[Any, Any, T]) -> T:
+        """Run a coroutine on the loop and return its result; callable from any other thread."""
+        return asyncio.run_coroutine_threadsafe(coroutine, self._loop).result()
+
+    def close(self) -> None:
+        """Close every connection and end the loop."""
+        self.announcer.close()
+        self.run(self._close_connections())
+        self._loop.call_soon_threadsafe(self._loop.stop)
+        self._thread.join()
+        self._loop.close()
+
+    async def _close_connections(self) -> None:
+        await self._aws.close()
+        await self._redis.aclose()
+
+
+def store_config(settings: Settings) -> StoreConfig:
+    """Return what the store must know of the settings."""
+    return StoreConfig(
+        retention_seconds=settings.retention_seconds,
+        events_max_length=settings.events_max_length,
+        lease_seconds=settings.lease_seconds,
+        settle_seconds=settings.settle_seconds,
+        start_rate=settings.start_rate or DEFAULT_START_RATE,
+        start_burst=settings.start_burst or DEFAULT_START_BURST,
+        poll_rate=settings.poll_rate or DEFAULT_POLL_RATE,
+        poll_burst=settings.poll_burst or DEFAULT_POLL_BURST,
+    )
+
+
+def policy_of(settings: Settings) -> Policy:
+    """Return the operator's policy."""
+    return Policy(
+        max_attempts=settings.max_attempts,
+        poll_min_seconds=settings.poll_min_seconds,
+        poll_max_seconds=settings.poll_max_seconds,
+        stuck_seconds=settings.stuck_seconds,
+        deadline_seconds=settings.deadline_seconds,
+        success_statuses=settings.success_statuses,
+        failure_statuses=settings.failure_statuses,
+        settle_seconds=settings.settle_seconds,
+        missing_grace_seconds=settings.missing_grace_seconds,
+    )
+
+
+class _Process:
+    """The runtime of this process; a forked child makes its own."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._runtime: Runtime | None = None
+        self._pid = 0
+
+    def runtime(self, app: "Celery", hostname: str | None = None) -> Runtime:
+        with self._lock:
+            if self._runtime is None or self._pid != os.getpid():
+                self._runtime = Runtime(load_settings(), app, hostname)
+                self._pid = os.getpid()
+            return self._runtime
+
+    def close(self) -> None:
+        with self._lock:
+            if self._runtime is not None and self._pid == os.getpid():
+                self._runtime.close()
+            self._runtime = None
+
+
+_process = _Process()
+runtime_of_process = _process.runtime
+close_runtime = _process.close

@@ -1,0 +1,1 @@
+"""Where news of imports goes besides the event stream."""

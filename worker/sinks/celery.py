@@ -1,0 +1,100 @@
+"""Tells Celery's side of the world: task states under way, Flower's rows, and the native end.
+
+Celery's client is synchronous, so everything here runs on one thread of its own, in order.
+"""
+
+import asyncio
+import json
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any, Final
+
+import structlog
+from celery import Celery
+from celery.canvas import Signature
+
+from config.names import FINISH_HEADER, FINISH_QUEUE, IMPORT_TASK
+from worker.domain.imports import Import
+from worker.domain.outcomes import Ended, Entrance
+
+log = structlog.get_logger()
+
+WAITING: Final = "WAITING"
+RUNNING: Final = "RUNNING"
+
+
+class CeleryAnnouncer:
+    """Announces over the result backend, Celery's event stream and the broker.
+
+    Nothing here raises: the store knows which tasks are owed their end, and publishes them again.
+    """
+
+    def __init__(self, app: "Celery", hostname: str | None = None) -> None:
+        self._app = app
+        self._hostname = hostname
+        self._dispatcher: Any = None
+        self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="announcer")
+
+    async def waiting(self, entrances: Sequence[Entrance], targets: Sequence[str]) -> None:
+        """Show imports that came in by a door without a task of their own."""
+        await self._do(self._show_waiting, entrances, targets)
+
+    async def running(self, item: Import, job_id: str, status: str) -> None:
+        """Show that the import's job runs."""
+        meta = {**item.result(), "jobId": job_id, "status": status}
+        await self._do(self._show_running, item.id, meta)
+
+    async def ended(self, ended: Ended) -> None:
+        """Publish each task that is owed the import's end; it finishes natively then."""
+        await self._do(self._publish_tasks, ended)
+
+    def close(self) -> None:
+        """Finish what was begun and let go of the connections."""
+        self._thread.submit(self._close_dispatcher)
+        self._thread.shutdown(wait=True)
+
+    async def _do(self, function: Callable[..., None], *args: Any) -> None:
+        try:
+            await asyncio.get_running_loop().run_in_executor(self._thread, function, *args)
+        except Exception as error:  # noqa: BLE001 - backends and brokers of any make fail in any way
+            log.warning("announcement.failed", step=function.__name__, error=str(error))
+
+    def _show_waiting(self, entrances: Sequence[Entrance], targets: Sequence[str]) -> None:
+        for entrance, target in zip(entrances, targets, strict=True):
+            self._app.backend.store_result(entrance.import_id, {"target": target}, WAITING)
+            self._send(
+                "task-received",
+                entrance.import_id,
+                name=IMPORT_TASK,
+                args="()",
+                kwargs=repr({"target": target}),
+            )
+
+    def _show_running(self, import_id: str, meta: dict[str, Any]) -> None:
+        self._app.backend.store_result(import_id, meta, RUNNING)
+        self._send("task-running", import_id, result=f"job {meta['jobId']}: {meta['status']}")
+
+    def _publish_tasks(self, ended: Ended) -> None:
+        for task_id, text in ended.tasks.items():
+            signature = self._signature_of(ended.item, task_id, text)
+            headers = {**(signature.options.get("headers") or {}), FINISH_HEADER: ended.item.id}
+            signature.set(queue=FINISH_QUEUE, headers=headers).apply_async()
+
+    def _signature_of(self, item: Import, task_id: str, text: str) -> Signature:
+        if text:
+            return Signature.from_dict(json.loads(text), app=self._app)
+        return self._app.signature(IMPORT_TASK, kwargs=item.members, task_id=task_id)
+
+    def _send(self, kind: str, import_id: str, **fields: Any) -> None:
+        if not self._app.conf.worker_send_task_events:
+            return
+        if self._dispatcher is None:
+            self._dispatcher = self._app.events.Dispatcher(
+                self._app.connection_for_write(), hostname=self._hostname
+            )
+        self._dispatcher.send(kind, uuid=import_id, **fields)
+
+    def _close_dispatcher(self) -> None:
+        if self._dispatcher is not None:
+            self._dispatcher.close()
+            self._dispatcher.connection.release()

@@ -1,0 +1,141 @@
+"""The Celery tasks: two doors, and the native end of every import.
+
+An import's task is deferred, not held: it admits the request and steps aside (`Ignore`), and the
+same task id is published again when the import is over. So results, links, chains, groups, chords
+and Flower work as for any task, while nothing occupies a worker slot or the broker meanwhile.
+"""
+
+from collections.abc import Coroutine
+from typing import Any, TypeVar
+
+from celery import Task, shared_task
+from celery.exceptions import Ignore, Reject
+from kombu.utils.json import dumps
+from redis.exceptions import RedisError
+
+from config.names import BATCH_TASK, FINISH_HEADER, FINISH_QUEUE, IMPORT_TASK
+from worker.domain.errors import ImportEndedError, ImportRejected
+from worker.domain.imports import Import, ImportResult
+from worker.domain.outcomes import Entrance, Verdict
+from worker.domain.requests import InvalidRequestError
+from worker.runtime import Runtime, runtime_of_process
+from worker.sinks.celery import WAITING
+
+T = TypeVar("T")
+
+
+class ImportTask(Task[..., Any]):
+    """The task of one import: settles with the store once its result is stored."""
+
+    typing = False  # members are checked by the request model, which names what is wrong
+    throws = (ImportEndedError,)
+
+    def __call__(self, /, *args: Any, **kwargs: Any) -> Any:
+        """Run the task. A request may hold any member name, `self` too; Celery's own call may not."""
+        return self.run(*args, **kwargs)
+
+    @property
+    def runtime(self) -> Runtime:
+        """The runtime of this process."""
+        return runtime_of_process(self.app)
+
+    def after_return(self, _status: str, _result: Any, task_id: str, *_: Any) -> None:
+        """Tell the store that this task is owed nothing more."""
+        import_id = self.request.get("import_id")
+        if import_id:
+            self.runtime.run(self.runtime.store.settle(import_id, task_id))
+
+
+@shared_task(bind=True, base=ImportTask, name=IMPORT_TASK)
+def import_backend_auth(self: ImportTask, /, *args: Any, **members: Any) -> ImportResult:
+    """Import one app's backend auth; the members are those of the request.
+
+    Returns the import's result.
+
+    Raises:
+        ImportEndedError: one of its kinds, when the import ended other than `succeeded`.
+
+    """
+    item = _ended_import(self) if _is_finishing(self) else _admitted_import(self, args, members)
+    self.request.update(import_id=item.id)
+    if error := item.ended_error():
+        raise error
+    return item.result()
+
+
+@shared_task(bind=True, base=ImportTask, name=BATCH_TASK)
+def import_batch(self: ImportTask, /, *args: Any, **members: Any) -> dict[str, Any]:
+    """Admit up to 1,000 requests of a batch.
+
+    Returns `{"batchId", "accepted", "known", "rejected"}`: how many requests were received how.
+    """
+    problems = [(name, "is not a member of a batch") for name in members.keys() - BATCH_MEMBERS]
+    if args or problems:
+        raise ImportRejected(str(InvalidRequestError((*problems, *_POSITIONAL[: len(args)]))))
+    batch: dict[str, Any] = {"batchId": None, "requests": None, "offset": 0, "total": None}
+    batch.update(members)
+    admitting = self.runtime.admitter.admit_batch(
+        batch["batchId"], batch["requests"], batch["offset"], batch["total"]
+    )
+    try:
+        admissions = _or_requeue(self, admitting)
+    except InvalidRequestError as error:
+        raise ImportRejected(str(error)) from None
+    verdicts = [admission.verdict for admission in admissions]
+    return {"batchId": batch["batchId"], **{name.value: verdicts.count(name) for name in Verdict}}
+
+
+BATCH_MEMBERS = frozenset({"batchId", "requests", "offset", "total"})
+_POSITIONAL = (
+    ("arguments", "must be given by name; in a chain, use an immutable signature (.si)"),
+)
+
+
+def _is_finishing(task: ImportTask) -> bool:
+    return bool((task.request.headers or {}).get(FINISH_HEADER))
+
+
+def _ended_import(task: ImportTask) -> Import:
+    """Load the import that this message says is over."""
+    import_id = str((task.request.headers or {})[FINISH_HEADER])
+    item = _or_requeue(task, task.runtime.store.load(import_id))
+    if item is None:
+        raise ImportRejected(f"import {import_id} ended, and its record has expired since")
+    if not item.is_terminal:
+        raise Ignore
+    return item
+
+
+def _admitted_import(task: ImportTask, args: tuple[Any, ...], members: dict[str, Any]) -> Import:
+    """Admit the import; return it if it is over already, else step aside."""
+    # Before admission: an import may be over before a later note is written.
+    task_id = str(task.request.id)
+    task.update_state(state=WAITING, meta={"importId": task_id})
+    entrance = Entrance(
+        import_id=task_id,
+        task_id=task_id,
+        signature=dumps(task.signature_from_request(queue=FINISH_QUEUE, expires=None)),
+    )
+    admission = _or_requeue(task, task.runtime.admitter.admit(_request_of(args, members), entrance))
+    if admission.item is None or not admission.item.is_terminal:
+        raise Ignore
+    return admission.item
+
+
+def _request_of(args: tuple[Any, ...], members: dict[str, Any]) -> object:
+    """Return the request's members; the result of an import before it in a chain is no member."""
+    if not args or (len(args) == 1 and _is_import_result(args[0])):
+        return members
+    return {"arguments": list(args), **members}
+
+
+def _is_import_result(value: object) -> bool:
+    return isinstance(value, dict) and {"importId", "outcome", "acceptedAt"} <= value.keys()
+
+
+def _or_requeue(task: ImportTask, coroutine: Coroutine[Any, Any, T]) -> T:
+    """Run a step; while the store can't be reached, the message goes back to the broker."""
+    try:
+        return task.runtime.run(coroutine)
+    except RedisError as error:
+        raise Reject(error, requeue=True) from error
