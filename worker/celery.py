@@ -1,10 +1,12 @@
 """The Celery application, found by `celery -A worker`."""
 
+import os
 from typing import Any
 
 from celery import Celery, bootsteps
 from celery.signals import setup_logging, worker_process_shutdown, worker_shutdown
 
+from config import flower
 from config.celery import celery_config
 from config.logging import configure_logging
 from config.settings import SettingsError, load_settings
@@ -38,6 +40,9 @@ def _configure() -> dict[str, Any]:
     except SettingsError as error:
         raise SystemExit(f"amplify-import-worker: {error}") from None
 
+
+# Flower looks for options in the environment and in a file that this names; it has no other hook.
+os.environ.setdefault("FLOWER_CONF", flower.__file__)
 
 app = Celery("amplify-import-worker", include=["worker.tasks"])
 app.add_defaults(_configure)

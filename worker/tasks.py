@@ -31,7 +31,7 @@ class ImportTask(Task[..., Any]):
     throws = (ImportEndedError,)
 
     def __call__(self, /, *args: Any, **kwargs: Any) -> Any:
-        """Run the task. A request may hold any member name, `self` too; Celery's own call may not."""
+        """Run the task; unlike Celery's own call, with any member name, `self` too."""
         return self.run(*args, **kwargs)
 
     @property
@@ -118,6 +118,7 @@ def _admitted_import(task: ImportTask, args: tuple[Any, ...], members: dict[str,
     )
     admission = _or_requeue(task, task.runtime.admitter.admit(_request_of(args, members), entrance))
     if admission.item is None or not admission.item.is_terminal:
+        task.send_event("task-waiting")
         raise Ignore
     return admission.item
 

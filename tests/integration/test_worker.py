@@ -68,9 +68,8 @@ def test_states_under_way_are_visible(
     sandbox.script("dslow", duration_seconds=3)
     start_worker(IMPORTS_WORKER_POOL=pool)
     first = producer.send(members("dslow"))
-    second = producer.send(members("dslow"))
-
     wait_until(lambda: first.state == "RUNNING", "the first import runs")
+    second = producer.send(members("dslow"))
     assert first.info["jobId"] == sandbox.jobs("dslow")[0]["jobId"]
     wait_until(lambda: second.state == "WAITING", "the second waits for the same target")
     assert len(sandbox.jobs("dslow")) == 1

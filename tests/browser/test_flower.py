@@ -1,0 +1,115 @@
+"""Flower, started with no flag, looked at in a real browser."""
+
+import os
+import shutil
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+from urllib.error import URLError
+from urllib.request import urlopen
+
+import pytest
+from selenium.webdriver import Chrome, ChromeOptions
+from selenium.webdriver.chrome.service import Service
+
+from tests.conftest import StartWorker
+from tests.support import BIN, PROJECT, Producer, Sandbox, environment_for, members, wait_until
+from worker.domain.requests import derive_import_id
+
+CELLS = """
+return [...document.querySelectorAll("table tbody tr")].map(
+  row => [...row.querySelectorAll("td")].map(cell => cell.innerText.trim()))
+"""
+TASKS_PAGE = "http://127.0.0.1:5555/tasks"
+
+
+@pytest.fixture
+def flower(sandbox: Sandbox, store_url: str, tmp_path: Path) -> Iterator[None]:
+    log = (tmp_path / "flower.log").open("wb")
+    process = subprocess.Popen(
+        [BIN / "celery", "-A", "worker", "flower"],
+        cwd=PROJECT,
+        env={**os.environ, **environment_for(sandbox, store_url)},
+        stdout=log,
+        stderr=subprocess.STDOUT,
+    )
+    try:
+        wait_until(lambda: process.poll() is None and _answers(), "Flower answers")
+        yield
+    finally:
+        process.terminate()
+        process.wait(20)
+        log.close()
+
+
+@pytest.fixture
+def browser(tmp_path: Path) -> Iterator[Chrome]:
+    chromium, driver = shutil.which("chromium"), shutil.which("chromedriver")
+    if not chromium or not driver:
+        pytest.skip("NO CHROMIUM with chromedriver here, Flower is not looked at")
+    options = ChromeOptions()
+    options.binary_location = chromium
+    for flag in (
+        "--headless",
+        "--no-sandbox",
+        "--disable-gpu",
+        "--disable-background-networking",
+        "--no-first-run",
+        f"--user-data-dir={tmp_path / 'profile'}",
+        "--window-size=1600,900",
+    ):
+        options.add_argument(flag)
+    with Chrome(options=options, service=Service(driver)) as browser:
+        yield browser
+
+
+@pytest.mark.usefixtures("flower")
+def test_each_import_is_one_row_with_target_state_and_result(
+    browser: Chrome, start_worker: StartWorker, producer: Producer, sandbox: Sandbox
+) -> None:
+    sandbox.script("drun", duration_seconds=60)
+    sandbox.script("dbad", outcome="fail", duration_seconds=0.1)
+    start_worker()
+    running = producer.send(members("drun"))
+    wait_until(lambda: running.state == "RUNNING", "the slow import runs")
+    waiting = producer.send(members("drun"))
+    good, bad = producer.send(members("dgood")), producer.send(members("dbad"))
+    batch = producer.send_batch("nightly", [members("dbatch")])
+    producer.add({"importId": "by-stream", **members("dstream")})
+    good.get(timeout=20)
+    producer.wait_for_event("import.succeeded", appId="dbatch")
+    producer.wait_for_event("import.succeeded", appId="dstream")
+    producer.wait_for_event("import.failed", appId="dbad")
+
+    def rows() -> dict[str, list[str]]:
+        browser.get(TASKS_PAGE)
+        cells: list[list[str]] = browser.execute_script(CELLS)  # one look: the page redraws itself
+        return {row[0]: row[1:4] for row in cells if len(row) > 3}
+
+    job = good.get()["jobId"]
+    expected = {
+        good.id: ("dgood/staging", "SUCCESS", f"succeeded, job {job}"),
+        bad.id: ("dbad/staging", "FAILURE", "ImportFailed('dbad/staging (job "),
+        running.id: ("drun/staging", "RUNNING", "job "),
+        waiting.id: ("drun/staging", "WAITING", ""),
+        batch.id: ("batch nightly", "SUCCESS", "{'batchId': 'nightly', 'accepted': 1"),
+        "by-stream": ("dstream/staging", "SUCCESS", "succeeded, job "),
+        derive_import_id("nightly", 0): ("dbatch/staging", "SUCCESS", "succeeded, job "),
+    }
+
+    def as_expected() -> bool:
+        seen = rows()
+        return seen.keys() == expected.keys() and all(
+            (target, state) == tuple(seen[task_id][:2]) and seen[task_id][2].startswith(result)
+            for task_id, (target, state, result) in expected.items()
+        )
+
+    wait_until(as_expected, f"Flower shows {expected}")
+
+
+def _answers() -> bool:
+    try:
+        with urlopen(TASKS_PAGE, timeout=2) as answer:
+            return bool(answer.status == 200)
+    except (URLError, OSError):
+        return False
