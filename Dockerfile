@@ -1,0 +1,21 @@
+# The image of every service: worker, Flower, sandbox and command line are one program.
+FROM python:3.11-slim AS build
+ENV PIP_NO_CACHE_DIR=1 PIP_DISABLE_PIP_VERSION_CHECK=1
+WORKDIR /build
+RUN python -m venv /opt/venv
+COPY requirements/run.txt requirements/run.txt
+RUN /opt/venv/bin/pip install --require-hashes -r requirements/run.txt
+COPY pyproject.toml README.md ./
+COPY config config
+COPY worker worker
+RUN /opt/venv/bin/pip install --no-deps --no-build-isolation .
+
+FROM python:3.11-slim
+RUN useradd --uid 10001 --create-home worker
+COPY --from=build /opt/venv /opt/venv
+ENV PATH=/opt/venv/bin:$PATH PYTHONUNBUFFERED=1 PYTHONDONTWRITEBYTECODE=1
+USER worker
+WORKDIR /home/worker
+# SIGTERM finishes the calls on the way and gives everything else back.
+STOPSIGNAL SIGTERM
+CMD ["celery", "-A", "worker", "worker"]

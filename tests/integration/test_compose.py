@@ -1,0 +1,163 @@
+"""The Compose stack, as far as it can be seen without an engine: it is valid, and each service's
+command and health check run natively just as the file gives them.
+"""
+
+import os
+import shutil
+import signal
+import socket
+import subprocess
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+from urllib.error import HTTPError
+from urllib.request import urlopen
+
+import pytest
+import yaml
+from redis import Redis
+from redis.exceptions import ConnectionError as RedisConnectionError
+
+from tests.support import BIN, PROJECT, Sandbox, environment_for, wait_until
+
+COMPOSE: dict[str, Any] = yaml.safe_load((PROJECT / "docker-compose.yml").read_text())
+SERVICES: dict[str, Any] = COMPOSE["services"]
+
+
+@contextmanager
+def running(command: list[str], environment: Mapping[str, str], cwd: Path) -> Iterator[None]:
+    """Run a service's command; it must still run when we are done, and stop when asked."""
+    with (cwd / "service.log").open("ab") as log:
+        process = subprocess.Popen(
+            command,
+            env={**os.environ, "PATH": f"{BIN}:{os.environ['PATH']}", **environment},
+            cwd=cwd,
+            stdout=log,
+            stderr=subprocess.STDOUT,
+        )
+        try:
+            yield
+            assert process.poll() is None, (cwd / "service.log").read_text()
+            process.send_signal(signal.SIGTERM)
+            assert process.wait(30) == 0
+        finally:
+            process.kill()
+            process.wait(30)
+
+
+def healthy(service: str, cwd: Path, **replace: str) -> bool:
+    """Run a service's health check; `replace` maps what differs natively."""
+    kind, *check = SERVICES[service]["healthcheck"]["test"]
+    command = ["sh", "-c", check[0]] if kind == "CMD-SHELL" else check
+    for inside, outside in {"$$": "$", **replace}.items():
+        command = [word.replace(inside, outside) for word in command]
+    environment = {
+        **os.environ,
+        "PATH": f"{BIN}:{os.environ['PATH']}",
+        "HOSTNAME": socket.gethostname(),
+    }
+    done = subprocess.run(
+        command, env=environment, cwd=cwd, capture_output=True, timeout=30, check=False
+    )
+    return done.returncode == 0
+
+
+def free_port() -> str:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        return str(server.getsockname()[1])
+
+
+def test_the_compose_file_is_valid() -> None:
+    program = shutil.which("docker-compose")
+    if program is None:
+        pytest.skip("NO docker-compose here, the Compose file is not validated")
+    command = [program, "--file", "docker-compose.yml", "--profile", "sandbox", "config", "--quiet"]
+    environment = {**os.environ, "FLOWER_BASIC_AUTH": "user:password"}
+    done = subprocess.run(
+        command, cwd=PROJECT, env=environment, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+
+
+def test_every_service_restarts_is_checked_and_only_reached_from_this_host() -> None:
+    for name, service in SERVICES.items():
+        assert service["restart"] == "unless-stopped", name
+        assert service["healthcheck"]["test"], name
+        assert all(port.startswith("127.0.0.1:") for port in service.get("ports", [])), name
+    assert SERVICES["worker"]["deploy"]["replicas"] == 2
+    assert ":?" in SERVICES["flower"]["environment"]["FLOWER_BASIC_AUTH"], "a password is required"
+
+
+def test_redis_is_durable_and_never_evicts(tmp_path: Path) -> None:
+    program = shutil.which("redis-server")
+    if program is None:
+        pytest.skip("NO redis-server here, its configuration is not tried")
+    port = free_port()
+    configuration = str(PROJECT / "config" / "redis.conf")
+    command = [
+        word.replace("/etc/redis/redis.conf", configuration)
+        for word in SERVICES["redis"]["command"]
+    ]
+    with (
+        running([*command, "--port", port, "--bind", "127.0.0.1"], {}, tmp_path),
+        Redis(port=int(port), decode_responses=True) as redis,
+    ):
+        wait_until(lambda: _pings(redis), "Redis answers")
+        assert redis.config_get("appendonly") == {"appendonly": "yes"}
+        assert redis.config_get("maxmemory-policy") == {"maxmemory-policy": "noeviction"}
+
+
+def test_the_worker_runs_and_its_health_check_tells(
+    sandbox: Sandbox, store_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    environment = environment_for(sandbox, store_url)
+    monkeypatch.setenv("IMPORTS_REDIS_URL", store_url)
+    assert not healthy("worker", tmp_path), "nobody is there yet"
+    with running(SERVICES["worker"]["command"], environment, tmp_path):
+        wait_until(lambda: healthy("worker", tmp_path), "the worker is healthy", 60)
+
+
+def test_flower_asks_for_the_password(store_url: str, tmp_path: Path) -> None:
+    port = free_port()
+    command = [word.replace("5555", port) for word in SERVICES["flower"]["command"]]
+    environment = {"IMPORTS_REDIS_URL": store_url, "FLOWER_BASIC_AUTH": "user:password"}
+    with running(command, environment, tmp_path):
+        wait_until(lambda: healthy("flower", tmp_path, **{"5555": port}), "Flower is healthy")
+        assert _status(f"http://127.0.0.1:{port}/tasks") == 401
+
+
+def test_the_sandbox_runs(tmp_path: Path) -> None:
+    port = free_port()
+    command = [word.replace("4567", port) for word in SERVICES["sandbox"]["command"]]
+    with running(command, {}, tmp_path):
+        wait_until(lambda: healthy("sandbox", tmp_path, **{"4567": port}), "it is healthy")
+
+
+def test_the_image_copies_what_exists_and_does_not_run_as_root() -> None:
+    lines = (PROJECT / "Dockerfile").read_text().splitlines()
+    copied = [
+        word
+        for line in lines
+        if line.startswith("COPY ") and "--from" not in line
+        for word in line.split()[1:-1]
+    ]
+    assert copied
+    assert all((PROJECT / name).exists() for name in copied)
+    assert "USER worker" in lines
+    assert any("--require-hashes" in line for line in lines)
+
+
+def _pings(redis: Any) -> bool:
+    try:
+        return bool(redis.ping())
+    except RedisConnectionError:
+        return False
+
+
+def _status(url: str) -> int:
+    try:
+        with urlopen(url, timeout=10) as answer:  # noqa: S310 - an http address of our own
+            return int(answer.status)
+    except HTTPError as error:
+        return error.code
