@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test lint format lock up down
+.PHONY: help install demo test bench lint format lock up down
 
 help: ## List the targets
 	@awk -F':.*## ' '/^[a-z-]+:.*## /{printf "  make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -25,6 +25,9 @@ demo: install ## 200 apps in three simulated accounts, with faults, under a minu
 
 test: install ## Every test; Redis, RabbitMQ and Chromium are used where this machine has them
 	$(BIN)/pytest
+
+bench: install ## What an import costs: Redis commands, CPU, time to its start
+	$(BIN)/python -m tests.benchmarks.bench_import
 
 lint: install ## ruff, mypy --strict, the layers, and luacheck where it is installed
 	$(BIN)/ruff check .

@@ -6,7 +6,7 @@ Events are dotted and past tense (`import.started`); values that look like secre
 import logging
 import re
 import sys
-from collections.abc import MutableMapping
+from collections.abc import Mapping, MutableMapping
 from typing import Any, Final
 
 import structlog
@@ -14,7 +14,7 @@ import structlog
 from config.settings import Settings
 
 _SECRET_NAME: Final = re.compile(r"secret|token|passw|authoriz|credential|signature", re.IGNORECASE)
-_URL_PASSWORD: Final = re.compile(r"(?<=://)([^/@:\s]*):[^/@\s]+(?=@)")
+_URL_PASSWORD: Final = re.compile(r"(?<=://)([^/@:\s]*):[^/\s]+(?=@)")
 _ACCESS_KEY: Final = re.compile(r"\b(A[KS]IA)[A-Z0-9]{12,}\b")
 MASK: Final = "***"
 
@@ -65,10 +65,24 @@ def mask_secrets(
 ) -> MutableMapping[str, Any]:
     """Mask values whose name says secret, passwords within URLs, and AWS access key ids."""
     for name, value in event.items():
-        if isinstance(value, str):
-            hidden = _SECRET_NAME.search(name)
-            event[name] = MASK if hidden else mask_text(value)
+        event[name] = _masked(name, value)
     return event
+
+
+def _masked(name: str, value: Any) -> Any:
+    if _SECRET_NAME.search(name):
+        return MASK
+    match value:
+        case str():
+            return mask_text(value)
+        case Mapping():
+            return {key: _masked(str(key), held) for key, held in value.items()}
+        case list() | tuple() | set() | frozenset():
+            return [_masked("", held) for held in value]
+        case None | bool() | int() | float():
+            return value
+        case _:
+            return mask_text(str(value))
 
 
 def mask_text(text: str) -> str:

@@ -4,10 +4,11 @@ AWS's own settings (AWS_PROFILE, AWS_REGION, AWS_CONFIG_FILE, AWS_ENDPOINT_URL_A
 not repeated: botocore reads them.
 """
 
+import re
 import tomllib
 from functools import cache
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, Final, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
@@ -15,6 +16,8 @@ from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 Rate = Annotated[float, Field(ge=0.001, le=10_000)]
 Burst = Annotated[float, Field(ge=1, le=10_000)]
 Seconds = Annotated[float, Field(gt=0, le=365 * 86400)]
+
+LANE_NAME: Final = re.compile(r"[^/]+/[a-z0-9-]+")
 
 DEFAULT_START_RATE = 5.0
 DEFAULT_START_BURST = 5.0
@@ -84,7 +87,10 @@ class Settings(BaseSettings):
         if self.poll_min_seconds > self.poll_max_seconds:
             raise ValueError("IMPORTS_POLL_MIN_SECONDS is greater than IMPORTS_POLL_MAX_SECONDS")
         if both := self.success_statuses & self.failure_statuses:
-            raise ValueError(f"{sorted(both)} stand for success and for failure")
+            raise ValueError(
+                "IMPORTS_SUCCESS_STATUSES and IMPORTS_FAILURE_STATUSES both hold "
+                + ", ".join(sorted(both))
+            )
         if not self.success_statuses or not self.failure_statuses:
             raise ValueError("IMPORTS_SUCCESS_STATUSES and IMPORTS_FAILURE_STATUSES need a status")
         return self
@@ -125,7 +131,7 @@ def load_settings() -> Settings:
     try:
         return Settings()
     except ValidationError as error:
-        raise SettingsError(_explain(error, "IMPORTS_")) from None
+        raise SettingsError(_explain(error)) from None
 
 
 @cache
@@ -133,20 +139,29 @@ def _lanes_of(path: Path) -> dict[str, LaneSettings]:
     """Read `[lanes."account/region"]` tables."""
     try:
         document: dict[str, Any] = tomllib.loads(path.read_text())
-    except (OSError, tomllib.TOMLDecodeError) as error:
+    except (OSError, ValueError) as error:
         raise SettingsError(f"IMPORTS_LANES_FILE {path}: {error}") from error
     lanes = document.pop("lanes", {})
     if document or not isinstance(lanes, dict):
         raise SettingsError(f'{path}: only [lanes."account/region"] tables may stand here')
+    return {name: _lane_of(path, name, limits) for name, limits in lanes.items()}
+
+
+def _lane_of(path: Path, name: str, limits: object) -> LaneSettings:
+    if not LANE_NAME.fullmatch(name):
+        raise SettingsError(f'{path}: "{name}" is no lane; one is named "account/region"')
     try:
-        return {name: LaneSettings.model_validate(limits) for name, limits in lanes.items()}
+        return LaneSettings.model_validate(limits)
     except ValidationError as error:
-        raise SettingsError(f"{path}: {_explain(error, '')}") from None
+        problems = "; ".join(
+            ": ".join((*map(str, detail["loc"]), detail["msg"])) for detail in error.errors()
+        )
+        raise SettingsError(f'{path}: lane "{name}": {problems}') from None
 
 
-def _explain(error: ValidationError, prefix: str) -> str:
+def _explain(error: ValidationError) -> str:
     return "; ".join(
-        f"{prefix}{'.'.join(str(part) for part in detail['loc']).upper()}: {detail['msg']}"
+        f"IMPORTS_{str(detail['loc'][0]).upper()}: {detail['msg']}"
         if detail["loc"]
         else detail["msg"].removeprefix("Value error, ")
         for detail in error.errors(include_url=False)

@@ -171,6 +171,8 @@ def decide_reconcile(answer: Answer, claim: Claim, policy: Policy, jitter: float
             return PauseLane(answer.error)
         case Kind.UNREACHABLE | Kind.UNKNOWN:
             return _ask_again(answer, claim, policy, jitter)
+        case Kind.BAD_REQUEST | Kind.CONFLICT if claim.item.doubts:
+            return _ask_again(answer, claim, policy, jitter)  # no list, so no proof of absence
     if claim.item.state is State.RUNNING:
         return _decide_gone(answer, claim, policy, jitter)
     return _decide_doubtful_start(answer, claim, policy, jitter)
@@ -213,7 +215,7 @@ def _our_job(jobs: tuple[Job, ...], claim: Claim) -> Job | None:
         job
         for job in jobs
         if job.created_seconds_ago is not None
-        and job.created_seconds_ago <= oldest
+        and -CREATED_SLACK_SECONDS <= job.created_seconds_ago <= oldest
         and job.job_id != claim.earlier_job_id
     ]
     return max(candidates, key=lambda job: job.created_seconds_ago or 0.0, default=None)

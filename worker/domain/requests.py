@@ -11,7 +11,14 @@ from enum import StrEnum
 from typing import Annotated, Any, Final, Self
 from uuid import NAMESPACE_URL, uuid5
 
-from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    StringConstraints,
+    ValidationError,
+)
 from pydantic.alias_generators import to_camel, to_snake
 
 MAX_REQUEST_BYTES: Final = 16 * 1024
@@ -101,7 +108,10 @@ class ImportRequest(BaseModel):
     region: Region | None = None
     idempotency_key: Key | None = None
     batch_id: Identifier | None = None
-    priority: Priority = Priority.NORMAL
+    # Anything but text is named by its type: an enum would repeat it in full.
+    priority: Annotated[
+        Priority, BeforeValidator(lambda value: value if isinstance(value, str) else type(value))
+    ] = Priority.NORMAL
     deadline_seconds: Seconds | None = None
     metadata: Annotated[dict[MetadataKey, MetadataValue], Field(max_length=16)] = Field(
         default_factory=dict
@@ -117,12 +127,14 @@ class ImportRequest(BaseModel):
         """
         if not isinstance(members, Mapping):
             raise InvalidRequestError((("request", f"must be an object, got {_shown(members)}"),))
-        renamed = _in_camel_case(members)
+        renamed, problems = _in_camel_case(members)
         try:
             request = cls.model_validate(renamed)
         except ValidationError as error:
-            raise InvalidRequestError(_problems(error)) from error
-        if len(request.to_json()) > MAX_REQUEST_BYTES:
+            raise InvalidRequestError((*problems, *_problems(error))) from error
+        if problems:
+            raise InvalidRequestError(problems)
+        if len(request.to_json().encode()) > MAX_REQUEST_BYTES:
             raise InvalidRequestError((("request", f"is longer than {MAX_REQUEST_BYTES} bytes"),))
         return request
 
@@ -142,25 +154,37 @@ def derive_import_id(batch_id: str, position: int | str) -> str:
     return str(uuid5(NAMESPACE_URL, f"amplify-import:{batch_id}:{position}"))
 
 
-def _in_camel_case(members: Mapping[Any, Any]) -> dict[str, Any]:
+Problems = tuple[tuple[str, str], ...]
+
+
+def _in_camel_case(members: Mapping[Any, Any]) -> tuple[dict[str, Any], Problems]:
+    """Return the members in the API's spelling, and those that were given in two."""
     renamed: dict[str, Any] = {}
+    problems = []
     for name, value in members.items():
-        member = to_camel(name) if isinstance(name, str) and to_snake(name) == name else str(name)
+        # A lone surrogate is legal JSON and no text that can be shown or stored.
+        text = str(name).encode(errors="backslashreplace").decode()
+        member = to_camel(text) if text.isidentifier() and to_snake(text) == text else text
         if member in renamed:
-            raise InvalidRequestError(((_shown(member), "is given twice, in two spellings"),))
+            problems.append((_name(member), "is given twice, in two spellings"))
         renamed[member] = value
-    return renamed
+    return renamed, tuple(problems)
 
 
-def _problems(error: ValidationError) -> tuple[tuple[str, str], ...]:
+def _problems(error: ValidationError) -> Problems:
     return tuple(
         (_member(detail["loc"]), _reason(detail)) for detail in error.errors(include_url=False)[:20]
     )
 
 
 def _member(location: tuple[int | str, ...]) -> str:
-    path = ".".join(str(part) for part in location if part != "[key]")
-    return path if path.replace(".", "").isalnum() and path.isascii() else _shown(path)
+    return _name(".".join(str(part) for part in location if part != "[key]"))
+
+
+def _name(member: str) -> str:
+    """Return a member's name as an error may repeat it."""
+    plain = member.isascii() and member.replace(".", "").isalnum()
+    return member if plain and len(member) <= SHOWN_CHARACTERS else _shown(member)
 
 
 def _reason(detail: Any) -> str:
@@ -184,5 +208,8 @@ def _reason(detail: Any) -> str:
 
 
 def _shown(value: object) -> str:
-    text = ascii(value)
+    try:
+        text = ascii(value)
+    except RecursionError:
+        return "a value nested without end"
     return text if len(text) <= SHOWN_CHARACTERS else f"{text[:SHOWN_CHARACTERS]}…"

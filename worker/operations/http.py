@@ -7,15 +7,22 @@ never read, and a 200 that is cut off parses into nothing without an error.
 """
 
 import json
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 from typing import Any, Final
 
 from worker.domain.answers import Answer, Job, Kind
 
 ERROR_CHARACTERS: Final = 300
+RETRY_AFTER_MAX_SECONDS: Final = 3600.0
+"""A lane is asked again after an hour at the latest, whatever a server wishes."""
+
+LATEST_EPOCH_SECONDS: Final = 100_000_000_000
+"""A greater number is a time in milliseconds."""
+
 PENDING_JOB_TEXT: Final = "already a pending job"
 THROTTLING_CODES: Final = frozenset(
     {"LimitExceededException", "TooManyRequestsException", "ThrottlingException", "Throttling"}
@@ -46,13 +53,7 @@ def read(response: Response) -> Answer:
     """Return what a response means. Jobs are those of a `jobs` list, or the one in the body."""
     members = _members_of(response.body)
     if response.status == 200:
-        if members is None:
-            return Answer(kind=Kind.UNKNOWN, error="the answer was cut off or is not JSON")
-        listed = members.get("jobs")
-        found = listed if isinstance(listed, list) else [members]
-        now = _time_of(response.headers.get("date", ""))
-        jobs = tuple(_job_of(job, now) for job in found if isinstance(job, dict))
-        return Answer(kind=Kind.OK, jobs=jobs)
+        return _read_jobs(response, members)
     members = members or {}
     code, message = _code_of(response, members), _message_of(response, members)
     return Answer(
@@ -62,6 +63,21 @@ def read(response: Response) -> Answer:
         resource_type=_text(members, "resourceType", "ResourceType"),
         retry_after_seconds=_retry_after(response.headers),
     )
+
+
+def _read_jobs(response: Response, members: Mapping[str, Any] | None) -> Answer:
+    if members is None:
+        return Answer(kind=Kind.UNKNOWN, error="the answer was cut off or is not JSON")
+    listed = members.get("jobs")
+    found = listed if isinstance(listed, list) else [members]
+    now = _time_of(response.headers.get("date", ""))
+    jobs = tuple(_job_of(job, now) for job in found if isinstance(job, dict))
+    return Answer(kind=Kind.OK, jobs=jobs)
+
+
+def holds_a_list(response: Response) -> bool:
+    """Return whether a 200 really lists jobs; one that holds no list proves no absence."""
+    return isinstance((_members_of(response.body) or {}).get("jobs"), list)
 
 
 def next_token_of(response: Response) -> str:
@@ -96,7 +112,7 @@ def _kind_of(status: int, code: str, message: str) -> Kind:
 def _members_of(body: bytes) -> dict[str, Any] | None:
     try:
         document = json.loads(body)
-    except ValueError:
+    except (ValueError, RecursionError):
         return None
     return document if isinstance(document, dict) else None
 
@@ -105,7 +121,8 @@ def _text(members: Mapping[str, Any], *names: str) -> str:
     for name in names:
         value = members.get(name)
         if isinstance(value, str):
-            return value[:ERROR_CHARACTERS]
+            # A lone surrogate is legal JSON and no text that can be stored.
+            return value[:ERROR_CHARACTERS].encode(errors="ignore").decode()
     return ""
 
 
@@ -124,7 +141,7 @@ def _message_of(response: Response, members: Mapping[str, Any]) -> str:
 
 
 def _job_of(members: Mapping[str, Any], now: float | None) -> Job:
-    created = _time_of(_text(members, "createTime"))
+    created = _time_of(str(members.get("createTime", "")))
     return Job(
         job_id=_text(members, "jobId"),
         operation=_text(members, "operation"),
@@ -136,27 +153,35 @@ def _job_of(members: Mapping[str, Any], now: float | None) -> Job:
 
 
 def _time_of(text: str) -> float | None:
-    """Read epoch seconds, ISO 8601 or an HTTP date; None for anything else."""
-    for parse in (
-        float,
-        lambda value: datetime.fromisoformat(value).timestamp(),
-        lambda value: parsedate_to_datetime(value).timestamp(),
-    ):
+    """Read epoch seconds or milliseconds, ISO 8601 (UTC unless it says) or an HTTP date."""
+    for parse in (_epoch, _iso, lambda value: parsedate_to_datetime(value).timestamp()):
         try:
-            return parse(text)
-        except ValueError:
+            time = parse(text)
+        except (ValueError, OverflowError):
             continue
+        return time if math.isfinite(time) else None
     return None
+
+
+def _epoch(text: str) -> float:
+    number = float(text)
+    return number / 1000 if number > LATEST_EPOCH_SECONDS else number
+
+
+def _iso(text: str) -> float:
+    moment = datetime.fromisoformat(text)
+    return (moment if moment.tzinfo else moment.replace(tzinfo=UTC)).timestamp()
 
 
 def _retry_after(headers: Mapping[str, str]) -> float | None:
     """Read Retry-After (RFC 9110, 10.2.3): seconds, here also fractions, or an HTTP date."""
     text = headers.get("retry-after", "").strip()
     try:
-        return max(0.0, float(text))
+        seconds = float(text)
     except ValueError:
         until, now = _time_of(text), _time_of(headers.get("date", ""))
-    return None if until is None or now is None else max(0.0, until - now)
+        seconds = math.nan if until is None or now is None else until - now
+    return min(max(0.0, seconds), RETRY_AFTER_MAX_SECONDS) if math.isfinite(seconds) else None
 
 
 def _line(text: str) -> str:

@@ -8,7 +8,7 @@ from typing import Any, Final
 from worker.domain.answers import Answer, Job, Kind
 from worker.domain.imports import Import
 from worker.operations.aws import Aws, CallFailedError
-from worker.operations.http import next_token_of, read
+from worker.operations.http import holds_a_list, next_token_of, read
 
 OPERATION: Final = "ImportBackendAuth"
 PAGE_SIZE: Final = 25
@@ -60,6 +60,8 @@ class ImportBackendAuth:
             answer = read(response)
             if answer.kind is not Kind.OK:
                 return answer
+            if not holds_a_list(response):
+                return Answer(kind=Kind.UNKNOWN, error="the answer held no list of jobs")
             jobs += tuple(job for job in answer.jobs if job.job_id)
             token = next_token_of(response)
             if not token:

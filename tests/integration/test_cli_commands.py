@@ -1,0 +1,371 @@
+"""The commands as programs: what they print, where, and the code they end with."""
+
+import base64
+import csv
+import json
+import os
+import signal
+import subprocess
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.support import ACCESS_KEY, BIN, members
+from worker.domain.outcomes import Entrance
+from worker.domain.requests import ImportRequest
+from worker.domain.states import State
+from worker.store.store import ImportStore
+
+NOWHERE = "redis://:hidden@127.0.0.1:1/0"
+
+
+class CommandLine:
+    """`amplify-import` in an environment of its own."""
+
+    def __init__(self, store_url: str) -> None:
+        self.environment = {
+            **{name: os.environ[name] for name in ("PATH", "HOME") if name in os.environ},
+            "IMPORTS_REDIS_URL": store_url,
+            "AWS_ACCESS_KEY_ID": ACCESS_KEY,
+            "AWS_SECRET_ACCESS_KEY": "not-to-be-shown",
+            "AWS_REGION": "us-east-1",
+            "AWS_CONFIG_FILE": os.devnull,
+            "AWS_EC2_METADATA_DISABLED": "true",
+        }
+
+    def __call__(self, *arguments: str | Path, stdin: str = "", **settings: str) -> Any:
+        done = subprocess.run(
+            [BIN / "amplify-import", *arguments],
+            env={**self.environment, **settings},
+            input=stdin,
+            capture_output=True,
+            text=True,
+            timeout=30,
+            check=False,
+        )
+        assert "Traceback" not in done.stderr, done.stderr
+        assert "\x1b" not in done.stdout + done.stderr
+        return done
+
+    def each(self, *commands: tuple[str | Path, ...], **settings: str) -> list[Any]:
+        """Run independent commands side by side."""
+        with ThreadPoolExecutor() as pool:
+            return list(pool.map(lambda arguments: self(*arguments, **settings), commands))
+
+    @contextmanager
+    def running(self, *arguments: str) -> Iterator[subprocess.Popen[str]]:
+        with subprocess.Popen(
+            [BIN / "amplify-import", *arguments],
+            env=self.environment,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        ) as process:
+            try:
+                yield process
+            finally:
+                process.kill()
+
+
+@pytest.fixture
+def command(store_url: str) -> CommandLine:
+    return CommandLine(store_url)
+
+
+@pytest.fixture
+def store(make_store: Any) -> ImportStore:
+    store: ImportStore = make_store()
+    return store
+
+
+@pytest.fixture
+def batch_file(tmp_path: Path) -> Path:
+    return write_csv(tmp_path / "my apps.csv", [members(f"d{number}") for number in range(3)])
+
+
+def write_csv(path: Path, rows: list[dict[str, Any]]) -> Path:
+    with path.open("w", newline="") as stream:
+        writer = csv.DictWriter(stream, rows[0])
+        writer.writeheader()
+        writer.writerows(rows)
+    return path
+
+
+async def admit(store: ImportStore, app: str, batch_id: str = "") -> None:
+    entrance = Entrance(import_id=f"import-{app}", task_id=f"import-{app}", batch_id=batch_id)
+    await store.admit(entrance, ImportRequest.parse(members(app)), "us-east-1")
+
+
+async def end(store: ImportStore, *states: State) -> None:
+    claims, _ = await store.claim(len(states))
+    for claim, state in zip(claims, states, strict=True):
+        error = "" if state is State.SUCCEEDED else "no [such] pool"
+        await store.finish(claim, state, error=error, job_id="j1", operation="Import", status="")
+
+
+async def messages(redis: Any) -> list[dict[str, Any]]:
+    texts = await redis.lrange("imports", 0, -1)
+    return [json.loads(text) for text in reversed(texts)]
+
+
+def kwargs_of(message: dict[str, Any]) -> dict[str, Any]:
+    return dict(json.loads(base64.b64decode(message["body"]))[1])
+
+
+async def test_submit_puts_the_batch_on_the_queue_and_again_the_same(
+    command: CommandLine, redis: Any, batch_file: Path
+) -> None:
+    done = command("submit", batch_file)
+    assert (done.returncode, done.stderr) == (0, "")
+    batch_id = done.stdout.split("batch ")[1].split(".")[0]
+    assert batch_id.startswith("my-apps-")
+    assert f"amplify-import watch {batch_id}" in done.stdout
+
+    again = json.loads(command("submit", batch_file, "--json").stdout)
+    assert again == {
+        "batchId": batch_id,
+        "submitted": 3,
+        "skipped": 0,
+        "messages": 1,
+        "problems": [],
+    }
+
+    first, second = await messages(redis)
+    assert first["headers"]["task"] == "imports.import_batch"
+    assert first["headers"]["id"] == second["headers"]["id"]
+    sent = kwargs_of(first)
+    assert sent == kwargs_of(second)
+    assert (sent["batchId"], sent["offset"], sent["total"]) == (batch_id, 0, 3)
+    ids = [request.pop("importId") for request in sent["requests"]]
+    assert len(set(ids)) == 3
+    assert sent["requests"] == [members(f"d{number}") for number in range(3)]
+
+
+async def test_submit_sends_long_batches_in_several_messages(
+    command: CommandLine, redis: Any, tmp_path: Path
+) -> None:
+    path = write_csv(tmp_path / "long.csv", [members(f"d{number}") for number in range(501)])
+    assert command("submit", path, "--batch-id", "wave-1").returncode == 0
+    sent = [kwargs_of(message) for message in await messages(redis)]
+    assert [(part["offset"], len(part["requests"]), part["total"]) for part in sent] == [
+        (0, 500, 501),
+        (500, 1, 501),
+    ]
+
+
+async def test_submit_sends_nothing_of_a_bad_file_unless_told_to_skip(
+    command: CommandLine, redis: Any
+) -> None:
+    rows = [members("d1"), members("D2"), *(members("d3") for _ in range(25))]
+    text = "\n".join(map(json.dumps, rows))
+    refused = command("submit", "-", stdin=text)
+    assert (refused.returncode, refused.stdout) == (2, "")
+    assert "line 2: appId: must look like d2e1f0g9h8i7j6, got 'D2'" in refused.stderr
+    assert "line 4: row: has the same target as line 3: d3/staging" in refused.stderr
+    assert "... and 5 more problems" in refused.stderr
+    assert "25 rows bad" in refused.stderr
+    assert await messages(redis) == []
+
+    taken = command("submit", "-", "--skip-invalid", "--batch-id", "b", "--json", stdin=text)
+    assert taken.returncode == 0
+    printed = json.loads(taken.stdout)
+    assert (printed["submitted"], printed["skipped"]) == (2, 25)
+    assert printed["problems"][0]["line"] == 2
+    (sent,) = map(kwargs_of, await messages(redis))
+    assert [request["appId"] for request in sent["requests"]] == ["d1", "d3"]
+    assert sent["total"] == 2
+
+
+def test_bad_usage_and_bad_settings_end_with_2(command: CommandLine, batch_file: Path) -> None:
+    usage = {
+        "does not exist": ("submit", "absent.csv"),
+        "must be an id": ("submit", batch_file, "--batch-id", "no spaces"),
+        "must be the id of an entry": ("events", "--from", "yesterday"),
+    }
+    for said, done in zip(usage, command.each(*usage.values()), strict=True):
+        assert (done.returncode, done.stdout) == (2, "")
+        assert said in done.stderr
+    for name, value in [
+        ("IMPORTS_BROKER_URL", "pigeon://x"),
+        ("IMPORTS_LEASE_SECONDS", "soon"),
+    ]:
+        done = command("submit", batch_file, **{name: value})
+        assert (done.returncode, done.stdout) == (2, "")
+        assert name in done.stderr
+
+
+def test_what_cannot_be_reached_ends_with_3_and_hides_the_password(
+    command: CommandLine, batch_file: Path
+) -> None:
+    ends = command.each(("submit", batch_file), ("status", "x"), IMPORTS_REDIS_URL=NOWHERE)
+    for what, done in zip(("broker", "store"), ends, strict=True):
+        assert done.returncode == 3
+        assert f"The {what} at redis://:***@127.0.0.1:1/0 can't be reached" in done.stderr
+        assert len(done.stderr.splitlines()) == 1
+        assert "hidden" not in done.stderr
+
+
+def test_what_is_not_known_ends_with_4(command: CommandLine) -> None:
+    for done in command.each(("status", "nobody"), ("watch", "nobody")):
+        assert (done.returncode, done.stdout) == (4, "")
+        assert "nobody is known here" in done.stderr
+
+
+async def test_status_tells_all_of_an_import(command: CommandLine, store: ImportStore) -> None:
+    await admit(store, "d1", "b")
+    await admit(store, "d2", "b")
+    await end(store, State.FAILED)
+    waiting, failed = command.each(("status", "import-d2"), ("status", "import-d1", "--json"))
+    assert waiting.returncode == 0
+    assert "state      waiting\n" in waiting.stdout
+    assert "waits for  its turn in lane default/us-east-1: it is the next\n" in waiting.stdout
+
+    assert failed.returncode == 1
+    printed = json.loads(failed.stdout)
+    expected = {"importId": "import-d1", "state": "failed", "error": "no [such] pool", "polls": 0}
+    assert expected.items() <= printed.items()
+    assert (printed["jobId"], printed["batchId"], printed["waitsFor"]) == ("j1", "b", None)
+
+
+async def test_status_and_watch_sum_a_batch_up(command: CommandLine, store: ImportStore) -> None:
+    for number in range(13):
+        await admit(store, f"d{number}", "b")
+    await end(store, State.SUCCEEDED, *[State.FAILED] * 12)
+    done, listed, watched = command.each(
+        ("status", "b"), ("status", "b", "--failed"), ("watch", "b", "--json")
+    )
+    assert done.returncode == 1
+    assert "Batch b: 1 of 13 succeeded, 12 ended badly." in done.stdout
+    assert "d10/staging  failed     no [such] pool  (import-d10)" in done.stdout
+    assert "... and 2 more: amplify-import status b --failed" in done.stdout
+    assert len(listed.stdout.splitlines()) == 1 + 12
+
+    assert watched.returncode == 1
+    printed = json.loads(watched.stdout)
+    assert (printed["total"], printed["completed"], len(printed["failures"])) == (13, True, 10)
+    assert printed["states"]["failed"] == 12
+    assert watched.stderr.startswith("b: 13 of 13 finished (100%), succeeded 1, failed 12")
+
+
+async def test_a_batch_that_succeeded_ends_a_watch_with_0(
+    command: CommandLine, store: ImportStore
+) -> None:
+    await admit(store, "d1", "b")
+    with command.running("watch", "b") as watch:
+        assert watch.stdout is not None
+        assert watch.stdout.readline().startswith("b: 0 of 1 finished (0%), waiting 1")
+        await end(store, State.SUCCEEDED)
+        printed, _ = watch.communicate(timeout=20)
+    assert watch.returncode == 0
+    assert "Batch b: 1 of 1 succeeded, 0 ended badly." in printed
+
+
+async def test_an_interrupt_ends_a_watch_with_130_and_no_words(
+    command: CommandLine, store: ImportStore
+) -> None:
+    await admit(store, "d1", "b")
+    with command.running("watch", "b") as watch:
+        assert watch.stdout is not None
+        assert watch.stdout.readline()
+        watch.send_signal(signal.SIGINT)
+        printed, said = watch.communicate(timeout=20)
+    assert (watch.returncode, printed, said) == (130, "", "")
+
+
+async def test_events_are_the_last_ones_filtered_or_followed(
+    command: CommandLine, store: ImportStore
+) -> None:
+    await admit(store, "d0", "b")
+    for number in range(1, 25):
+        await admit(store, f"d{number}")
+    last, only, everything = command.each(
+        ("events",),
+        ("events", "--batch", "b", "--type", "import.accepted", "--json"),
+        ("events", "--from", "0"),
+    )
+    assert [line.split()[2] for line in last.stdout.splitlines()] == [
+        f"d{number}/staging" for number in range(5, 25)
+    ]
+    assert json.loads(only.stdout)["data"]["importId"] == "import-d0"
+    assert len(everything.stdout.splitlines()) == 25
+
+    types = ("--type", "import.failed", "--type", "batch.completed")
+    with command.running("events", "--follow", "--from", "0", *types) as follow:
+        assert follow.stdout is not None
+        await end(store, State.FAILED)
+        line = follow.stdout.readline()
+        assert line.split()[1:4] == ["import.failed", "d0/staging", "job"]
+        assert line.endswith("  no [such] pool\n")
+        assert follow.stdout.readline().endswith("  batch.completed   b  failed 1\n")
+        follow.send_signal(signal.SIGINT)
+        assert follow.communicate(timeout=20) == ("", "")
+    assert follow.returncode == 130
+
+
+async def test_a_reader_that_goes_away_is_no_trouble(
+    command: CommandLine, store: ImportStore
+) -> None:
+    await admit(store, "d1")
+    with command.running("events", "--follow", "--from", "0") as follow:
+        assert follow.stdout is not None
+        assert follow.stderr is not None
+        assert follow.stdout.readline()
+        follow.stdout.close()
+        await admit(store, "d2")
+        assert follow.wait(20) == 141
+        assert follow.stderr.read() == ""
+
+
+def test_doctor_says_what_to_mend(command: CommandLine) -> None:
+    done = command("doctor", "--json", "--account", "nobody")
+    assert done.returncode == 1
+    assert "not-to-be-shown" not in done.stdout
+    assert ACCESS_KEY not in done.stdout
+    report = json.loads(done.stdout)
+    assert report["ok"] is False
+    assert {check["name"]: check["verdict"] for check in report["checks"]} == {
+        "settings": "ok",
+        "store": "ok",
+        "version": "ok",
+        "one node": "ok",
+        "persistence": "FAIL",
+        "eviction": "ok",
+        "broker": "ok",
+        "workers": "FAIL",
+        "region": "ok",
+        "credentials of default": "ok",
+        "credentials of nobody": "FAIL",
+    }
+    assert all(check["remedy"] for check in report["checks"] if check["verdict"] != "ok")
+
+
+def test_doctor_goes_on_without_a_store_and_stops_at_bad_settings(command: CommandLine) -> None:
+    alone = command("doctor", IMPORTS_REDIS_URL=NOWHERE, AWS_REGION="")
+    assert alone.returncode == 1
+    assert "hidden" not in alone.stdout
+    verdicts = [line[:4].strip() for line in alone.stdout.splitlines() if line[0] != " "]
+    assert verdicts == ["ok", "FAIL", "FAIL", "warn", "ok"]
+
+    wrong = command("doctor", IMPORTS_LEASE_SECONDS="soon")
+    assert wrong.returncode == 1
+    assert wrong.stdout.startswith("FAIL settings: IMPORTS_LEASE_SECONDS")
+
+
+def test_help_lists_the_commands_and_the_exit_codes(command: CommandLine) -> None:
+    helped, version = command.each(("--help",), ("--version",))
+    for word in ("submit", "status", "watch", "events", "doctor", "sandbox", "130  interrupted"):
+        assert word in helped.stdout
+    assert version.stdout.startswith("amplify-import, version ")
+
+
+def test_submit_watches_until_the_worker_is_done(
+    command: CommandLine, start_worker: Any, batch_file: Path
+) -> None:
+    start_worker()
+    done = command("submit", batch_file, "--watch")
+    assert done.returncode == 0, done.stderr
+    assert "3 of 3 succeeded, 0 ended badly." in done.stdout

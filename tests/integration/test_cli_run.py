@@ -1,0 +1,205 @@
+"""`amplify-import run` and `demo` as a user starts them: nothing but this machine."""
+
+import json
+import os
+import signal
+import subprocess
+import uuid
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.support import BIN, Sandbox, environment_for, members, wait_until
+from worker.sandbox.scenario import Scenario
+
+MARK = "TEST_PROCESS_TREE"
+SLOW_JOBS = Scenario.model_validate({"jobs": {"min_seconds": 0.8, "max_seconds": 1.2}})
+
+
+class Tree:
+    """Everything that one command starts, found by a mark in the environment."""
+
+    def __init__(self, *arguments: str | Path, cwd: Path, **environment: str) -> None:
+        self._mark = uuid.uuid4().hex
+        self.process = subprocess.Popen(
+            [BIN / "amplify-import", *arguments],
+            cwd=cwd,
+            env={**os.environ, MARK: self._mark, **environment},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+
+    def end(self) -> tuple[int, str, str]:
+        """Wait until the command has ended; return its code and what it printed."""
+        printed, said = self.process.communicate(timeout=60)
+        return self.process.returncode, printed, said
+
+    def pids(self, word: str = "") -> list[int]:
+        """Return the processes that are alive, those with `word` in their command line."""
+        mark = f"{MARK}={self._mark}".encode()
+        return [
+            int(path.name)
+            for path in Path("/proc").iterdir()
+            if path.name.isdigit()
+            and mark in _read(path / "environ")
+            and word.encode() in _read(path / "cmdline")
+        ]
+
+    def wait_until_gone(self) -> None:
+        """Wait until nothing of the tree is left."""
+        if Path("/proc/self/environ").exists():
+            wait_until(lambda: not self.pids(), "nothing of the run survives")
+
+
+def _read(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except OSError:  # it is gone by now, or somebody else's
+        return b""
+
+
+Start = Callable[..., Tree]
+
+
+@pytest.fixture
+def start(tmp_path: Path) -> Iterator[Start]:
+    """Start commands; nothing of them may be left in the end."""
+    trees: list[Tree] = []
+
+    def start(*arguments: str | Path, **environment: str) -> Tree:
+        tree = Tree(*arguments, cwd=tmp_path, **environment)
+        trees.append(tree)
+        return tree
+
+    yield start
+    for tree in trees:
+        tree.process.kill()
+        tree.wait_until_gone()
+
+
+@pytest.fixture
+def slow_sandbox(sandbox: Sandbox) -> Sandbox:
+    sandbox.reset(SLOW_JOBS)
+    return sandbox
+
+
+def write_batch(directory: Path, apps: Sequence[str], *more: dict[str, Any]) -> Path:
+    path = directory / "apps.jsonl"
+    rows = [*(members(app) for app in apps), *more]
+    path.write_text("".join(f"{json.dumps(row)}\n" for row in rows))
+    return path
+
+
+def settings_for(sandbox: Sandbox, **settings: str) -> dict[str, str]:
+    """The user's environment, with a store and a broker that are not to be used."""
+    nowhere = "redis://127.0.0.1:1/0"
+    return environment_for(sandbox, nowhere, IMPORTS_BROKER_URL=nowhere, **settings)
+
+
+def test_a_practice_run_completes_and_is_complete_ever_after(start: Start, tmp_path: Path) -> None:
+    path = tmp_path / "wave 1.csv"
+    header = "appId,backendEnvironmentName,userPoolId,webClientId,nativeClientId,account"
+    rows = [f"d{n},dev,us-east-1_Ab,web,native,{('acme', 'my team')[n % 2]}" for n in range(6)]
+    path.write_text("\n".join([header, *rows]))
+    arguments = ("run", path, "--sandbox", "--json", "--state-dir", tmp_path / "state")
+
+    code, printed, said = start(*arguments).end()
+    assert code == 0, said
+    first = json.loads(printed)
+    assert first["batchId"].startswith("wave-1-")
+    assert first["states"]["succeeded"] == 6
+    log = tmp_path / "state" / "practice" / first["batchId"] / "worker.log"
+    logged = log.read_text()
+
+    code, printed, said = start(*arguments).end()
+    assert code == 0, said
+    assert json.loads(printed) == first
+    assert "is complete" in said
+    results = (log.parent / "results.jsonl").read_text().splitlines()
+    assert {json.loads(line)["appId"] for line in results} == {f"d{n}" for n in range(6)}
+    assert log.read_text() == logged  # no worker ran, so no call was made
+
+
+def test_a_bad_file_imports_nothing(start: Start, tmp_path: Path) -> None:
+    path = write_batch(tmp_path, ["d1"], members("x2"), members("d3", webClientId=7))
+    code, _, said = start("run", path, "--sandbox", "--state-dir", tmp_path / "state").end()
+    assert code == 2
+    assert "line 2: appId: must look like" in said
+    assert "line 3: webClientId: " in said
+    assert not (tmp_path / "state").exists()
+
+
+def test_good_rows_of_a_bad_file_are_imported_when_asked(
+    start: Start, sandbox: Sandbox, tmp_path: Path
+) -> None:
+    sandbox.reset(Scenario(missing_app_prefixes=("d0missing",)))
+    path = write_batch(tmp_path, ["d1", "d0missing"], members("x2"))
+    arguments = ("run", path, "--skip-invalid", "--state-dir", tmp_path / "state")
+    code, printed, _ = start(*arguments, **settings_for(sandbox)).end()
+    assert code == 1
+    assert "1 of 2 succeeded, 1 ended badly" in printed
+    assert len(sandbox.jobs()) == 1
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
+def test_an_interrupted_run_leaves_nothing_running_and_is_resumed(
+    start: Start, slow_sandbox: Sandbox, tmp_path: Path, number: signal.Signals
+) -> None:
+    apps = [f"d{n}" for n in range(6)]
+    arguments = ("run", write_batch(tmp_path, apps), "--state-dir", tmp_path / "state")
+    environment = settings_for(slow_sandbox, IMPORTS_START_RATE="4", IMPORTS_START_BURST="1")
+    tree = start(*arguments, **environment)
+    wait_until(lambda: len(slow_sandbox.jobs()) >= 2, "some imports were started")
+    tree.process.send_signal(number)
+    code, _, said = tree.end()
+    if number is signal.SIGKILL:
+        assert code == -signal.SIGKILL
+    else:
+        assert code == 130
+        assert "run the same command again to resume" in said
+        assert not tree.pids()
+    assert len(slow_sandbox.jobs()) < len(apps)
+
+    code, printed, said = start(*arguments, **environment).end()
+    assert code == 0, said
+    assert "6 of 6 succeeded" in printed
+    assert sorted(job["target"] for job in slow_sandbox.jobs()) == [f"{a}/staging" for a in apps]
+    tree.wait_until_gone()
+
+
+def test_a_worker_that_dies_is_started_again_and_no_other_run_comes_between(
+    start: Start, slow_sandbox: Sandbox, tmp_path: Path
+) -> None:
+    apps = [f"d{n}" for n in range(4)]
+    arguments = ("run", write_batch(tmp_path, apps), "--state-dir", tmp_path / "state")
+    environment = settings_for(slow_sandbox)
+    tree = start(*arguments, **environment)
+    wait_until(slow_sandbox.jobs, "an import was started")
+    workers = [pid for pid in tree.pids("celery") if pid not in tree.pids("guard.py")]
+    os.kill(workers[0], signal.SIGKILL)
+
+    code, _, said = start(*arguments, **environment).end()
+    assert code == 3
+    assert "is in use by another run" in said
+
+    code, _, said = tree.end()
+    assert code == 0, said
+    assert "worker 1 ended with code 137; it was started again (1 of 5)" in said
+    assert len(slow_sandbox.jobs()) == len(apps)
+
+
+def test_the_demo_shows_everything_and_leaves_nothing(start: Start, tmp_path: Path) -> None:
+    temporary = tmp_path / "temporary"
+    temporary.mkdir()
+    tree = start("demo", "--apps", "40", TMPDIR=str(temporary))
+    code, printed, said = tree.end()
+    assert code == 0, said
+    assert "Flower, while this runs: http://127.0.0.1:" in printed
+    assert "d0missing00039" in printed
+    assert '"type": "import.' in printed
+    assert "39 jobs for 39 targets: none was imported twice" in printed
+    assert list(temporary.iterdir()) == []
+    assert not tree.pids()

@@ -1,0 +1,208 @@
+"""Batch files as people really write them, and what is said about the bad ones."""
+
+import csv
+import json
+import time
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from tests.support import members
+from worker.cli.batchfile import MAX_LINE_BYTES, BatchFile, BatchFileError, read_batch
+
+HEADER = "appId,backendEnvironmentName,userPoolId,webClientId,nativeClientId"
+ROW = "d1,staging,us-east-1_AbCdEf123,webclient,nativeclient"
+OTHER_ROW = "d2,staging,us-east-1_AbCdEf123,webclient,nativeclient"
+
+
+@pytest.fixture
+def batch_of(tmp_path: Path) -> Any:
+    def read(content: str | bytes, name: str = "apps.csv") -> BatchFile:
+        path = tmp_path / name
+        path.write_bytes(content if isinstance(content, bytes) else content.encode())
+        return read_batch(path)
+
+    return read
+
+
+def problems(batch: BatchFile) -> list[str]:
+    return [str(problem) for problem in batch.problems]
+
+
+@pytest.mark.parametrize(
+    ("content", "name"),
+    [
+        (f"{HEADER}\n{ROW}\n", "apps.csv"),
+        (f"\ufeff{HEADER}\r\n{ROW}\r\n\r\n", "apps.csv"),
+        (f"\n{HEADER}\n{ROW}\n,,,,", "apps.txt"),
+        (
+            "app_id,backend_environment_name,user_pool_id,web_client_id,native_client_id\n" + ROW,
+            "apps",
+        ),
+        (json.dumps(members()) + "\n\n", "apps.jsonl"),
+        ("\ufeff" + json.dumps(members()), "apps.json"),
+        ("\r\n" + json.dumps(members()) + "\r\n", "apps.txt"),
+    ],
+)
+def test_one_good_row_is_read_however_the_file_is_written(
+    batch_of: Any, content: str, name: str
+) -> None:
+    batch = batch_of(content, name)
+    assert problems(batch) == []
+    assert [row.members for row in batch.rows] == [members()]
+
+
+def test_cells_become_members_of_the_right_type_and_empty_ones_are_absent(batch_of: Any) -> None:
+    batch = batch_of(
+        f"{HEADER},region,priority,deadlineSeconds,importId,metadata.team,metadata.Cost Center\n"
+        f"{ROW},,high,90.5,import-1,blue,\n{OTHER_ROW},eu-west-1,,,,,42\n"
+    )
+    assert [row.members for row in batch.rows] == [
+        members(
+            priority="high", deadlineSeconds=90.5, importId="import-1", metadata={"team": "blue"}
+        ),
+        members("d2", region="eu-west-1", metadata={"Cost Center": "42"}),
+    ]
+
+
+def test_metadata_may_stand_in_one_column_as_json(batch_of: Any) -> None:
+    batch = batch_of(f'{HEADER},metadata\n{ROW},"{{""team"": ""blue""}}"\n{OTHER_ROW},blue\n')
+    assert [row.members["metadata"] for row in batch.rows] == [{"team": "blue"}]
+    assert problems(batch) == ["line 3: metadata: is not JSON"]
+
+
+def test_lines_are_the_files_own_behind_cells_that_span_several(batch_of: Any) -> None:
+    batch = batch_of(
+        f'{HEADER},metadata.note\n\n{ROW},"one\ntwo\nthree"\n'
+        "d2,,us-east-1_AbCdEf123,webclient,nativeclient,\n"
+        "d3,staging,us-east-1_AbCdEf123\n"
+    )
+    assert [row.line for row in batch.rows] == [3]
+    assert problems(batch) == [
+        "line 6: backendEnvironmentName: is required",
+        "line 7: row: has 3 cells, the header has 6",
+    ]
+    assert batch.bad_rows == 2
+
+
+def test_every_bad_value_is_named(batch_of: Any) -> None:
+    batch = batch_of(
+        f"{HEADER},deadlineSeconds,importId,priority\n{ROW},soon,,\n"
+        "D1,staging,us-east-1_AbCdEf123,webclient,nativeclient,-1,no spaces,urgent\n"
+    )
+    assert batch.rows == []
+    said = problems(batch)
+    assert said[0] == "line 2: deadlineSeconds: is not a number"
+    assert [text.split(": ")[:2] for text in said[1:]] == [
+        ["line 3", member] for member in ("importId", "appId", "priority", "deadlineSeconds")
+    ]
+
+
+def test_bad_json_lines_are_named_and_the_good_ones_kept(batch_of: Any) -> None:
+    deep = "[" * 20_000
+    lines = [json.dumps(members()), "{", "[]", '"text"', json.dumps(members("d2", colour=1)), deep]
+    batch = batch_of("\n".join(lines), "apps.jsonl")
+    assert [row.line for row in batch.rows] == [1]
+    assert problems(batch) == [
+        "line 2: row: is not JSON",
+        "line 3: request: must be an object, got []",
+        "line 4: request: must be an object, got 'text'",
+        "line 5: colour: is not a member of an import request",
+        "line 6: row: is not JSON",
+    ]
+
+
+def test_a_target_an_import_id_and_a_batch_may_not_contradict_an_earlier_line(
+    batch_of: Any,
+) -> None:
+    rows = [
+        members("d1", importId="i1", batchId="b1"),
+        members("d1", account="default"),
+        members("d1", account="other"),
+        members("d2", import_id="i1"),
+        members("d3", batch_id="b2"),
+    ]
+    batch = batch_of("\n".join(map(json.dumps, rows)), "apps.jsonl")
+    assert [row.line for row in batch.rows] == [1, 3]
+    assert batch.batch_id == "b1"
+    assert problems(batch) == [
+        "line 2: row: has the same target as line 1: d1/staging",
+        "line 4: importId: is that of line 1 as well",
+        "line 5: batchId: differs from that of line 1; a file is one batch",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        (b"", "is empty"),
+        (b"\n \n", "is empty"),
+        (f"{HEADER}\n".encode(), "holds no requests"),
+        (b"appId,colour\n", "line 1: unknown column 'colour'"),
+        (b"appId;userPoolId\n", "columns are separated by commas"),
+        (b"\nappId,backendEnvironmentName\nd1,x\n", "line 2: the header lacks userPoolId, "),
+        (f"{HEADER},app_id\n".encode(), "line 1: column appId is given twice"),
+        (f"{HEADER},metadata.a,metadata.a\n".encode(), "column metadata.a is given twice"),
+        (f"{HEADER},metadata,metadata.a\n".encode(), "one column or as metadata.KEY columns"),
+        (f"{HEADER}\n{ROW}\nd\xe9".encode("latin-1"), "line 3: is not UTF-8"),
+        (f'{HEADER}\n{ROW}\n"d2,staging\n'.encode(), "line 3: is not CSV, or a quote"),
+        (f"{HEADER}\n{ROW}{'x' * MAX_LINE_BYTES}".encode(), "line 2: is longer than 65536 bytes"),
+    ],
+)
+def test_what_is_no_batch_file_is_an_error_that_says_why(
+    batch_of: Any, content: bytes, said: str
+) -> None:
+    with pytest.raises(BatchFileError) as raised:
+        batch_of(content)
+    assert said in str(raised.value)
+
+
+def test_a_json_array_is_told_to_be_json_lines(batch_of: Any) -> None:
+    with pytest.raises(BatchFileError, match="one JSON object a line"):
+        batch_of(json.dumps([members()]), "apps.json")
+
+
+def test_the_digest_is_that_of_the_content_and_the_fingerprint_that_of_the_row(
+    batch_of: Any,
+) -> None:
+    one, same = batch_of(f"{HEADER}\n{ROW}\n"), batch_of(f"{HEADER}\n{ROW}\n", "other.csv")
+    longer = batch_of(f"{HEADER}\n{OTHER_ROW}\n{ROW}\n")
+    assert one.digest == same.digest != longer.digest
+    assert one.rows[0].fingerprint == longer.rows[1].fingerprint != longer.rows[0].fingerprint
+
+
+PIECES = [
+    *(HEADER, ROW, OTHER_ROW, json.dumps(members()), ",metadata", ",metadata.a", ",importId"),
+    *(",", '"', "\n", "\r", "\r\n", "{", "}", "\0", "\ufeff", "\u2028", " ", "1e999", "null"),
+]
+
+
+@given(
+    content=st.binary(max_size=50)
+    | st.lists(st.sampled_from(PIECES)).map(lambda p: "".join(p).encode()),
+    suffix=st.sampled_from([".csv", ".jsonl", ""]),
+)
+def test_no_content_is_a_traceback(
+    tmp_path_factory: pytest.TempPathFactory, content: bytes, suffix: str
+) -> None:
+    path = tmp_path_factory.getbasetemp() / f"junk{suffix}"
+    path.write_bytes(content)
+    with suppress(BatchFileError):
+        batch = read_batch(path)
+        assert batch.rows or batch.problems
+
+
+def test_a_hundred_thousand_rows_take_seconds(tmp_path: Path) -> None:
+    path = tmp_path / "big.csv"
+    with path.open("w", newline="") as stream:
+        writer = csv.writer(stream)
+        writer.writerow(HEADER.split(","))
+        for number in range(100_000):
+            writer.writerow([f"d{number}", *ROW.split(",")[1:]])
+    began = time.monotonic()
+    assert len(read_batch(path).rows) == 100_000
+    assert time.monotonic() - began < 20  # a few on a quiet machine; quadratic would be minutes

@@ -1,0 +1,91 @@
+"""Celery's configuration: JSON only, nothing lost with a worker, the contract's queues."""
+
+from typing import Any
+
+import pytest
+from celery.app.defaults import SETTING_KEYS
+from kombu.exceptions import ContentDisallowed
+from kombu.serialization import dumps, loads, prepare_accept_content
+
+from config.celery import celery_config
+from config.settings import Settings
+
+
+def config_of(**settings: Any) -> dict[str, Any]:
+    return celery_config(Settings.model_validate(settings))
+
+
+def read(body: bytes | str, content_type: str, encoding: str) -> Any:
+    accept = prepare_accept_content(config_of()["accept_content"])
+    return loads(body, content_type, encoding, accept=accept)
+
+
+def test_messages_are_written_and_read_as_json() -> None:
+    config = config_of()
+    assert config["task_serializer"] == config["result_serializer"] == "json"
+    content_type, encoding, body = dumps({"appId": "d1"}, serializer="json")
+    assert read(body, content_type, encoding) == {"appId": "d1"}
+
+
+@pytest.mark.parametrize(
+    "content_type",
+    [
+        pytest.param("application/x-python-serialize", id="pickle"),
+        pytest.param("application/x-yaml", id="yaml"),
+        pytest.param("application/x-msgpack", id="msgpack"),
+    ],
+)
+def test_a_message_in_another_form_is_refused(content_type: str) -> None:
+    with pytest.raises(ContentDisallowed):
+        read(b"x", content_type, "binary")
+
+
+def test_a_task_is_acknowledged_when_it_is_done() -> None:
+    config = config_of()
+    assert config["task_acks_late"]
+    assert config["task_reject_on_worker_lost"]
+
+
+def test_the_queues_are_declared_as_a_producer_that_knows_their_names_declares_them() -> None:
+    queues = {queue.name: queue for queue in config_of()["task_queues"]}
+    assert queues.keys() == {"imports", "imports.finish"}
+    for name, queue in queues.items():
+        assert (queue.exchange.name, queue.exchange.type, queue.routing_key) == (
+            name,
+            "direct",
+            name,
+        )
+    assert config_of()["task_default_queue"] == "imports"
+
+
+def test_a_result_is_kept_as_long_as_its_import() -> None:
+    assert config_of(retention_seconds=3600)["result_expires"] == 3600
+
+
+def test_broker_and_results_are_those_of_the_settings() -> None:
+    config = config_of(redis_url="redis://store", broker_url="amqp://broker")
+    assert (config["broker_url"], config["result_backend"]) == ("amqp://broker", "redis://store")
+
+
+@pytest.mark.parametrize(
+    ("broker_url", "option"),
+    [
+        ("redis://store", "visibility_timeout"),
+        ("rediss://store", "visibility_timeout"),
+        ("amqp://broker", "confirm_publish"),
+        ("amqps://broker", "confirm_publish"),
+    ],
+)
+def test_each_broker_is_asked_for_what_keeps_messages_safe(broker_url: str, option: str) -> None:
+    assert config_of(broker_url=broker_url)["broker_transport_options"].keys() == {option}
+
+
+def test_the_worker_needs_no_flags() -> None:
+    config = config_of(worker_pool="solo", worker_concurrency=3)
+    assert (config["worker_pool"], config["worker_concurrency"]) == ("solo", 3)
+    assert config["worker_send_task_events"]
+    assert not config["worker_hijack_root_logger"]
+
+
+def test_celery_knows_every_name_of_the_configuration() -> None:
+    assert config_of().keys() <= SETTING_KEYS

@@ -1,0 +1,556 @@
+"""From an answer to a decision: the design's table row by row, and what hides between rows."""
+
+from dataclasses import replace
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from worker.domain.answers import Answer, Job, Kind
+from worker.domain.decisions import (
+    CREATED_SLACK_SECONDS,
+    Call,
+    Claim,
+    Decision,
+    Doubt,
+    End,
+    PauseLane,
+    PollAgain,
+    Retry,
+    Run,
+    Throttle,
+    Verify,
+    WaitBehind,
+    decide_poll,
+    decide_reconcile,
+    decide_start,
+)
+from worker.domain.imports import Import
+from worker.domain.policy import Policy
+from worker.domain.requests import ImportRequest
+from worker.domain.states import State
+
+POLICY = Policy(
+    max_attempts=5,
+    poll_min_seconds=4,
+    poll_max_seconds=60,
+    stuck_seconds=1800,
+    deadline_seconds=7200,
+    success_statuses=frozenset({"COMPLETED"}),
+    failure_statuses=frozenset({"FAILED"}),
+    settle_seconds=10,
+    missing_grace_seconds=60,
+)
+MIDDLE = 0.5
+"""The jitter that leaves a poll's interval as it is."""
+
+
+def request_json(**changes: Any) -> str:
+    members = {
+        "appId": "d1",
+        "backendEnvironmentName": "staging",
+        "userPoolId": "us-east-1_A",
+        "webClientId": "w",
+        "nativeClientId": "n",
+    }
+    return ImportRequest.parse({**members, **changes}).to_json()
+
+
+ITEM = Import(
+    id="import-1",
+    state=State.STARTING,
+    app_id="d1",
+    backend_environment_name="staging",
+    account="default",
+    region="us-east-1",
+    request_json=request_json(),
+    attempts=1,
+)
+RUNNING: dict[str, Any] = {"state": State.RUNNING, "job_id": "job-1", "status": "CREATING"}
+
+
+def start(answer: Answer, age_seconds: float = 0, **item: Any) -> Decision:
+    """Decide on the answer to a start."""
+    claim = Claim(call=Call.START, lease="l", item=replace(ITEM, **item), age_seconds=age_seconds)
+    return decide_start(answer, claim, POLICY, MIDDLE)
+
+
+def poll(answer: Answer, age_seconds: float = 100, **item: Any) -> Decision:
+    """Decide on the answer to a poll."""
+    item = {**RUNNING, **item}
+    claim = Claim(call=Call.POLL, lease="l", item=replace(ITEM, **item), age_seconds=age_seconds)
+    return decide_poll(answer, claim, POLICY, MIDDLE)
+
+
+def reconcile(
+    answer: Answer,
+    doubt: Doubt,
+    age_seconds: float = 100,
+    earlier_job_id: str = "",
+    **item: Any,
+) -> Decision:
+    """Decide on the list of jobs that was asked for because of `doubt`; it says "why"."""
+    of_doubt: dict[str, Any] = {"doubt": doubt.value, "doubt_error": "why"}
+    if doubt is Doubt.UNKNOWN:
+        of_doubt["doubts"] = 1
+    if doubt is Doubt.GONE:
+        of_doubt |= RUNNING
+    claim = Claim(
+        call=Call.RECONCILE,
+        lease="l",
+        item=replace(ITEM, **{**of_doubt, **item}),
+        age_seconds=age_seconds,
+        earlier_job_id=earlier_job_id,
+    )
+    return decide_reconcile(answer, claim, POLICY, MIDDLE)
+
+
+def answered(kind: Kind, error: str = "said so", **more: Any) -> Answer:
+    return Answer(kind=kind, error=error, **more)
+
+
+def job(job_id: str = "job-1", status: str = "CREATING", ago: float | None = 50) -> Job:
+    return Job(job_id=job_id, status=status, created_seconds_ago=ago)
+
+
+def seen(*jobs: Job) -> Answer:
+    return Answer(kind=Kind.OK, jobs=jobs)
+
+
+THROTTLED = answered(Kind.THROTTLED, retry_after_seconds=7, limit_type="calls")
+SLOW_DOWN = Throttle(7, "calls")
+REFUSED_CREDENTIALS = PauseLane("said so")
+DONE = job(status="completed")
+BROKEN = Job(job_id="job-1", status="FAILED", error="no such pool")
+NEW = job(status="PREPARING")
+NAMELESS = Job(status="CREATING")
+
+START_ROWS: list[tuple[str, Answer, Decision]] = [
+    ("200 with a jobId: running", seen(job()), Run(job(), 4)),
+    ("200 with a jobId and no status: running", seen(job(status="")), Run(job(status=""), 4)),
+    ("200 with success: terminal at once", seen(DONE), End(State.SUCCEEDED, "", DONE)),
+    ("200 with failure: terminal at once", seen(BROKEN), End(State.FAILED, "no such pool", BROKEN)),
+    (
+        "200 with failure and no reason: the status is the reason",
+        seen(job(status="Failed")),
+        End(State.FAILED, "the job ended with status Failed", job(status="Failed")),
+    ),
+    ("200 with a status nobody documented: running", seen(NEW), Run(NEW, 4)),
+    (
+        "200 without a jobId, an error: terminal",
+        seen(Job(error="denied")),
+        End(State.FAILED, "denied", Job(error="denied")),
+    ),
+    (
+        "200 without a jobId, success: terminal",
+        seen(Job(status="COMPLETED")),
+        End(State.SUCCEEDED, "", Job(status="COMPLETED")),
+    ),
+    (
+        "200 without a jobId, failure: terminal",
+        seen(Job(status="FAILED")),
+        End(State.FAILED, "the job ended with status FAILED", Job(status="FAILED")),
+    ),
+    (
+        "200 without a jobId, under way: reconcile",
+        seen(NAMELESS),
+        Verify(Doubt.UNKNOWN, 10, "the answer held no jobId"),
+    ),
+    ("200 with nothing: reconcile", seen(), Verify(Doubt.UNKNOWN, 10, "the answer held no jobId")),
+    (
+        "400: look for a pending job",
+        answered(Kind.BAD_REQUEST),
+        Verify(Doubt.REFUSED, 0, "said so"),
+    ),
+    ("a pending job: wait behind it", answered(Kind.CONFLICT), WaitBehind(4, "said so")),
+    ("404: rejected", answered(Kind.NOT_FOUND), End(State.REJECTED, "said so")),
+    ("429: the limiter is told", THROTTLED, SLOW_DOWN),
+    ("credentials: the lane pauses", answered(Kind.CREDENTIALS), REFUSED_CREDENTIALS),
+    ("5xx and the like: reconcile", answered(Kind.UNKNOWN), Verify(Doubt.UNKNOWN, 10, "said so")),
+    ("unreachable: reconcile", answered(Kind.UNREACHABLE), Verify(Doubt.UNKNOWN, 10, "said so")),
+]
+
+POLL_ROWS: list[tuple[str, Answer, Decision]] = [
+    ("200 under way: poll again", seen(job()), PollAgain(job(), 4)),
+    ("200 with success: succeeded", seen(DONE), End(State.SUCCEEDED, "", DONE)),
+    ("200 with failure: failed", seen(BROKEN), End(State.FAILED, "no such pool", BROKEN)),
+    ("200 with a status nobody documented: still running", seen(NEW), PollAgain(NEW, 4)),
+    ("200 without a jobId: as if unreadable", seen(NAMELESS), PollAgain(NAMELESS, 4)),
+    ("200 with nothing: as if unreadable", seen(), PollAgain(Job(), 4)),
+    ("400: reconcile", answered(Kind.BAD_REQUEST), Verify(Doubt.GONE, 0, "said so")),
+    ("404 after the grace: reconcile", answered(Kind.NOT_FOUND), Verify(Doubt.GONE, 0, "said so")),
+    ("429: the limiter is told", THROTTLED, SLOW_DOWN),
+    ("credentials: the lane pauses", answered(Kind.CREDENTIALS), REFUSED_CREDENTIALS),
+    ("5xx and the like: poll again", answered(Kind.UNKNOWN), PollAgain(Job(), 4)),
+    ("unreachable: poll again", answered(Kind.UNREACHABLE), PollAgain(Job(), 4)),
+]
+
+RECONCILE_ROWS: list[tuple[str, Doubt, Answer, Decision]] = [
+    ("a doubtful start, its job is found: adopted", Doubt.UNKNOWN, seen(job()), Run(job(), 4)),
+    (
+        "a doubtful start, its job is over",
+        Doubt.UNKNOWN,
+        seen(DONE),
+        End(State.SUCCEEDED, "", DONE),
+    ),
+    ("a doubtful start, no job: again", Doubt.UNKNOWN, seen(), Retry(1.5, "why")),
+    (
+        "a doubtful start, an older job is over: again",
+        Doubt.UNKNOWN,
+        seen(job(status="COMPLETED", ago=9999)),
+        Retry(1.5, "why"),
+    ),
+    (
+        "a doubtful start, an older job is pending: wait behind it",
+        Doubt.UNKNOWN,
+        seen(job(ago=9999)),
+        WaitBehind(4, "why"),
+    ),
+    ("a refusal, nothing pending: rejected", Doubt.REFUSED, seen(), End(State.REJECTED, "why")),
+    (
+        "a refusal, only finished jobs: rejected",
+        Doubt.REFUSED,
+        seen(DONE),
+        End(State.REJECTED, "why"),
+    ),
+    (
+        "a refusal, a job is pending: wait behind it",
+        Doubt.REFUSED,
+        seen(job()),
+        WaitBehind(4, "why"),
+    ),
+    (
+        "a refusal, a job of unknown status is pending: wait behind it",
+        Doubt.REFUSED,
+        seen(NEW),
+        WaitBehind(4, "why"),
+    ),
+    (
+        "a refusal, a job without a status is not pending: rejected",
+        Doubt.REFUSED,
+        seen(job(status="")),
+        End(State.REJECTED, "why"),
+    ),
+    (
+        "a conflict, the job is over by now: wait a little",
+        Doubt.CONFLICT,
+        seen(),
+        WaitBehind(4, "why"),
+    ),
+    ("a lost job is found again: poll it", Doubt.GONE, seen(job("x"), job()), PollAgain(job(), 4)),
+    ("a lost job is found ended", Doubt.GONE, seen(job("x"), DONE), End(State.SUCCEEDED, "", DONE)),
+    (
+        "a lost job is not found: failed",
+        Doubt.GONE,
+        seen(job("x")),
+        End(State.FAILED, "AWS no longer knows the job: why"),
+    ),
+    ("429: the limiter is told", Doubt.UNKNOWN, THROTTLED, SLOW_DOWN),
+    ("credentials: the lane pauses", Doubt.GONE, answered(Kind.CREDENTIALS), REFUSED_CREDENTIALS),
+    ("5xx: ask again", Doubt.UNKNOWN, answered(Kind.UNKNOWN), Verify(Doubt.UNKNOWN, 4, "why")),
+    (
+        "unreachable: ask again",
+        Doubt.GONE,
+        answered(Kind.UNREACHABLE),
+        Verify(Doubt.GONE, 4, "why"),
+    ),
+]
+
+
+@pytest.mark.parametrize(
+    ("answer", "decision"), [pytest.param(*row[1:], id=row[0]) for row in START_ROWS]
+)
+def test_a_start_is_decided_by_the_table(answer: Answer, decision: Decision) -> None:
+    assert start(answer) == decision
+
+
+@pytest.mark.parametrize(
+    ("answer", "decision"), [pytest.param(*row[1:], id=row[0]) for row in POLL_ROWS]
+)
+def test_a_poll_is_decided_by_the_table(answer: Answer, decision: Decision) -> None:
+    assert poll(answer) == decision
+
+
+@pytest.mark.parametrize(
+    ("doubt", "answer", "decision"), [pytest.param(*row[1:], id=row[0]) for row in RECONCILE_ROWS]
+)
+def test_a_reconciliation_is_decided_by_the_table(
+    doubt: Doubt, answer: Answer, decision: Decision
+) -> None:
+    assert reconcile(answer, doubt) == decision
+
+
+def test_a_conflict_after_a_doubt_may_be_our_own_job() -> None:
+    assert start(answered(Kind.CONFLICT), doubts=1) == Verify(Doubt.CONFLICT, 0, "said so")
+
+
+def test_a_conflict_with_our_own_job_adopts_it() -> None:
+    assert reconcile(seen(job()), Doubt.CONFLICT, doubts=1) == Run(job(), 4)
+
+
+@pytest.mark.parametrize(("conflicts", "seconds"), [(0, 4), (1, 8), (3, 32), (4, 60), (10**6, 60)])
+def test_the_wait_behind_a_job_grows_up_to_the_longest_interval(
+    conflicts: int, seconds: float
+) -> None:
+    assert start(answered(Kind.CONFLICT), conflicts=conflicts) == WaitBehind(seconds, "said so")
+
+
+@pytest.mark.parametrize("attempts", [5, 99])
+def test_waiting_behind_a_job_never_exhausts_the_attempts(attempts: int) -> None:
+    assert isinstance(reconcile(seen(job()), Doubt.REFUSED, attempts=attempts), WaitBehind)
+
+
+@pytest.mark.parametrize("doubt", [Doubt.REFUSED, Doubt.CONFLICT])
+def test_no_job_is_adopted_while_every_call_was_refused(doubt: Doubt) -> None:
+    assert isinstance(reconcile(seen(job()), doubt, doubts=0), WaitBehind)
+
+
+@pytest.mark.parametrize("doubt", [Doubt.UNKNOWN, Doubt.REFUSED, Doubt.CONFLICT])
+def test_after_a_doubt_the_job_is_adopted_whatever_the_last_answer_was(doubt: Doubt) -> None:
+    assert reconcile(seen(job()), doubt, doubts=1) == Run(job(), 4)
+
+
+@pytest.mark.parametrize(
+    ("ago", "adopted"),
+    [
+        (0, True),
+        (100, True),
+        (100 + CREATED_SLACK_SECONDS, True),
+        (100 + CREATED_SLACK_SECONDS + 0.1, False),
+        (None, False),
+    ],
+)
+def test_a_job_older_than_our_first_call_is_never_ours(ago: float | None, adopted: bool) -> None:  # noqa: FBT001 - a column of the table
+    decision = reconcile(seen(job(status="COMPLETED", ago=ago)), Doubt.UNKNOWN, age_seconds=100)
+    assert isinstance(decision, End) is adopted
+
+
+def test_the_job_of_an_earlier_import_is_never_ours() -> None:
+    decision = reconcile(seen(DONE), Doubt.UNKNOWN, earlier_job_id=DONE.job_id)
+    assert decision == Retry(1.5, "why")
+
+
+def test_of_several_candidates_the_oldest_is_ours() -> None:
+    jobs = (job("newest", ago=1), job("oldest", ago=99), job("middle", ago=50))
+    assert reconcile(seen(*jobs), Doubt.UNKNOWN) == Run(job("oldest", ago=99), 4)
+
+
+def test_the_oldest_candidate_is_ours_though_a_job_of_an_earlier_import_is_older() -> None:
+    jobs = (job("earlier", ago=101), job("ours", ago=90), job("later", ago=3))
+    decision = reconcile(seen(*jobs), Doubt.UNKNOWN, earlier_job_id="earlier")
+    assert decision == Run(job("ours", ago=90), 4)
+
+
+def test_the_last_attempt_ends_the_import_with_the_last_error() -> None:
+    decision = reconcile(seen(), Doubt.UNKNOWN, attempts=POLICY.max_attempts)
+    assert decision == End(State.FAILED, "gave up after 5 attempts; last: why")
+
+
+def test_the_attempt_before_the_last_is_made_again() -> None:
+    assert isinstance(reconcile(seen(), Doubt.UNKNOWN, attempts=4), Retry)
+
+
+def test_no_start_is_repeated_after_the_deadline() -> None:
+    decision = reconcile(seen(), Doubt.UNKNOWN, age_seconds=7200, attempts=1)
+    assert decision == End(State.TIMED_OUT, "no job was started before the deadline; last: why")
+
+
+def test_a_job_found_after_the_deadline_is_still_ours() -> None:
+    assert reconcile(seen(DONE), Doubt.UNKNOWN, age_seconds=9999) == End(State.SUCCEEDED, "", DONE)
+
+
+@pytest.mark.parametrize("doubt", [Doubt.UNKNOWN, Doubt.GONE])
+def test_questions_without_answers_end_at_the_deadline(doubt: Doubt) -> None:
+    decision = reconcile(answered(Kind.UNKNOWN), doubt, age_seconds=7200)
+    assert isinstance(decision, End)
+    assert decision.state is State.TIMED_OUT
+    assert "said so" in decision.error
+
+
+@pytest.mark.parametrize("kind", [Kind.OK, Kind.UNKNOWN, Kind.UNREACHABLE, Kind.CONFLICT])
+def test_a_running_import_ends_at_its_deadline(kind: Kind) -> None:
+    decision = poll(answered(kind, jobs=(job(),)), age_seconds=7200)
+    assert isinstance(decision, End)
+    assert decision.state is State.TIMED_OUT
+    assert "7200 s" in decision.error
+    assert "CREATING" in decision.error
+
+
+def test_a_job_that_ended_in_time_or_not_is_believed() -> None:
+    assert poll(seen(DONE), age_seconds=10**6) == End(State.SUCCEEDED, "", DONE)
+
+
+def test_a_timed_out_import_names_the_last_status_and_the_last_answer() -> None:
+    decision = poll(answered(Kind.UNKNOWN, "HTTP 504"), age_seconds=7200, status="UPDATING")
+    assert isinstance(decision, End)
+    assert "last status UPDATING; last answer: HTTP 504" in decision.error
+
+
+def test_the_requests_own_deadline_replaces_the_operators() -> None:
+    own = request_json(deadlineSeconds=300)
+    assert isinstance(poll(seen(job()), age_seconds=299, request_json=own), PollAgain)
+    assert isinstance(poll(seen(job()), age_seconds=300, request_json=own), End)
+
+
+@pytest.mark.parametrize(
+    ("remaining", "seconds"), [(1000, 60), (60.5, 60), (59, 59), (20, 20), (4, 4), (0.5, 4)]
+)
+def test_the_last_poll_comes_at_the_deadline(remaining: float, seconds: float) -> None:
+    decision = poll(seen(job()), age_seconds=7200 - remaining, polls=99, stuck=True)
+    assert decision == PollAgain(job(), seconds)
+
+
+@pytest.mark.parametrize(
+    ("age_seconds", "already", "stuck"),
+    [(1799, False, False), (1800, False, True), (1800, True, False), (3000, True, False)],
+)
+def test_an_import_is_called_stuck_once(age_seconds: float, already: bool, stuck: bool) -> None:  # noqa: FBT001 - columns of the table
+    assert poll(seen(job()), age_seconds, stuck=already) == PollAgain(job(), 4, stuck)
+
+
+def test_polls_grow_apart() -> None:
+    assert poll(seen(job()), polls=2) == PollAgain(job(), 9)
+
+
+@pytest.mark.parametrize(
+    ("age_seconds", "decision"),
+    [(0, PollAgain(Job(), 4)), (59, PollAgain(Job(), 4)), (60, Verify(Doubt.GONE, 0, "said so"))],
+)
+def test_a_new_job_may_be_unknown_for_a_while(age_seconds: float, decision: Decision) -> None:
+    assert poll(answered(Kind.NOT_FOUND), age_seconds) == decision
+
+
+@pytest.mark.parametrize("kind", [Kind.UNKNOWN, Kind.UNREACHABLE])
+@pytest.mark.parametrize("attempts", [5, 99])
+def test_no_number_of_failed_polls_ends_a_running_import(kind: Kind, attempts: int) -> None:
+    decision = poll(answered(kind), attempts=attempts, polls=10**6, stuck=True)
+    assert decision == PollAgain(Job(), 60)
+
+
+def test_a_job_found_again_after_the_deadline_is_timed_out() -> None:
+    decision = reconcile(seen(job()), Doubt.GONE, age_seconds=7200)
+    assert isinstance(decision, End)
+    assert decision.state is State.TIMED_OUT
+
+
+STATUSES = st.sampled_from(["", "CREATING", "COMPLETED", "failed", "PREPARING"])
+JOB_IDS = st.sampled_from(["", "job-1", "job-2", "earlier"])
+jobs = st.builds(
+    Job,
+    job_id=JOB_IDS,
+    status=STATUSES,
+    error=st.sampled_from(["", "denied"]),
+    created_seconds_ago=st.none() | st.floats(-10, 20_000),
+)
+answers = st.builds(
+    Answer,
+    kind=st.sampled_from(Kind),
+    jobs=st.lists(jobs, max_size=4).map(tuple),
+    error=st.sampled_from(["", "said so"]),
+    retry_after_seconds=st.none() | st.floats(0, 1000),
+)
+counts = st.integers(0, 200)
+jitters = st.floats(0, 1, exclude_max=True)
+
+
+@st.composite
+def claims(draw: st.DrawFn, call: Call, running: bool) -> Claim:  # noqa: FBT001 - named by callers
+    """Draw a claim as the store gives it out: what is reconciled has a doubt."""
+    doubts_of_starts = [Doubt.UNKNOWN, Doubt.REFUSED, Doubt.CONFLICT]
+    doubt = Doubt.GONE if running else draw(st.sampled_from(doubts_of_starts))
+    item = replace(
+        ITEM,
+        **(RUNNING if running else {}),
+        request_json=draw(st.sampled_from([request_json(), request_json(deadlineSeconds=50)])),
+        attempts=draw(counts),
+        polls=draw(counts),
+        conflicts=draw(counts),
+        doubts=draw(st.integers(1 if doubt is Doubt.UNKNOWN else 0, 5)),
+        stuck=draw(st.booleans()),
+        doubt=doubt.value if call is Call.RECONCILE else "",
+        doubt_error="why" if call is Call.RECONCILE else "",
+    )
+    return Claim(
+        call=call,
+        lease="l",
+        item=item,
+        age_seconds=draw(st.floats(0, 10**6)),
+        probe=draw(st.booleans()),
+        earlier_job_id=draw(JOB_IDS),
+    )
+
+
+@st.composite
+def decided(draw: st.DrawFn, call: Call, *, running: bool) -> tuple[Claim, Decision]:
+    decide = {
+        Call.START: decide_start,
+        Call.POLL: decide_poll,
+        Call.RECONCILE: decide_reconcile,
+    }[call]
+    claim = draw(claims(call, running))
+    return claim, decide(draw(answers), claim, POLICY, draw(jitters))
+
+
+starts = decided(Call.START, running=False)
+doubtful_starts = decided(Call.RECONCILE, running=False)
+polls = decided(Call.POLL, running=True)
+lost_jobs = decided(Call.RECONCILE, running=True)
+steady = settings(derandomize=True, database=None, deadline=None, max_examples=300)
+
+
+@steady
+@given(case=starts | doubtful_starts | polls | lost_jobs)
+def test_any_answer_to_any_claim_is_one_decision_with_a_sane_delay(
+    case: tuple[Claim, Decision],
+) -> None:
+    _, decision = case
+    assert isinstance(decision, Decision)
+    assert 0 <= getattr(decision, "delay_seconds", 0) <= 300.5
+
+
+@steady
+@given(case=polls | lost_jobs)
+def test_a_running_import_is_never_started_again(case: tuple[Claim, Decision]) -> None:
+    _, decision = case
+    assert isinstance(decision, PollAgain | End | Throttle | PauseLane | Verify)
+    if isinstance(decision, End):
+        assert decision.state in (State.SUCCEEDED, State.FAILED, State.TIMED_OUT)
+    if isinstance(decision, Verify):
+        assert decision.doubt is Doubt.GONE
+
+
+@steady
+@given(case=starts)
+def test_a_start_is_never_repeated_without_asking(case: tuple[Claim, Decision]) -> None:
+    _, decision = case
+    assert not isinstance(decision, Retry | PollAgain)
+
+
+@steady
+@given(case=doubtful_starts)
+def test_an_adopted_job_is_ours(case: tuple[Claim, Decision]) -> None:
+    claim, decision = case
+    adopted = getattr(decision, "job", Job())
+    if adopted == Job():
+        return
+    assert claim.item.doubts
+    assert adopted.job_id != claim.earlier_job_id
+    assert adopted.created_seconds_ago is not None
+    assert adopted.created_seconds_ago <= claim.age_seconds + CREATED_SLACK_SECONDS
+
+
+@steady
+@given(case=lost_jobs)
+def test_a_running_import_follows_no_other_job_than_its_own(case: tuple[Claim, Decision]) -> None:
+    claim, decision = case
+    assert getattr(decision, "job", Job()).job_id in ("", claim.item.job_id)
+
+
+@steady
+@given(case=doubtful_starts)
+def test_attempts_and_deadline_bound_the_retries(case: tuple[Claim, Decision]) -> None:
+    claim, decision = case
+    if isinstance(decision, Retry):
+        assert claim.item.attempts < POLICY.max_attempts
+        assert claim.age_seconds < POLICY.deadline_seconds

@@ -1,0 +1,190 @@
+"""Logs: one JSON line an event, and no secrets in it."""
+
+import json
+import logging
+from collections.abc import Callable, Iterator
+from contextlib import redirect_stderr
+from io import StringIO
+from typing import Any
+
+import pytest
+import structlog
+
+from config.logging import MASK, configure_logging, mask_secrets, mask_text
+from config.settings import Settings
+
+PASSWORD = "hunter2"
+URL = f"redis://user:{PASSWORD}@store:6379/0"
+
+
+@pytest.fixture
+def _kept_logging() -> Iterator[None]:
+    """Give everybody else's logging back afterwards."""
+    loggers = [logging.getLogger(), *map(logging.getLogger, list(logging.root.manager.loggerDict))]
+    levels = [logger.level for logger in loggers]
+    handlers = logging.getLogger().handlers[:]
+    yield
+    logging.getLogger().handlers[:] = handlers
+    for logger, level in zip(loggers, levels, strict=True):
+        logger.setLevel(level)
+    structlog.reset_defaults()
+
+
+def configured(**settings: str) -> StringIO:
+    """Configure logging; return what will have been written to standard error."""
+    stream = StringIO()
+    with redirect_stderr(stream):
+        configure_logging(Settings.model_validate(settings))
+    return stream
+
+
+LogLine = Callable[[], dict[str, Any]]
+
+
+@pytest.fixture
+def log_line(_kept_logging: None) -> LogLine:
+    """Configure JSON logs; return a function that returns the one line written."""
+    stderr = configured(log_format="json", log_level="INFO")
+
+    def line() -> dict[str, Any]:
+        (text,) = stderr.getvalue().splitlines()
+        members = json.loads(text)
+        assert isinstance(members, dict)
+        return members
+
+    return line
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        *("secret", "aws_secret_access_key", "sessionToken", "x-amz-security-token"),
+        *("password", "PASSWD", "Authorization", "credentials", "signature"),
+    ],
+)
+def test_a_value_whose_name_says_secret_is_masked(name: str) -> None:
+    assert mask_secrets(None, "info", {"event": "e", name: PASSWORD}) == {"event": "e", name: MASK}
+
+
+@pytest.mark.parametrize("value", [PASSWORD.encode(), [PASSWORD], {"value": PASSWORD}, 1234])
+def test_a_secret_that_is_no_text_is_masked_too(value: object) -> None:
+    assert mask_secrets(None, "info", {"event": "e", "password": value})["password"] == MASK
+
+
+@pytest.mark.parametrize("name", ["import_id", "target", "lane", "attempts", "job_id"])
+def test_a_value_whose_name_says_nothing_is_kept(name: str) -> None:
+    assert mask_secrets(None, "info", {name: "acme"}) == {name: "acme"}
+
+
+@pytest.mark.parametrize(
+    ("text", "masked"),
+    [
+        (URL, "redis://user:***@store:6379/0"),
+        ("redis://:p@store", "redis://:***@store"),
+        ("to amqp://g:p@a// and amqps://h:q@b", "to amqp://g:***@a// and amqps://h:***@b"),
+        ("rediss://u:p%40s!$&*@store", "rediss://u:***@store"),
+        ("redis://u:p@ss@store", "redis://u:***@store"),
+        ("key AKIAIOSFODNN7EXAMPLE used", "key AKIA*** used"),
+        ("ASIAIOSFODNN7EXAMPLE", "ASIA***"),
+    ],
+)
+def test_secrets_within_a_text_are_masked(text: str, masked: str) -> None:
+    assert mask_text(text) == masked
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "redis://store:6379/0",
+        "http://127.0.0.1:80/a@b",
+        "user@host: hello",
+        "AKIA",
+        "12:30 d1/main",
+    ],
+)
+def test_a_text_without_secrets_is_kept(text: str) -> None:
+    assert mask_text(text) == text
+
+
+def test_an_event_is_one_json_line(log_line: LogLine) -> None:
+    structlog.get_logger().info("import.started", import_id="i-1", attempts=2, target="d1/prüfung")
+    line = log_line()
+    assert line.pop("timestamp").endswith("Z")
+    assert line == {
+        "event": "import.started",
+        "level": "info",
+        "import_id": "i-1",
+        "attempts": 2,
+        "target": "d1/prüfung",
+    }
+
+
+def test_bound_names_are_on_every_line(log_line: LogLine) -> None:
+    with structlog.contextvars.bound_contextvars(lane="acme/eu-central-1"):
+        structlog.get_logger().warning("lane.paused")
+    assert log_line()["lane"] == "acme/eu-central-1"
+
+
+def test_a_text_of_many_lines_is_still_one_line(log_line: LogLine) -> None:
+    structlog.get_logger().info("import.rejected", error="two\nlines\r\n\x00")
+    assert log_line()["error"] == "two\nlines\r\n\x00"
+
+
+def test_the_standard_librarys_records_go_the_same_way(log_line: LogLine) -> None:
+    logging.getLogger("celery.worker").warning("Connected to %s", URL)
+    line = log_line()
+    assert line["level"] == "warning"
+    assert line["event"] == "Connected to redis://user:***@store:6379/0"
+
+
+@pytest.mark.parametrize("logger", [structlog.get_logger(), logging.getLogger("celery.app.trace")])
+def test_a_traceback_is_on_the_line_without_its_secrets(log_line: LogLine, logger: Any) -> None:
+    try:
+        int(URL)
+    except ValueError:
+        logger.exception("store.lost")
+    line = log_line()
+    assert line["level"] == "error"
+    assert "ValueError" in line["exception"]
+    assert PASSWORD not in json.dumps(line)
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        pytest.param(ConnectionError(URL), id="an exception"),
+        pytest.param([URL], id="a list"),
+        pytest.param({"broker": URL}, id="a map"),
+        pytest.param({"password": PASSWORD}, id="a map with a secret name"),
+    ],
+)
+def test_no_secret_hides_within_a_value(log_line: LogLine, value: object) -> None:
+    structlog.get_logger().info("store.lost", about=value)
+    assert PASSWORD not in json.dumps(log_line())
+
+
+def test_what_is_below_the_level_is_not_written(log_line: LogLine) -> None:
+    structlog.get_logger().debug("call.answered")
+    logging.getLogger("celery").debug("quiet")
+    logging.getLogger("botocore.hooks").info("noise")
+    structlog.get_logger().info("import.started")
+    assert log_line()["event"] == "import.started"
+
+
+@pytest.mark.usefixtures("_kept_logging")
+def test_configuring_twice_does_not_double_the_lines() -> None:
+    before, after = configured(log_format="json"), configured(log_format="json")
+    structlog.get_logger().info("import.started")
+    assert before.getvalue() == ""
+    assert len(after.getvalue().splitlines()) == 1
+
+
+@pytest.mark.usefixtures("_kept_logging")
+@pytest.mark.parametrize(("log_format", "opening"), [("auto", "{"), ("console", "2")])
+def test_json_is_written_where_no_terminal_is(log_format: str, opening: str) -> None:
+    stderr = configured(log_format=log_format)
+    structlog.get_logger().info("import.started", password=PASSWORD)
+    text = stderr.getvalue()
+    assert text.startswith(opening)
+    assert "import.started" in text
+    assert PASSWORD not in text

@@ -1,0 +1,258 @@
+"""Settings: each variable is read, and a bad one is named."""
+
+import os
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from config.settings import LaneSettings, Settings, SettingsError, load_settings
+
+DEFAULTS: dict[str, Any] = {
+    "redis_url": "redis://127.0.0.1:6379/0",
+    "broker_url": "",
+    "result_backend": "",
+    "start_rate": None,
+    "start_burst": None,
+    "poll_rate": None,
+    "poll_burst": None,
+    "lanes_file": None,
+    "poll_min_seconds": 3,
+    "poll_max_seconds": 60,
+    "lease_seconds": 60,
+    "max_attempts": 5,
+    "stuck_seconds": 1800,
+    "deadline_seconds": 21600,
+    "settle_seconds": 10,
+    "missing_grace_seconds": 60,
+    "success_statuses": {"COMPLETED"},
+    "failure_statuses": {"FAILED"},
+    "retention_seconds": 604800,
+    "events_max_length": 100_000,
+    "max_in_flight": 100,
+    "worker_pool": "threads",
+    "worker_concurrency": 8,
+    "log_format": "auto",
+    "log_level": "INFO",
+}
+
+
+@pytest.fixture(autouse=True)
+def _no_settings(monkeypatch: pytest.MonkeyPatch) -> None:
+    """An environment without settings of ours, whoever runs the tests."""
+    for name in os.environ:
+        if name.upper().startswith("IMPORTS_"):
+            monkeypatch.delenv(name)
+
+
+def load(monkeypatch: pytest.MonkeyPatch, **variables: str) -> Settings:
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+    return load_settings()
+
+
+def refusal(monkeypatch: pytest.MonkeyPatch, **variables: str) -> str:
+    with pytest.raises(SettingsError) as caught:
+        load(monkeypatch, **variables)
+    return str(caught.value)
+
+
+@pytest.mark.parametrize(("name", "value"), DEFAULTS.items(), ids=DEFAULTS)
+def test_every_setting_has_its_default(name: str, value: object) -> None:
+    assert getattr(load_settings(), name) == value
+
+
+@pytest.mark.parametrize(
+    ("variable", "text", "value"),
+    [
+        ("IMPORTS_REDIS_URL", "redis://store:6380/2", "redis://store:6380/2"),
+        ("IMPORTS_BROKER_URL", "amqp://broker", "amqp://broker"),
+        ("IMPORTS_RESULT_BACKEND", "redis://results", "redis://results"),
+        ("IMPORTS_START_RATE", "2.5", 2.5),
+        ("IMPORTS_START_BURST", "7", 7),
+        ("IMPORTS_POLL_RATE", "12", 12),
+        ("IMPORTS_POLL_BURST", "20", 20),
+        ("IMPORTS_LANES_FILE", "/etc/lanes.toml", Path("/etc/lanes.toml")),
+        ("IMPORTS_POLL_MIN_SECONDS", "0.5", 0.5),
+        ("IMPORTS_POLL_MAX_SECONDS", "600", 600),
+        ("IMPORTS_LEASE_SECONDS", "15", 15),
+        ("IMPORTS_MAX_ATTEMPTS", "9", 9),
+        ("IMPORTS_STUCK_SECONDS", "60", 60),
+        ("IMPORTS_DEADLINE_SECONDS", "90", 90),
+        ("IMPORTS_SETTLE_SECONDS", "1", 1),
+        ("IMPORTS_MISSING_GRACE_SECONDS", "5", 5),
+        ("IMPORTS_SUCCESS_STATUSES", " done, Completed ,", {"DONE", "COMPLETED"}),
+        ("IMPORTS_FAILURE_STATUSES", "broken", {"BROKEN"}),
+        ("IMPORTS_RETENTION_SECONDS", "3600", 3600),
+        ("IMPORTS_EVENTS_MAX_LENGTH", "500", 500),
+        ("IMPORTS_MAX_IN_FLIGHT", "10", 10),
+        ("IMPORTS_WORKER_POOL", "solo", "solo"),
+        ("IMPORTS_WORKER_CONCURRENCY", "2", 2),
+        ("IMPORTS_LOG_FORMAT", "json", "json"),
+        ("IMPORTS_LOG_LEVEL", "DEBUG", "DEBUG"),
+    ],
+)
+def test_a_setting_is_read_from_its_variable(
+    monkeypatch: pytest.MonkeyPatch, variable: str, text: str, value: object
+) -> None:
+    settings = load(monkeypatch, **{variable: text})
+    assert getattr(settings, variable.removeprefix("IMPORTS_").lower()) == value
+
+
+@pytest.mark.parametrize("name", DEFAULTS)
+def test_an_empty_variable_is_none(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    settings = load(monkeypatch, **{f"IMPORTS_{name.upper()}": ""})
+    assert getattr(settings, name) == DEFAULTS[name]
+
+
+@pytest.mark.parametrize(
+    ("variable", "text"),
+    [
+        ("IMPORTS_START_RATE", "fast"),
+        ("IMPORTS_START_RATE", "0"),
+        ("IMPORTS_START_RATE", "-1"),
+        ("IMPORTS_START_RATE", "nan"),
+        ("IMPORTS_POLL_RATE", "inf"),
+        ("IMPORTS_START_BURST", "0.5"),
+        ("IMPORTS_POLL_BURST", "none"),
+        ("IMPORTS_POLL_MIN_SECONDS", "0"),
+        ("IMPORTS_POLL_MAX_SECONDS", "nan"),
+        ("IMPORTS_LEASE_SECONDS", "1"),
+        ("IMPORTS_MAX_ATTEMPTS", "0"),
+        ("IMPORTS_MAX_ATTEMPTS", "2.5"),
+        ("IMPORTS_STUCK_SECONDS", "-5"),
+        ("IMPORTS_DEADLINE_SECONDS", "6 h"),
+        ("IMPORTS_SUCCESS_STATUSES", " , "),
+        ("IMPORTS_FAILURE_STATUSES", ","),
+        ("IMPORTS_RETENTION_SECONDS", "1"),
+        ("IMPORTS_EVENTS_MAX_LENGTH", "0"),
+        ("IMPORTS_MAX_IN_FLIGHT", "0"),
+        ("IMPORTS_WORKER_POOL", "gevent"),
+        ("IMPORTS_WORKER_CONCURRENCY", "many"),
+        ("IMPORTS_LOG_FORMAT", "xml"),
+        ("IMPORTS_LOG_LEVEL", "LOUD"),
+    ],
+)
+def test_a_bad_setting_is_named(monkeypatch: pytest.MonkeyPatch, variable: str, text: str) -> None:
+    assert variable in refusal(monkeypatch, **{variable: text})
+
+
+def test_all_bad_settings_are_named_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    message = refusal(monkeypatch, IMPORTS_START_RATE="x", IMPORTS_MAX_ATTEMPTS="y")
+    assert "IMPORTS_START_RATE" in message
+    assert "IMPORTS_MAX_ATTEMPTS" in message
+
+
+def test_the_shortest_interval_is_not_longer_than_the_longest(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    message = refusal(monkeypatch, IMPORTS_POLL_MIN_SECONDS="61")
+    assert "IMPORTS_POLL_MIN_SECONDS" in message
+    assert "IMPORTS_POLL_MAX_SECONDS" in message
+
+
+def test_no_status_stands_for_success_and_for_failure(monkeypatch: pytest.MonkeyPatch) -> None:
+    message = refusal(monkeypatch, IMPORTS_SUCCESS_STATUSES="done, failed")
+    assert "FAILED" in message
+    assert "IMPORTS_SUCCESS_STATUSES" in message
+    assert "IMPORTS_FAILURE_STATUSES" in message
+
+
+def test_broker_and_results_are_in_the_store_unless_told_otherwise(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    settings = load(monkeypatch, IMPORTS_REDIS_URL="redis://store")
+    assert settings.celery_broker_url == settings.celery_result_backend == "redis://store"
+    settings = load(monkeypatch, IMPORTS_BROKER_URL="amqp://b", IMPORTS_RESULT_BACKEND="redis://r")
+    assert settings.celery_broker_url == "amqp://b"
+    assert settings.celery_result_backend == "redis://r"
+
+
+@pytest.mark.parametrize(("lease", "seconds"), [("2", 1), ("20", 10), ("60", 30), ("3600", 30)])
+def test_a_claim_outlives_its_call(
+    monkeypatch: pytest.MonkeyPatch, lease: str, seconds: float
+) -> None:
+    assert load(monkeypatch, IMPORTS_LEASE_SECONDS=lease).call_timeout_seconds == seconds
+
+
+@pytest.fixture
+def lanes_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A lanes file that the settings name, still to be written."""
+    path = tmp_path / "lanes.toml"
+    monkeypatch.setenv("IMPORTS_LANES_FILE", str(path))
+    return path
+
+
+def lanes_refusal(path: Path) -> str:
+    with pytest.raises(SettingsError) as caught:
+        _ = load_settings().lanes
+    assert str(path) in str(caught.value)
+    return str(caught.value)
+
+
+def test_without_a_lanes_file_no_lane_has_limits_of_its_own() -> None:
+    assert load_settings().lanes == {}
+
+
+def test_a_lanes_file_gives_each_lane_its_limits(lanes_file: Path) -> None:
+    lanes_file.write_text(
+        '[lanes."acme/eu-central-1"]\nstart_rate = 2\nstart_burst = 4\nmax_running = 50\n'
+        '[lanes."default/us-east-1"]\npoll_rate = 0.5\npoll_burst = 1\n'
+    )
+    assert load_settings().lanes == {
+        "acme/eu-central-1": LaneSettings(start_rate=2, start_burst=4, max_running=50),
+        "default/us-east-1": LaneSettings(poll_rate=0.5, poll_burst=1),
+    }
+
+
+def test_an_empty_lanes_file_limits_nothing(lanes_file: Path) -> None:
+    lanes_file.touch()
+    assert load_settings().lanes == {}
+
+
+def test_a_missing_lanes_file_is_named(lanes_file: Path) -> None:
+    assert "IMPORTS_LANES_FILE" in lanes_refusal(lanes_file)
+
+
+def test_a_lanes_file_that_is_no_text_is_named(lanes_file: Path) -> None:
+    lanes_file.write_bytes(b"\xff\xfe\x00")
+    lanes_refusal(lanes_file)
+
+
+@pytest.mark.parametrize("text", ["[lanes", "start_rate = 1", "lanes = 5", "[lane.x]\n"])
+def test_a_file_that_holds_no_lanes_is_named(lanes_file: Path, text: str) -> None:
+    lanes_file.write_text(text)
+    lanes_refusal(lanes_file)
+
+
+@pytest.mark.parametrize(
+    ("member", "value"),
+    [
+        ("start_rate", "0"),
+        ("start_rate", "'fast'"),
+        ("start_burst", "0"),
+        ("poll_rate", "nan"),
+        ("poll_burst", "inf"),
+        ("max_running", "0"),
+        ("max_running", "2.5"),
+        ("start_raet", "1"),
+    ],
+)
+def test_a_bad_member_of_a_lane_is_named_as_it_is_written(
+    lanes_file: Path, member: str, value: str
+) -> None:
+    lanes_file.write_text(f'[lanes."acme/eu-central-1"]\n{member} = {value}\n')
+    assert member in lanes_refusal(lanes_file)
+
+
+@pytest.mark.parametrize("lane", ["start_rate = 0", "start_raet = 1"])
+def test_the_lane_that_holds_a_bad_member_is_named(lanes_file: Path, lane: str) -> None:
+    lanes_file.write_text(
+        f'[lanes."default/us-east-1"]\nstart_rate = 1\n[lanes."acme/eu-central-1"]\n{lane}\n'
+    )
+    assert "acme/eu-central-1" in lanes_refusal(lanes_file)
+
+
+def test_a_lane_that_is_no_table_is_named(lanes_file: Path) -> None:
+    lanes_file.write_text('[lanes]\n"acme/eu-central-1" = 5\n')
+    assert "acme/eu-central-1" in lanes_refusal(lanes_file)

@@ -1,0 +1,157 @@
+"""What the commands share: the way to the store and to the broker, and how commands end.
+
+Exit codes are part of the command line's contract; `amplify-import --help` lists them.
+"""
+
+import asyncio
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from contextlib import asynccontextmanager, contextmanager
+from typing import Any, Final
+from uuid import NAMESPACE_URL, uuid5
+
+import click
+from celery import Celery
+from kombu.exceptions import OperationalError
+from redis.exceptions import RedisError, ResponseError
+from rich.console import Console
+
+from config.logging import mask_text
+from config.names import BATCH_TASK, IMPORTS_QUEUE
+from config.settings import Settings, SettingsError
+from worker.cli.batchfile import Row
+from worker.domain.requests import derive_import_id
+from worker.store.connection import connect
+from worker.store.views import ImportViews
+
+REQUESTS_A_MESSAGE: Final = 500
+SEND_RETRIES: Final = {"max_retries": 2, "interval_start": 0.1, "interval_step": 0.2}
+
+
+class BadInputError(click.ClickException):
+    """What the user gave can't be used."""
+
+    exit_code = 2
+
+
+class UnreachableError(click.ClickException):
+    """The store or the broker can't be reached."""
+
+    exit_code = 3
+
+
+class NotKnownError(click.ClickException):
+    """No such import or batch, or none any more."""
+
+    exit_code = 4
+
+
+def make_console(*, stderr: bool = False) -> Console:
+    """Return a console that prints text as it is: no markup, no guessed colours."""
+    return Console(stderr=stderr, markup=False, highlight=False, emoji=False)
+
+
+@asynccontextmanager
+async def open_views(settings: Settings) -> AsyncIterator[ImportViews]:
+    """Open the read side of the store for a while.
+
+    Raises:
+        SettingsError: when the store's URL is none.
+        UnreachableError: in place of the driver's errors, also those of the body.
+
+    """
+    try:
+        redis = connect(settings.redis_url)
+    except ValueError as error:
+        raise SettingsError(f"IMPORTS_REDIS_URL: {error}") from error
+    try:
+        yield ImportViews(redis)
+    except (RedisError, OSError) as error:
+        if isinstance(error, BrokenPipeError):  # not the store's: our own reader went away
+            raise
+        where = mask_text(settings.redis_url)
+        raise UnreachableError(f"The store at {where} {said_of(error)}") from error
+    finally:
+        await redis.aclose()
+
+
+def heed_interrupt() -> None:
+    """Raise the cancellation of this task, should it have been lost.
+
+    `asyncio.wait_for` of Python 3.11, which the driver uses, loses one that arrives just as what
+    it waits for is done (python/cpython#86296); an endless loop would then outlive Ctrl-C.
+    """
+    task = asyncio.current_task()
+    if task is not None and task.cancelling():
+        raise asyncio.CancelledError
+
+
+def submit_batch(
+    app: "Celery",
+    batch_id: str,
+    rows: Sequence[Row],
+    total: int,
+    on_sent: Callable[[int], None] = lambda _: None,
+) -> int:
+    """Publish the rows as messages of one batch; return how many messages that took.
+
+    Import ids follow from the batchId and a row's content, task ids from the batchId and the
+    position, so that to submit the same again is harmless, and a mended row is a new import.
+    `on_sent` is told how many requests each message held.
+
+    Raises:
+        UnreachableError: when the broker can't be reached; what was sent before stays sent.
+
+    """
+    messages = 0
+    with _broker_errors(broker_of(app)):
+        for offset in range(0, len(rows), REQUESTS_A_MESSAGE):
+            chunk = rows[offset : offset + REQUESTS_A_MESSAGE]
+            kwargs = {
+                "batchId": batch_id,
+                "requests": [_request_of(row, batch_id) for row in chunk],
+                "offset": offset,
+                "total": total,
+            }
+            app.send_task(
+                BATCH_TASK,
+                kwargs=kwargs,
+                queue=IMPORTS_QUEUE,
+                task_id=str(uuid5(NAMESPACE_URL, f"amplify-import:{batch_id}:message:{offset}")),
+                ignore_result=True,  # else the client would listen for each result
+                retry_policy=SEND_RETRIES,
+            )
+            messages += 1
+            on_sent(len(chunk))
+    return messages
+
+
+def broker_of(app: "Celery") -> str:
+    """Return the broker's address for people, without its password.
+
+    Raises:
+        SettingsError: when it is none that Celery knows what to do with.
+
+    """
+    try:
+        app.connection_for_write().release()
+    except (ImportError, KeyError, ValueError) as error:
+        raise SettingsError(f"IMPORTS_BROKER_URL: {error.args[0]}") from error
+    return mask_text(str(app.conf.broker_write_url))
+
+
+def said_of(error: BaseException) -> str:
+    """Return what happened to a connection as the end of a sentence, without secrets."""
+    verb = "refused" if isinstance(error, ResponseError) else "can't be reached"
+    return f"{verb}: {mask_text(str(error)) or type(error).__name__}"
+
+
+def _request_of(row: Row, batch_id: str) -> dict[str, Any]:
+    return {"importId": derive_import_id(batch_id, row.fingerprint), **row.members}
+
+
+@contextmanager
+def _broker_errors(broker: str) -> Iterator[None]:
+    try:
+        yield
+    except (OperationalError, RedisError, OSError) as error:
+        raise UnreachableError(f"The broker at {broker} {said_of(error)}") from error

@@ -1,0 +1,208 @@
+"""`amplify-import demo`: 200 apps in three simulated accounts, with faults, in under a minute."""
+
+import asyncio
+import csv
+import fcntl
+import json
+import os
+import shutil
+import socket
+import tempfile
+import time
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from contextlib import AsyncExitStack, contextmanager
+from pathlib import Path
+from typing import Any, Final
+
+import click
+
+from worker.cli.batchfile import read_batch
+from worker.cli.client import open_views
+from worker.cli.embedded import EmbeddedServer
+from worker.cli.guard import GuardedProcess
+from worker.cli.practice import Practice
+from worker.cli.run import INTERRUPTED, Plan, import_rows, interruptible
+from worker.cli.workers import celery_command, code_directory, settings_of, store_environment
+from worker.sandbox.loader import load_scenario
+from worker.sandbox.scenario import Scenario
+
+BATCH_ID: Final = "demo"
+SCENARIO: Final = "demo"
+FLOWER_PORT: Final = 5555
+EVENTS_SHOWN: Final = 3
+MISSING_EVERY: Final = 40
+"""One app in so many is unknown to the sandbox, and ends in a 404."""
+
+WORK_PREFIX: Final = "amplify-import-demo-"
+KEPT_PREFIX: Final = "amplify-import-kept-"
+STALE_SECONDS: Final = 60.0
+
+# The sandbox's jobs take seconds, not minutes, and its accounts allow from 5 to 8 starts a second:
+# a rate above the lowest of these shows what throttling looks like.
+DEMO_SETTINGS: Final = {
+    "IMPORTS_START_RATE": "6",
+    "IMPORTS_POLL_RATE": "20",
+    "IMPORTS_POLL_MIN_SECONDS": "0.5",
+    "IMPORTS_POLL_MAX_SECONDS": "2",
+    "IMPORTS_SETTLE_SECONDS": "1",
+}
+
+
+@click.command()
+@click.option(
+    "--apps", default=200, show_default=True, type=click.IntRange(1, 10_000), help="How many apps."
+)
+@click.option("--keep", is_flag=True, help="Keep the batch file, the store and the logs.")
+@click.pass_context
+def demo(context: click.Context, apps: int, *, keep: bool) -> None:
+    """Import 200 apps into three simulated accounts, with throttling, faults and failing jobs.
+
+    It needs no AWS account, no Redis and no configuration, and leaves nothing behind.
+    """
+    began = time.monotonic()
+    with _work_directory(keep=keep) as directory:
+        code = asyncio.run(interruptible(_demonstrate(directory, apps)))
+        if keep:
+            click.echo(f"\nKept in {directory}")
+    if code == INTERRUPTED:
+        click.echo("Interrupted; nothing is left behind.", err=True)
+        context.exit(code)
+    click.echo(f"\nThat took {time.monotonic() - began:.0f} seconds.")
+
+
+async def _demonstrate(directory: Path, apps: int) -> int:
+    scenario = load_scenario(SCENARIO)
+    file = directory / "apps.csv"
+    _write_batch(file, list(scenario.accounts), apps)
+    _introduce(file, scenario, apps)
+    async with AsyncExitStack() as stack:
+        server = await stack.enter_async_context(EmbeddedServer(directory / "state"))
+        practice = Practice(scenario, scenario.accounts, server.directory)
+        await stack.enter_async_context(practice)
+        env = practice.environment(_without_settings(os.environ) | DEMO_SETTINGS)
+        stack.enter_context(_flower(server, env))
+        plan = Plan(batch_id=BATCH_ID, rows=read_batch(file).rows, directory=server.directory)
+        await import_rows(plan, server, env)
+        await _show_events(server)
+        _show_ledger(practice.sandbox.snapshot())
+    return 0
+
+
+@contextmanager
+def _work_directory(*, keep: bool) -> Iterator[Path]:
+    """Make a directory, and remove it in the end unless it is to be kept.
+
+    Nobody can do that after a SIGKILL: the next demo removes what an earlier one left.
+    """
+    _remove_stale()
+    directory = Path(tempfile.mkdtemp(prefix=KEPT_PREFIX if keep else WORK_PREFIX))
+    try:
+        yield directory
+    finally:
+        if not keep:
+            shutil.rmtree(directory)
+
+
+def _remove_stale() -> None:
+    for directory in Path(tempfile.gettempdir()).glob(f"{WORK_PREFIX}*"):
+        status = directory.lstat()
+        is_old = time.time() - status.st_mtime > STALE_SECONDS
+        if status.st_uid == os.getuid() and is_old and not _is_in_use(directory):
+            shutil.rmtree(directory, ignore_errors=True)
+
+
+def _is_in_use(directory: Path) -> bool:
+    try:
+        with (directory / "state" / "run.lock").open() as lock:
+            fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except FileNotFoundError:
+        return False
+    except BlockingIOError:
+        return True
+    return False
+
+
+def _write_batch(path: Path, accounts: list[str], apps: int) -> None:
+    with path.open("w", newline="") as file:
+        writer = csv.DictWriter(file, _row(accounts, 0).keys())
+        writer.writeheader()
+        writer.writerows(_row(accounts, number) for number in range(apps))
+
+
+def _row(accounts: list[str], number: int) -> Mapping[str, str]:
+    is_missing = number % MISSING_EVERY == MISSING_EVERY - 1
+    return {
+        "appId": f"d0missing{number:05}" if is_missing else f"d1demo{number:08}",
+        "backendEnvironmentName": ("dev", "staging", "prod")[number // len(accounts) % 3],
+        "userPoolId": f"us-east-1_Demo{number:05}",
+        "webClientId": f"web{number:023}",
+        "nativeClientId": f"native{number:020}",
+        "account": accounts[number % len(accounts)],
+        "region": "us-east-1",
+    }
+
+
+def _introduce(file: Path, scenario: Scenario, apps: int) -> None:
+    rates = ", ".join(
+        f"{name} {account.quota.starts.rate:g}/s"
+        for name, account in scenario.accounts.items()
+        if account.quota and account.quota.starts
+    )
+    click.echo(f"Importing {apps:,} apps of {file}")
+    click.echo(f"into simulated accounts that allow so many starts: {rates}.")
+    click.echo(f"The sandbox: {scenario.description}")
+    click.echo("Some apps do not exist. Ctrl-C ends it at any time.\n")
+
+
+def _without_settings(env: Mapping[str, str]) -> dict[str, str]:
+    """Return `env` without the user's settings: the demo shows its own."""
+    return {
+        name: value for name, value in env.items() if not name.startswith(("IMPORTS_", "FLOWER_"))
+    }
+
+
+def _flower(server: EmbeddedServer, env: Mapping[str, str]) -> GuardedProcess:
+    port = _free_port_near(FLOWER_PORT)
+    click.echo(f"Flower, while this runs: http://127.0.0.1:{port}/tasks\n")
+    return GuardedProcess(
+        celery_command("flower", "--address=127.0.0.1", f"--port={port}"),
+        log_path=server.directory / "flower.log",
+        env=store_environment(env, server.url),
+        cwd=code_directory(),
+        grace_seconds=3.0,
+    )
+
+
+def _free_port_near(port: int) -> int:
+    """Return this port if it is free, else any that is."""
+    for wanted in (port, 0):
+        with socket.socket() as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            try:
+                probe.bind(("127.0.0.1", wanted))
+            except OSError:
+                continue
+            return int(probe.getsockname()[1])
+    raise click.ClickException("There is no free port for Flower.")
+
+
+async def _show_events(server: EmbeddedServer) -> None:
+    async with open_views(settings_of(server.url)) as views:
+        entries = await views.events("0")
+    click.echo(f"\nThe event stream imports:events; the first {EVENTS_SHOWN} ends of imports:")
+    ends = [event for _, event in entries if event["data"].get("outcome")]
+    for event in ends[:EVENTS_SHOWN]:
+        click.echo(f"  {json.dumps(event)}")
+
+
+def _show_ledger(ledger: Mapping[str, Any]) -> None:
+    """Print what the sandbox saw, whatever we were told."""
+    click.echo("\nWhat the sandbox saw (calls by status):")
+    for operation, statuses in ledger["totals"].items():
+        shown = ", ".join(f"{number} x {status}" for status, number in sorted(statuses.items()))
+        click.echo(f"  {operation:20} {shown}")
+    jobs = Counter(f"{job['account']}/{job['target']}" for job in ledger["jobs"])
+    twice = [target for target, number in jobs.items() if number > 1]
+    verdict = f"TWICE: {', '.join(twice)}" if twice else "none was imported twice"
+    click.echo(f"  {sum(jobs.values())} jobs for {len(jobs)} targets: {verdict}.")

@@ -1,0 +1,132 @@
+"""`amplify-import events`: prints the event stream."""
+
+import asyncio
+import json
+import re
+from collections.abc import AsyncGenerator, Callable, Collection
+from contextlib import aclosing
+
+import click
+from redis.exceptions import RedisError
+
+from config.settings import load_settings
+from worker.cli.client import heed_interrupt, open_views, said_of
+from worker.domain.events import EventType
+from worker.domain.states import State
+from worker.store.views import Event, ImportViews
+
+LAST_EVENTS = 20
+BLOCK_MS = 1000
+NEWEST = "$"
+OUTAGE_SECONDS = 1.0
+EXAMPLES = """\b
+Examples:
+  amplify-import events --follow --type import.failed --type import.rejected
+  amplify-import events --from 0 --batch wave-1 --json > wave-1.jsonl
+"""
+
+
+def _check_place(
+    _context: click.Context, _option: click.Parameter, value: str | None
+) -> str | None:
+    if value is None or value == NEWEST or re.fullmatch(r"\d{1,20}(-\d{1,20})?", value):
+        return value
+    raise click.BadParameter("must be the id of an entry like 1712345678901-0, 0 or $")
+
+
+@click.command(epilog=EXAMPLES)
+@click.option("--follow", "-f", is_flag=True, help="Wait for more until interrupted.")
+@click.option(
+    "--from",
+    "place",
+    metavar="ID|0|$",
+    callback=_check_place,
+    help=f"Begin behind this entry, at the oldest (0) or now ($). Default: the last {LAST_EVENTS}.",
+)
+@click.option(
+    "--type",
+    "types",
+    multiple=True,
+    metavar="TYPE",
+    type=click.Choice([str(name) for name in EventType]),
+    help="This type only, like import.failed; may be repeated.",
+)
+@click.option("--batch", "batch_id", default="", metavar="BATCH", help="This batch only.")
+@click.option("--json", "as_json", is_flag=True, help="Print each event as one line of JSON.")
+def events(
+    place: str | None, types: Collection[str], batch_id: str, *, follow: bool, as_json: bool
+) -> None:
+    """Print events: what became of every import, batch and lane."""
+
+    def wanted(event: Event) -> bool:
+        return (not types or event["type"] in types) and (
+            not batch_id or event["data"].get("batchId") == batch_id
+        )
+
+    asyncio.run(_print(place, wanted, json.dumps if as_json else _line, follow=follow))
+
+
+async def _print(
+    place: str | None,
+    wanted: Callable[[Event], bool],
+    render: Callable[[Event], str],
+    *,
+    follow: bool,
+) -> None:
+    async with open_views(load_settings()) as views:
+        after = await views.newest_event_id()
+        if place is None:
+            for event in await _last(views, after, wanted):
+                click.echo(render(event))
+        elif place != NEWEST:
+            after = place
+        async with aclosing(_events_after(views, after, follow=follow)) as stream:
+            async for event in stream:
+                if wanted(event):
+                    click.echo(render(event))
+
+
+async def _last(views: ImportViews, newest: str, wanted: Callable[[Event], bool]) -> list[Event]:
+    """Return the last events that are wanted, up to the entry `newest`, oldest first."""
+    found: list[Event] = []
+    async with aclosing(views.events_backwards(newest)) as stream:
+        async for event in stream:
+            if wanted(event):
+                found.append(event)
+            if len(found) == LAST_EVENTS:
+                break
+    return found[::-1]
+
+
+async def _events_after(
+    views: ImportViews, after: str, *, follow: bool
+) -> AsyncGenerator[Event, None]:
+    """Yield the events behind an entry; when following, for ever, also across outages."""
+    while True:
+        heed_interrupt()
+        try:
+            entries = await views.events(after, block_ms=BLOCK_MS if follow else None)
+        except RedisError as error:
+            if not follow:
+                raise
+            click.echo(f"The store {said_of(error)}; still trying.", err=True)
+            await asyncio.sleep(OUTAGE_SECONDS)
+            continue
+        for entry_id, event in entries:
+            yield event
+            after = entry_id
+        if not entries and not follow:
+            return
+
+
+def _line(event: Event) -> str:
+    """Return an event as one line: time, type, subject, job, error; a batch's with its counts."""
+    data = event["data"]
+    parts = [event["time"], f"{event['type']:16}", event["subject"]]
+    if data.get("jobId"):
+        parts.append(f"job {data['jobId']}")
+    if reason := data.get("error") or data.get("reason"):
+        parts.append(reason)
+    if event["type"] == EventType.BATCH_COMPLETED:
+        parts.append(", ".join(f"{state} {data[state]}" for state in State if data.get(state)))
+    return "  ".join(parts)

@@ -1,0 +1,315 @@
+"""The live display of a batch, and its summary at the end.
+
+On a terminal it is drawn in place; elsewhere it is plain lines, few enough for a log.
+"""
+
+import asyncio
+import math
+import time
+from collections import deque
+from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext, suppress
+from dataclasses import dataclass, field
+from typing import Final, Protocol
+
+from redis.exceptions import RedisError
+from rich.console import Console, Group, RenderableType
+from rich.live import Live
+from rich.progress_bar import ProgressBar
+from rich.table import Table
+from rich.text import Text
+
+from config.logging import mask_text
+from worker.cli.client import heed_interrupt
+from worker.domain.imports import Import
+from worker.domain.states import TERMINAL, State
+from worker.store.views import BatchCounts, ImportViews, LaneView
+
+LINE_SECONDS: Final = 5.0
+RATE_SECONDS: Final = 15.0
+LANES_SECONDS: Final = 2.0
+READ_SECONDS: Final = 2.0
+FAILURES_SHOWN: Final = 10
+LANES_SHOWN: Final = 5
+BAD_STATES: Final = TERMINAL - {State.SUCCEEDED}
+
+_STYLE: Final = {
+    State.WAITING: "yellow",
+    State.STARTING: "cyan",
+    State.RUNNING: "cyan",
+    State.SUCCEEDED: "green",
+    **dict.fromkeys(BAD_STATES, "red"),
+}
+
+
+async def follow_batch(
+    views: ImportViews,
+    batch_id: str,
+    *,
+    console: Console,
+    total: int | None = None,
+    interval_seconds: float = 0.25,
+    stop: asyncio.Event | None = None,
+) -> BatchCounts:
+    """Show a batch until all of it is over, or `stop` is set; return the last counts seen.
+
+    `total` is the length of the batch where the caller knows it: the batch may not have arrived
+    yet, or in part. While the store can't be reached, the display says so and goes on.
+    """
+    stop = stop or asyncio.Event()
+    watcher = _Watcher(views, batch_id, total or 0)
+    display: _Display = _Plain(console) if is_plain(console) else _Drawn(console)
+    with display.open():
+        while True:
+            await watcher.look()
+            heed_interrupt()
+            over = watcher.is_over or stop.is_set()
+            display.show(watcher, last=over)
+            if over:
+                return watcher.counts
+            with suppress(TimeoutError):
+                async with asyncio.timeout(interval_seconds):
+                    await stop.wait()
+
+
+def summary(counts: BatchCounts, failures: Sequence[Import]) -> RenderableType:
+    """Return how a batch ended: counts, and the first of `failures` with target and reason."""
+    text = Text(f"Batch {counts.batch_id}: {counts.by_state[State.SUCCEEDED]:,} of ")
+    text.append(f"{counts.total:,} succeeded, {counts.ended_badly:,} ended badly")
+    text.append(f", {left:,} not finished.\n" if (left := _left_of(counts)) else ".\n")
+    for state, number in counts.by_state.items():
+        if number:
+            text.append(f"  {state:10}", style=_STYLE[state]).append(f"{number:>10,}\n")
+    if failures:
+        text.append(failure_list(failures[:FAILURES_SHOWN]))
+        if (more := counts.ended_badly - FAILURES_SHOWN) > 0:
+            text.append(f"  ... and {more:,} more: ")
+            text.append(f"amplify-import status {counts.batch_id} --failed\n")
+    text.rstrip()
+    return text
+
+
+def failure_list(failures: Sequence[Import]) -> Text:
+    """Return imports that ended badly, a line each: target, state, reason, id."""
+    text = Text("Ended badly:\n")
+    width = max((len(item.target) for item in failures), default=0)
+    for item in failures:
+        text.append(f"  {item.target:{width}}  ")
+        text.append(f"{item.state:9}", style=_STYLE[item.state])
+        text.append(f"  {item.error or 'no reason given'}  ").append(f"({item.id})\n", style="dim")
+    return text
+
+
+def exit_code_of(counts: BatchCounts) -> int:
+    """Return 0 when nothing in the batch ended badly, else 1."""
+    return 1 if counts.ended_badly else 0
+
+
+def is_plain(console: Console) -> bool:
+    """Whether output goes where nothing can be drawn: a file, a pipe, a dumb terminal."""
+    return not console.is_terminal or console.is_dumb_terminal
+
+
+@dataclass(slots=True)
+class Pace:
+    """How many imports finish per second, over the last while. Times are a monotonic clock's."""
+
+    window_seconds: float = RATE_SECONDS
+    _samples: deque[tuple[float, int]] = field(default_factory=deque)
+
+    def note(self, now: float, finished: int) -> None:
+        """Note how many are finished now."""
+        self._samples.append((now, finished))
+        while self._samples[0][0] < now - self.window_seconds:
+            self._samples.popleft()
+
+    @property
+    def per_second(self) -> float:
+        """The rate; 0 while nothing can be said."""
+        (began, before), (ended, after) = self._samples[0], self._samples[-1]
+        return max(0, after - before) / (ended - began) if ended > began else 0.0
+
+    def seconds_left(self, left: int) -> float | None:
+        """Return the seconds until `left` more are finished at this rate; None if it is 0."""
+        return left / self.per_second if self.per_second else None
+
+
+class _Watcher:
+    """What is known of the batch, look by look."""
+
+    def __init__(self, views: ImportViews, batch_id: str, total: int) -> None:
+        self._views = views
+        self._total = total
+        self._began = time.monotonic()
+        self._lanes_read_at = -math.inf
+        self.counts = BatchCounts(
+            batch_id=batch_id, accepted=0, expected=total, by_state=dict.fromkeys(State, 0)
+        )
+        self.pace = Pace()
+        self.pace.note(self._began, 0)
+        self.lanes: list[LaneView] = []
+        self.outage = ""
+        self._seen = False
+
+    @property
+    def is_over(self) -> bool:
+        return self.counts.completed and self.counts.finished >= self._total
+
+    @property
+    def elapsed(self) -> float:
+        return time.monotonic() - self._began
+
+    @property
+    def left(self) -> int:
+        return max(self._total, self.counts.total) - self.counts.finished
+
+    async def look(self) -> None:
+        """Read the store once; a failure to do so is what is known then."""
+        try:
+            async with asyncio.timeout(READ_SECONDS):
+                await self._read()
+            self.outage = ""
+        except (RedisError, OSError) as error:
+            self.outage = mask_text(str(error)) or "no answer"
+
+    async def _read(self) -> None:
+        counts = await self._views.batch(self.counts.batch_id)
+        now = time.monotonic()
+        if counts is not None:
+            if not self._seen:  # what was over before we came is no pace
+                self.pace = Pace()
+            self._seen = True
+            self.counts = counts
+            self.pace.note(now, counts.finished)
+        if now - self._lanes_read_at >= LANES_SECONDS:
+            self.lanes = await self._views.busy_lanes()
+            self._lanes_read_at = now
+
+
+class _Display(Protocol):
+    """Shows what a watcher knows."""
+
+    def open(self) -> AbstractContextManager[object]:
+        """Take the console for a while."""
+        ...
+
+    def show(self, watcher: _Watcher, *, last: bool) -> None:
+        """Show it as it is now."""
+        ...
+
+
+class _Drawn:
+    """The display on a terminal."""
+
+    def __init__(self, console: Console) -> None:
+        self._live = Live(console=console, auto_refresh=False)
+
+    def open(self) -> AbstractContextManager[object]:
+        return self._live
+
+    def show(self, watcher: _Watcher, *, last: bool) -> None:
+        self._live.update(_drawing(watcher, [] if last else _notices(watcher)), refresh=True)
+
+
+class _Plain:
+    """The display in a log: a line when something changed, at most one every few seconds."""
+
+    def __init__(self, console: Console) -> None:
+        self._console = console
+        self._printed: object = None
+        self._printed_at = -math.inf
+
+    def open(self) -> AbstractContextManager[object]:
+        return nullcontext()
+
+    def show(self, watcher: _Watcher, *, last: bool) -> None:
+        seen = (watcher.counts, bool(watcher.outage), _lane_names(watcher))
+        due = last or watcher.elapsed - self._printed_at >= LINE_SECONDS
+        if seen == self._printed or not due:
+            return
+        self._printed, self._printed_at = seen, watcher.elapsed
+        parts = [_plain_counts(watcher), *([] if last else _notices(watcher))]
+        self._console.print(Text("; ".join(parts)), soft_wrap=True)
+
+
+def _drawing(watcher: _Watcher, notices: Sequence[str]) -> RenderableType:
+    counts, total = watcher.counts, watcher.left + watcher.counts.finished
+    bar = Table.grid(padding=(0, 1), expand=True)
+    bar.add_column(ratio=1)
+    bar.add_column(justify="right", no_wrap=True)
+    share = f"{counts.finished:,}/{total:,} {_percent(counts.finished, total):>4}"
+    bar.add_row(ProgressBar(total=max(total, 1), completed=counts.finished), share)
+    return Group(
+        Text(f"batch {counts.batch_id}", style="bold"),
+        bar,
+        _drawn_counts(counts),
+        Text(" · ".join(_times(watcher)), style="dim"),
+        *(
+            Text(f"! {notice}", style="yellow", no_wrap=True, overflow="ellipsis")
+            for notice in notices
+        ),
+    )
+
+
+def _drawn_counts(counts: BatchCounts) -> Text:
+    text = Text()
+    for state, number in counts.by_state.items():
+        if number or state is not State.CANCELLED:
+            text.append(f"{state} ", style="dim")
+            text.append(f"{number:,}   ", style=_STYLE[state] if number else "dim")
+    return text
+
+
+def _plain_counts(watcher: _Watcher) -> str:
+    counts, total = watcher.counts, watcher.left + watcher.counts.finished
+    states = [f"{state} {number}" for state, number in counts.by_state.items() if number]
+    share = f"{counts.finished} of {total} finished ({_percent(counts.finished, total)})"
+    return f"{counts.batch_id}: " + ", ".join([share, *states, *_times(watcher)])
+
+
+def _times(watcher: _Watcher) -> list[str]:
+    left = watcher.pace.seconds_left(watcher.left) if watcher.left else None
+    return [
+        f"{watcher.pace.per_second:.1f}/s",
+        *([f"about {_duration(left)} left"] if left is not None else []),
+        f"{_duration(watcher.elapsed)} elapsed",
+    ]
+
+
+def _notices(watcher: _Watcher) -> list[str]:
+    """Return what keeps the batch from going on, as sentences."""
+    notices = [notice for lane in watcher.lanes if (notice := _lane_notice(lane))]
+    if len(notices) > LANES_SHOWN:
+        notices[LANES_SHOWN:] = [f"{len(notices) - LANES_SHOWN} more lanes are held up"]
+    if watcher.outage:
+        notices.insert(0, f"the store can't be reached, still trying: {watcher.outage}")
+    elif watcher.left and not watcher.counts.accepted:
+        notices.insert(0, "no worker has taken it up yet")
+    return notices
+
+
+def _lane_notice(lane: LaneView) -> str:
+    if lane.paused_reason:
+        return f"lane {lane.name} is paused: {lane.paused_reason}"
+    if lane.start_blocked_seconds or lane.poll_blocked_seconds:
+        return f"lane {lane.name} is throttled by AWS"
+    return ""
+
+
+def _lane_names(watcher: _Watcher) -> tuple[str, ...]:
+    """Return the paused lanes: they are worth a line; a throttled one comes and goes."""
+    return tuple(lane.name for lane in watcher.lanes if lane.paused_reason)
+
+
+def _left_of(counts: BatchCounts) -> int:
+    return counts.total - counts.finished
+
+
+def _percent(part: int, whole: int) -> str:
+    return f"{100 * part // whole if whole else 0}%"
+
+
+def _duration(seconds: float) -> str:
+    minutes, seconds = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02}:{seconds:02}" if hours else f"{minutes}:{seconds:02}"

@@ -1,0 +1,231 @@
+"""`amplify-import run`: imports a batch file with nothing but this machine: store, worker, the end.
+
+Each batch has a store of its own, so that one that was interrupted goes on only when its own file
+is run again.
+"""
+
+import asyncio
+import json
+import os
+import signal
+import sys
+from collections.abc import Coroutine, Mapping, Sequence
+from contextlib import AsyncExitStack
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any, Final
+
+import click
+
+from config.settings import Settings
+from worker.cli.batchfile import Row
+from worker.cli.client import open_views, submit_batch
+from worker.cli.embedded import EmbeddedServer
+from worker.cli.practice import Practice
+from worker.cli.submit import _batch_id_of, _read, _show_problems
+from worker.cli.watch import watch_to_the_end
+from worker.cli.workers import Workers, producer_of, settings_of
+from worker.domain.requests import DEFAULT_ACCOUNT, derive_import_id
+from worker.sandbox.loader import load_scenario
+from worker.store.connection import connect
+from worker.store.keys import IMPORT
+
+INTERRUPTED: Final = 130
+SIGNALS: Final = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+PATIENCE_SECONDS: Final = 1.0
+ASKED_AT_ONCE: Final = 1000
+
+PRACTICE_SCENARIO: Final = "calm"
+# Unless the user says otherwise. The sandbox's jobs take less than a second, and a sandbox that was
+# started anew will never know those of an earlier one.
+PRACTICE_SETTINGS: Final = {
+    "IMPORTS_POLL_MIN_SECONDS": "0.5",
+    "IMPORTS_POLL_MAX_SECONDS": "5",
+    "IMPORTS_MISSING_GRACE_SECONDS": "5",
+}
+
+
+@click.command()
+@click.argument(
+    "file", metavar="FILE", type=click.Path(exists=True, dir_okay=False, allow_dash=True)
+)
+@click.option(
+    "--state-dir",
+    type=click.Path(file_okay=False, path_type=Path),
+    help="Where batches are kept. Default: amplify-import below $XDG_STATE_HOME or ~/.local/state.",
+)
+@click.option("--batch-id", default="", help="Default: the file's name and a digest of it.")
+@click.option("--skip-invalid", is_flag=True, help="Import the good rows of a file with bad ones.")
+@click.option("--sandbox", is_flag=True, help="Practise: call a sandbox in place of AWS.")
+@click.option(
+    "--workers", default=1, show_default=True, type=click.IntRange(1, 16), help="Worker processes."
+)
+@click.option("--json", "as_json", is_flag=True, help="Print the end as JSON; progress on stderr.")
+@click.pass_context
+def run(
+    context: click.Context,
+    file: str,
+    state_dir: Path | None,
+    batch_id: str,
+    *,
+    skip_invalid: bool,
+    sandbox: bool,
+    workers: int,
+    as_json: bool,
+) -> None:
+    """Import a batch file with nothing else running: no Redis, no worker, no broker.
+
+    It starts a store and a worker of its own and stops them at the end. To run the same file again
+    goes on where it was interrupted, however that happened; nothing is imported twice. A file that
+    was changed is another batch, unless --batch-id says that it is the same: then only its new and
+    changed rows are imported.
+
+    With --sandbox, jobs that run when it is interrupted are lost with it, and end as failed.
+
+    Ends with 0 when all imports succeeded, with 1 when one ended badly, with 2 when the file is
+    bad, with 3 when store or worker do not run, with 130 when interrupted.
+    """
+    batch = _read(file)
+    _show_problems(batch, skip_invalid=skip_invalid)
+    batch_id = _batch_id_of(batch, file, batch_id)
+    plan = Plan(
+        batch_id=batch_id,
+        rows=batch.rows,
+        directory=(state_dir or default_state_directory())
+        / ("practice" if sandbox else "batches")
+        / batch_id,
+        workers=workers,
+        as_json=as_json,
+    )
+    code = asyncio.run(interruptible(_run(plan, sandbox=sandbox)))
+    if code == INTERRUPTED:
+        click.echo("Interrupted; run the same command again to resume.", err=True)
+    context.exit(code)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Plan:
+    """What to import, and where the store lies."""
+
+    batch_id: str
+    rows: Sequence[Row]
+    directory: Path
+    workers: int = 1
+    as_json: bool = False
+
+
+def default_state_directory() -> Path:
+    """Return where state is kept, by the XDG Base Directory Specification."""
+    base = os.environ.get("XDG_STATE_HOME") or Path.home() / ".local" / "state"
+    return Path(base) / "amplify-import"
+
+
+async def interruptible(work: Coroutine[Any, Any, int]) -> int:
+    """Do the work; return its exit code, or INTERRUPTED once a signal has made it unwind.
+
+    Further signals change nothing: it unwinds within bounded time.
+    """
+    loop = asyncio.get_running_loop()
+    task = asyncio.ensure_future(work)
+
+    def interrupt() -> None:
+        if not task.cancelling():
+            task.cancel()
+            # Later: the live display is still open.
+            say = partial(click.echo, "Finishing the calls on the way ...", err=True)
+            loop.call_later(PATIENCE_SECONDS, say)
+
+    for number in SIGNALS:
+        loop.add_signal_handler(number, interrupt)
+    try:
+        return await task
+    except asyncio.CancelledError:
+        return INTERRUPTED
+
+
+async def import_rows(plan: Plan, server: EmbeddedServer, env: Mapping[str, str]) -> int:
+    """Import what is left of the plan, show how, and return the exit code.
+
+    Raises:
+        LocalError: when the server or the workers do not stay alive.
+
+    """
+    settings = settings_of(server.url)
+    total, left = await _total_and_left(plan, settings)
+    follow = partial(watch_to_the_end, settings, plan.batch_id, as_json=plan.as_json, total=total)
+    if not left:
+        click.echo(f"Batch {plan.batch_id} is complete.", err=True)
+        return await follow()
+    async with Workers(plan.workers, server, env) as workers:
+        submit = partial(submit_batch, producer_of(settings), plan.batch_id, plan.rows, total)
+
+        async def submit_again(happened: str) -> None:
+            # The message that the dead worker held comes back only after minutes.
+            click.echo(happened, err=True)
+            await asyncio.to_thread(submit)
+
+        await asyncio.to_thread(submit)
+        return await _while_alive(follow(), workers.watch(submit_again))
+
+
+async def _run(plan: Plan, *, sandbox: bool) -> int:
+    env: Mapping[str, str] = os.environ
+    async with AsyncExitStack() as stack:
+        server = await stack.enter_async_context(EmbeddedServer(plan.directory))
+        if sandbox:
+            accounts = {row.members.get("account", DEFAULT_ACCOUNT) for row in plan.rows}
+            practice = Practice(load_scenario(PRACTICE_SCENARIO), accounts, plan.directory)
+            await stack.enter_async_context(practice)
+            env = practice.environment({**PRACTICE_SETTINGS, **env})
+        code = await import_rows(plan, server, env)
+        await _write_results(plan, settings_of(server.url))
+    return code
+
+
+async def _write_results(plan: Plan, settings: Settings) -> None:
+    """Leave every import's result behind: there will be no store to ask for it."""
+    async with open_views(settings) as views:
+        items = await views.members(plan.batch_id, limit=sys.maxsize)
+    path = plan.directory / "results.jsonl"
+    path.write_text("".join(f"{json.dumps(item.result())}\n" for item in items))
+    click.echo(f"All results: {path}", err=True)
+
+
+async def _total_and_left(plan: Plan, settings: Settings) -> tuple[int, int]:
+    """Return how many imports the batch has with the plan's rows, and how many are not over.
+
+    Rows that the store does not know are counted by their ids: under a batchId of the user's
+    choice, the file may have changed since.
+    """
+    new = await _count_new(plan, settings)
+    async with open_views(settings) as views:
+        counts = await views.batch(plan.batch_id)
+    known = counts.accepted if counts else 0
+    finished = counts.finished if counts else 0
+    return known + new, known + new - finished
+
+
+async def _count_new(plan: Plan, settings: Settings) -> int:
+    keys = [
+        IMPORT.name
+        + (row.members.get("importId") or derive_import_id(plan.batch_id, row.fingerprint))
+        for row in plan.rows
+    ]
+    known = 0
+    async with connect(settings.redis_url) as redis:
+        for start in range(0, len(keys), ASKED_AT_ONCE):
+            known += await redis.exists(*keys[start : start + ASKED_AT_ONCE])
+    return len(keys) - known
+
+
+async def _while_alive(work: Coroutine[Any, Any, int], watch: Coroutine[Any, Any, int]) -> int:
+    """Return the result of `work`, unless `watch` raises before."""
+    tasks = [asyncio.ensure_future(work), asyncio.ensure_future(watch)]
+    try:
+        done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+        return done.pop().result()
+    finally:
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)

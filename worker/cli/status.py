@@ -1,0 +1,139 @@
+"""`amplify-import status`: how an import or a batch stands."""
+
+import asyncio
+import json
+from collections.abc import Sequence
+from typing import Any
+
+import click
+from rich.text import Text
+
+from config.settings import load_settings
+from worker.cli.client import NotKnownError, make_console, open_views
+from worker.cli.progress import BAD_STATES, FAILURES_SHOWN, exit_code_of, failure_list
+from worker.cli.watch import print_end
+from worker.domain.imports import Import
+from worker.domain.states import State
+from worker.store.views import BatchCounts, ImportViews, LaneView, Whereabouts
+
+
+@click.command()
+@click.argument("name", metavar="IMPORT|BATCH")
+@click.option("--failed", is_flag=True, help="List all of a batch's imports that ended badly.")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
+@click.pass_context
+def status(context: click.Context, name: str, *, failed: bool, as_json: bool) -> None:
+    """Show how an import or a batch stands, and what it waits for.
+
+    Ends with 1 when the import, or one of the batch's, ended badly.
+    """
+    context.exit(asyncio.run(_show(name, failed=failed, as_json=as_json)))
+
+
+async def _show(name: str, *, failed: bool, as_json: bool) -> int:
+    async with open_views(load_settings()) as views:
+        item = await views.find(name)
+        if item is not None:
+            where = None if item.is_terminal else await views.whereabouts(item)
+            _print_import(item, where, as_json=as_json)
+            return 1 if item.state in BAD_STATES else 0
+        counts = await views.batch(name)
+        if counts is None:
+            raise NotKnownError(
+                f"No import and no batch {name} is known here; it may have expired."
+            )
+        failures = await _failures(views, counts, everything=failed)
+    if failed and not as_json:
+        make_console().print(_all_failures(failures), soft_wrap=True)
+    else:
+        print_end(make_console(), counts, failures, as_json=as_json)
+    return exit_code_of(counts)
+
+
+async def _failures(views: ImportViews, counts: BatchCounts, *, everything: bool) -> list[Import]:
+    if not counts.ended_badly:
+        return []
+    limit = counts.ended_badly if everything else FAILURES_SHOWN
+    return await views.members(counts.batch_id, BAD_STATES, limit)
+
+
+def _all_failures(failures: Sequence[Import]) -> Text:
+    text = failure_list(failures) if failures else Text("None ended badly.")
+    text.rstrip()
+    return text
+
+
+def _print_import(item: Import, where: Whereabouts | None, *, as_json: bool) -> None:
+    waits_for = what_it_waits_for(item, where) if where else None
+    if as_json:
+        click.echo(json.dumps(_import_as_json(item, waits_for)))
+        return
+    result = item.result()
+    lines = {
+        "import": item.id,
+        "target": item.target,
+        "state": item.state,
+        "waits for": waits_for,
+        "error": result["error"],
+        "job": result["jobId"],
+        "status": " ".join(filter(None, (item.operation, item.status))),
+        "lane": item.lane,
+        "batch": item.batch_id,
+        "attempts": item.attempts,
+        "polls": item.polls,
+        "accepted": result["acceptedAt"],
+        "started": result["startedAt"],
+        "finished": result["finishedAt"],
+    }
+    for name, value in lines.items():
+        click.echo(f"{name:10} {'-' if value in (None, '') else value}")
+
+
+def _import_as_json(item: Import, waits_for: str | None) -> dict[str, Any]:
+    return {
+        **item.result(),
+        "state": item.state,
+        "account": item.account,
+        "region": item.region,
+        "batchId": item.batch_id or None,
+        "polls": item.polls,
+        "waitsFor": waits_for,
+    }
+
+
+def what_it_waits_for(item: Import, where: Whereabouts) -> str:
+    """Return in plain words what has to happen before the import goes on."""
+    if where.claimed:
+        return "the answer to a call that is being made"
+    if where.holder and where.holder != item.id:
+        return f"import {where.holder}, which is under way for the same target"
+    if where.lane.paused_reason:
+        return _pause(where.lane)
+    if item.doubt:
+        return f"an inquiry at AWS {_in(where.due_seconds)}: {item.doubt_error}"
+    if item.state is State.RUNNING:
+        return f"the job to end; it is asked for {_in(where.due_seconds)}"
+    if where.due_seconds is not None:
+        return f"its next start {_in(where.due_seconds)}" + (f": {item.error}" * bool(item.error))
+    return _turn(where)
+
+
+def _pause(lane: LaneView) -> str:
+    return (
+        f"its lane {lane.name}, which is paused: {lane.paused_reason} "
+        f"(tried again {_in(lane.paused_seconds)})"
+    )
+
+
+def _turn(where: Whereabouts) -> str:
+    lane = where.lane
+    before = f"{where.ahead:,} imports start before it" if where.ahead else "it is the next"
+    if most := lane.fields.get("max_running"):
+        before += f"; {lane.running} of {most} are under way"
+    if lane.start_blocked_seconds:
+        before += f"; AWS throttles, starts go on {_in(lane.start_blocked_seconds)}"
+    return f"its turn in lane {lane.name}: {before}"
+
+
+def _in(seconds: float | None) -> str:
+    return f"in {seconds:.0f} s" if seconds and seconds >= 0.5 else "now"

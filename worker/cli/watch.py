@@ -1,0 +1,80 @@
+"""`amplify-import watch`: follows a batch until all of it is over."""
+
+import asyncio
+import json
+from collections.abc import Sequence
+from typing import Any
+
+import click
+from rich.console import Console
+
+from config.settings import Settings, load_settings
+from worker.cli.client import NotKnownError, make_console, open_views
+from worker.cli.progress import (
+    BAD_STATES,
+    FAILURES_SHOWN,
+    exit_code_of,
+    follow_batch,
+    summary,
+)
+from worker.domain.imports import Import
+from worker.store.views import BatchCounts
+
+
+@click.command()
+@click.argument("batch_id", metavar="BATCH")
+@click.option("--json", "as_json", is_flag=True, help="Print the end as JSON; progress on stderr.")
+@click.pass_context
+def watch(context: click.Context, batch_id: str, *, as_json: bool) -> None:
+    """Follow a batch until all of its imports are over.
+
+    Ends with 0 when all of them succeeded, with 1 when one ended badly. To stop watching
+    (Ctrl-C) changes nothing for the batch.
+    """
+    context.exit(asyncio.run(watch_to_the_end(load_settings(), batch_id, as_json=as_json)))
+
+
+async def watch_to_the_end(
+    settings: Settings, batch_id: str, *, as_json: bool, total: int | None = None
+) -> int:
+    """Follow a batch and print its summary; return the exit code.
+
+    Raises:
+        NotKnownError: when there is no such batch, unless `total` says that it is on its way.
+        UnreachableError: when the store can't be reached at the beginning or the end.
+
+    """
+    async with open_views(settings) as views:
+        if total is None and await views.batch(batch_id) is None:
+            raise NotKnownError(f"No batch {batch_id} is known here; it may have expired.")
+        progress = make_console(stderr=as_json)
+        counts = await follow_batch(views, batch_id, console=progress, total=total)
+        failures: list[Import] = []
+        if counts.ended_badly:
+            failures = await views.members(batch_id, BAD_STATES, FAILURES_SHOWN)
+    print_end(make_console(), counts, failures, as_json=as_json)
+    return exit_code_of(counts)
+
+
+def print_end(
+    console: Console, counts: BatchCounts, failures: Sequence[Import], *, as_json: bool
+) -> None:
+    """Print how a batch stands, for people or for programs."""
+    if as_json:
+        click.echo(json.dumps(batch_as_json(counts, failures)))
+    else:
+        console.print(summary(counts, failures), soft_wrap=True)
+
+
+def batch_as_json(counts: BatchCounts, failures: Sequence[Import]) -> dict[str, Any]:
+    """Return a batch as programs read it; `failures` are results of imports that ended badly."""
+    return {
+        "batchId": counts.batch_id,
+        "total": counts.total,
+        "accepted": counts.accepted,
+        "expected": counts.expected,
+        "finished": counts.finished,
+        "completed": counts.completed,
+        "states": {str(state): number for state, number in counts.by_state.items()},
+        "failures": [item.result() for item in failures],
+    }

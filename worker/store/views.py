@@ -1,0 +1,317 @@
+"""The read side: imports, batches, lanes, events and the server, as people ask for them.
+
+Nothing here writes, and nothing here decides: what is read may have changed a moment later. Every
+method raises `redis.exceptions.RedisError` when the store can't be reached.
+"""
+
+import json
+from collections.abc import AsyncGenerator, AsyncIterator, Collection, Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any, Final
+
+from redis.asyncio import Redis
+
+from worker.domain.imports import Import
+from worker.domain.states import TERMINAL, State
+from worker.store.keys import (
+    BATCH,
+    DELAYED,
+    EVENTS,
+    IMPORT,
+    LANE,
+    LANES,
+    LEASES,
+    MEMBERS,
+    PARKED,
+    POLLS,
+    TARGET,
+    WAITING,
+)
+
+READ_AT_ONCE: Final = 500
+SCANNED_AT_ONCE: Final = 1000
+
+Event = dict[str, Any]
+"""A CloudEvents 1.0 object, as it stands in the stream."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BatchCounts:
+    """A batch in numbers. `expected` is what producers announced, `accepted` what came so far.
+
+    `by_state` holds every state, `completed_at_ms` is on the store's clock and 0 until the end.
+    """
+
+    batch_id: str
+    accepted: int
+    expected: int
+    by_state: Mapping[State, int]
+    completed_at_ms: int = 0
+
+    @property
+    def total(self) -> int:
+        """How many imports the batch has, as far as is known."""
+        return max(self.accepted, self.expected)
+
+    @property
+    def finished(self) -> int:
+        """How many imports are over, well or badly."""
+        return sum(self.by_state[state] for state in TERMINAL)
+
+    @property
+    def ended_badly(self) -> int:
+        """How many imports ended other than `succeeded`."""
+        return self.finished - self.by_state[State.SUCCEEDED]
+
+    @property
+    def completed(self) -> bool:
+        """Whether all imports that were announced came, and all that came are over."""
+        return 0 < self.total <= self.finished
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LaneView:
+    """A lane at one moment. Times are seconds from then on; 0 where nothing is to be waited for.
+
+    `running` counts the imports that hold a place under `max_running`; `fields` is the lane's hash.
+    """
+
+    name: str
+    waiting: int
+    running: int
+    paused_reason: str
+    paused_seconds: float
+    start_blocked_seconds: float
+    poll_blocked_seconds: float
+    fields: Mapping[str, str]
+
+    @property
+    def account(self) -> str:
+        """The AWS profile that the lane's calls are made with."""
+        return self.name.rpartition("/")[0]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Whereabouts:
+    """Where an import stands in its lane. What does not apply is None or ''.
+
+    `ahead` imports start before it; `due_seconds` is until its next start, poll or inquiry;
+    `holder` is the import that holds the target; `claimed` says that a call is being made.
+    """
+
+    lane: LaneView
+    ahead: int | None
+    due_seconds: float | None
+    holder: str
+    claimed: bool
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ServerFacts:
+    """What the server says about itself; sizes in bytes, 0 for no limit."""
+
+    name: str
+    version: str
+    role: str
+    appendonly: bool
+    replicas: int
+    cluster: bool
+    maxmemory_bytes: int
+    maxmemory_policy: str
+
+
+class ImportViews:
+    """Reads the imports. One object serves one event loop."""
+
+    def __init__(self, redis: "Redis") -> None:
+        self._redis = redis
+
+    async def find(self, import_id: str) -> Import | None:
+        """Return an import, None when it is not known (any more)."""
+        fields: Any = await self._redis.hgetall(IMPORT.name + import_id)
+        return Import.from_fields(import_id, fields) if fields else None
+
+    async def batch(self, batch_id: str) -> BatchCounts | None:
+        """Return the counts of a batch, None when it is not known (any more)."""
+        fields: Any = await self._redis.hgetall(BATCH.name + batch_id)
+        if not fields:
+            return None
+        return BatchCounts(
+            batch_id=batch_id,
+            accepted=int(fields.get("accepted", 0)),
+            expected=int(fields.get("expected", 0)),
+            by_state={state: int(fields.get(state, 0)) for state in State},
+            completed_at_ms=int(float(fields.get("completed_at_ms", 0))),
+        )
+
+    async def members(
+        self, batch_id: str, states: Collection[State] | None = None, limit: int = 100
+    ) -> list[Import]:
+        """Return up to `limit` imports of a batch, in order of admission; of these states only."""
+        found: list[Import] = []
+        async for ids in self._member_ids(batch_id):
+            if states is not None:
+                ids = await self._in_states(ids, states)  # noqa: PLW2901 - the same ids, fewer
+            found += await self._imports(ids[: limit - len(found)])
+            if len(found) >= limit:
+                break
+        return found
+
+    async def whereabouts(self, item: Import) -> Whereabouts:
+        """Return where an import that is under way stands."""
+        target = f"{item.lane}/{item.target}"
+        async with self._redis.pipeline(transaction=True) as pipeline:
+            _read_lane(pipeline, item.lane)
+            pipeline.zrank(WAITING.name + item.lane, item.id)
+            pipeline.zscore(DELAYED.name + item.lane, item.id)
+            pipeline.zscore(POLLS.name + item.lane, item.id)
+            pipeline.zscore(LEASES.name + item.lane, item.id)
+            pipeline.zscore(PARKED.name + target, item.id)
+            pipeline.hget(TARGET.name + target, "holder")
+            *lane, rank, delayed, poll, lease, parked, holder = await pipeline.execute()
+        view = _lane_view(item.lane, lane)
+        due = delayed if delayed is not None else poll
+        return Whereabouts(
+            lane=view,
+            ahead=rank,
+            due_seconds=None if due is None else _seconds_until(due, lane[0]),
+            holder=(holder or "") if parked is not None else "",
+            claimed=lease is not None,
+        )
+
+    async def lanes(self) -> list[LaneView]:
+        """Return every lane that was ever used or configured, by name. Scans the whole store."""
+        names = [
+            key.removeprefix(LANE.name)
+            async for key in self._redis.scan_iter(f"{LANE.name}*", count=SCANNED_AT_ONCE)
+        ]
+        busy: Any = await self._redis.zrange(LANES.name, 0, -1)
+        return await self._lanes({*names, *busy})
+
+    async def busy_lanes(self) -> list[LaneView]:
+        """Return the lanes that have work, by name."""
+        names: Any = await self._redis.zrange(LANES.name, 0, -1)
+        return await self._lanes(names)
+
+    async def server(self) -> ServerFacts:
+        """Return what the server says about itself. Asks INFO alone: CONFIG may be forbidden."""
+        info: Any = await self._redis.info()
+        valkey = info.get("valkey_version")
+        return ServerFacts(
+            name="Valkey" if valkey else "Redis",
+            version=str(valkey or info.get("redis_version", "")),
+            role=str(info.get("role", "")),
+            appendonly=bool(info.get("aof_enabled")),
+            replicas=int(info.get("connected_slaves", 0)),
+            cluster=bool(info.get("cluster_enabled")),
+            maxmemory_bytes=int(info.get("maxmemory", 0)),
+            maxmemory_policy=str(info.get("maxmemory_policy", "")),
+        )
+
+    async def newest_event_id(self) -> str:
+        """Return the entry id of the newest event, `0` where there is none."""
+        entries: Any = await self._redis.xrevrange(EVENTS.name, count=1)
+        return str(entries[0][0]) if entries else "0"
+
+    async def events_backwards(self, from_id: str) -> AsyncGenerator[Event, None]:
+        """Yield the events from the entry `from_id` back to the oldest."""
+        bound = from_id
+        while True:
+            entries: Any = await self._redis.xrevrange(EVENTS.name, max=bound, count=READ_AT_ONCE)
+            for entry_id, fields in entries:
+                yield _event(entry_id, fields)[1]
+                bound = f"({entry_id}"
+            if not entries:
+                return
+
+    async def events(
+        self, after_id: str, count: int = READ_AT_ONCE, block_ms: int | None = None
+    ) -> list[tuple[str, Event]]:
+        """Return up to `count` events behind the entry `after_id`, oldest first.
+
+        With `block_ms` it waits so long for one; keep that well under the socket's time-out.
+        """
+        reply: Any = await self._redis.xread({EVENTS.name: after_id}, count=count, block=block_ms)
+        return [_event(*entry) for entries in _entries_of(reply) for entry in entries]
+
+    async def _member_ids(self, batch_id: str) -> AsyncIterator[list[str]]:
+        start = 0
+        while True:
+            ids: Any = await self._redis.zrange(
+                MEMBERS.name + batch_id, start, start + READ_AT_ONCE - 1
+            )
+            if not ids:
+                return
+            yield ids
+            start += READ_AT_ONCE
+
+    async def _in_states(self, ids: Iterable[str], states: Collection[State]) -> list[str]:
+        """Keep the ids of imports in these states: cheaper than to read all records in full."""
+        ids = list(ids)
+        async with self._redis.pipeline(transaction=False) as pipeline:
+            for import_id in ids:
+                pipeline.hget(IMPORT.name + import_id, "state")
+            found = await pipeline.execute()
+        return [import_id for import_id, state in zip(ids, found, strict=True) if state in states]
+
+    async def _imports(self, ids: Collection[str]) -> list[Import]:
+        async with self._redis.pipeline(transaction=False) as pipeline:
+            for import_id in ids:
+                pipeline.hgetall(IMPORT.name + import_id)
+            records = await pipeline.execute()
+        return [
+            Import.from_fields(import_id, fields)
+            for import_id, fields in zip(ids, records, strict=True)
+            if fields
+        ]
+
+    async def _lanes(self, names: Iterable[str]) -> list[LaneView]:
+        names = sorted(names)
+        async with self._redis.pipeline(transaction=False) as pipeline:
+            for name in names:
+                _read_lane(pipeline, name)
+            replies = await pipeline.execute()
+        return [
+            _lane_view(name, replies[index * _LANE_REPLIES : (index + 1) * _LANE_REPLIES])
+            for index, name in enumerate(names)
+        ]
+
+
+_LANE_REPLIES: Final = 6
+
+
+def _read_lane(pipeline: Any, name: str) -> None:
+    pipeline.time()  # the lane's times are on the server's clock
+    pipeline.hgetall(LANE.name + name)
+    for queue in (WAITING, DELAYED, POLLS, LEASES):
+        pipeline.zcard(queue.name + name)
+
+
+def _lane_view(name: str, replies: Any) -> LaneView:
+    time, fields, waiting, delayed, polls, leases = replies
+    return LaneView(
+        name=name,
+        waiting=waiting + delayed,
+        running=polls + leases,
+        paused_reason=fields.get("paused_reason", ""),
+        paused_seconds=_seconds_until(fields.get("paused_until_ms"), time),
+        start_blocked_seconds=_seconds_until(fields.get("start_blocked_until_ms"), time),
+        poll_blocked_seconds=_seconds_until(fields.get("poll_blocked_until_ms"), time),
+        fields=fields,
+    )
+
+
+def _seconds_until(milliseconds: Any, time: tuple[int, int]) -> float:
+    seconds, microseconds = time
+    return max(0.0, float(milliseconds or 0) / 1000 - seconds - microseconds / 1e6)
+
+
+def _entries_of(reply: Any) -> list[Any]:
+    """Return the lists of entries of an XREAD reply, of RESP2 and RESP3 alike."""
+    if isinstance(reply, dict):
+        return [page for pages in reply.values() for page in pages]
+    return [entries for _, entries in reply or []]
+
+
+def _event(entry_id: str, fields: Mapping[str, str]) -> tuple[str, Event]:
+    return entry_id, json.loads(fields["event"])
