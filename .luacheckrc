@@ -5,7 +5,7 @@ read_globals = { "redis", "cjson", "KEYS", "ARGV", "KEY", "CONFIG" }
 
 local SHARED = {
   "PRIORITY_STRIDE", "TERMINAL", "now_ms", "iso_time", "hash_of", "put", "append_event",
-  "append_import_event", "wake", "schedule_lane", "lane_of", "target_of", "count_batch",
+  "append_import_event", "wake", "schedule_lane", "lane_of", "target_of", "count_batch", "count_known",
   "attach_task", "join_batch", "leave_queues", "release_target", "end_import", "reject_new", "claimed_record",
   "lane_answered", "give_back",
 }

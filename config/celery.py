@@ -41,5 +41,10 @@ def celery_config(settings: Settings) -> dict[str, Any]:
 
 def _transport_options(broker_url: str) -> dict[str, Any]:
     if broker_url.startswith(("redis", "sentinel", "unix", "valkey")):
-        return {"visibility_timeout": VISIBILITY_TIMEOUT_SECONDS}
+        return {
+            "visibility_timeout": VISIBILITY_TIMEOUT_SECONDS,
+            "socket_connect_timeout": 5,
+            "socket_keepalive": True,
+            "health_check_interval": 30,
+        }
     return {"confirm_publish": True}

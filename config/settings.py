@@ -122,16 +122,18 @@ class Settings(BaseSettings):
 
 
 def load_settings() -> Settings:
-    """Read the settings from the environment.
+    """Read the settings from the environment, and the lanes file that they name.
 
     Raises:
-        SettingsError: naming each variable that is wrong.
+        SettingsError: naming each variable that is wrong, or the file and its lane.
 
     """
     try:
-        return Settings()
+        settings = Settings()
     except ValidationError as error:
         raise SettingsError(_explain(error)) from None
+    _ = settings.lanes  # read now: a worker with a bad lanes file must not start
+    return settings
 
 
 @cache

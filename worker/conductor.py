@@ -55,11 +55,15 @@ class Conductor:
         if self._running is not None:
             await self._running
 
+    async def _prepare(self) -> None:
+        lanes = self._settings.lanes.items()
+        await self._store.configure_lanes(
+            {name: LaneLimits(**limits.model_dump()) for name, limits in lanes}
+        )
+        await self._requests.open()
+
     async def _run(self) -> None:
-        lanes = {
-            name: LaneLimits(**limits.model_dump()) for name, limits in self._settings.lanes.items()
-        }
-        await self._through_outages(lambda: self._store.configure_lanes(lanes))
+        await self._through_outages(self._prepare)
         loops = [
             asyncio.create_task(self._for_ever(loop), name=loop.__name__)
             for loop in (
@@ -156,10 +160,8 @@ class Conductor:
             self._changed.set()
 
     async def _read_requests(self) -> None:
-        await self._requests.open()
-        while True:
-            entries = await self._requests.read(round(BLOCK_SECONDS * 1000))
-            await asyncio.shield(self._admit_entries(entries))
+        entries = await self._requests.read(round(BLOCK_SECONDS * 1000))
+        await asyncio.shield(self._admit_entries(entries))
 
     async def _take_over_requests(self) -> None:
         await self._sleep(self._lease_seconds / 2)

@@ -373,6 +373,7 @@ async def test_a_batch_is_complete_when_all_that_was_announced_is_over(
         {
             "batchId": "b",
             "total": 3,
+            "known": 0,
             "succeeded": 1,
             "failed": 1,
             "rejected": 1,
@@ -382,6 +383,31 @@ async def test_a_batch_is_complete_when_all_that_was_announced_is_over(
     ]
     counts = await redis.hgetall("imports:batch:b")
     assert (counts["waiting"], counts["starting"], counts["accepted"]) == ("0", "0", "3")
+
+
+async def test_a_batch_does_not_wait_for_what_is_already_an_import_of_another(
+    make_store: MakeStore, redis: Any
+) -> None:
+    store = make_store()
+    await admit(store, "mine", app="d1", idempotencyKey="k", batchId="one")
+    await store.announce_batch("two", 3)
+    for _ in range(2):  # a message may be delivered twice
+        await admit(store, "mine", app="d1", idempotencyKey="k", batchId="two")
+        await admit(store, "alias", app="d1", idempotencyKey="other", batchId="two")
+        await admit(store, "again", app="d1", idempotencyKey="other", batchId="two")
+    mine, alias = (await store.claim(1))[0][0], None
+    await end(store, mine, State.SUCCEEDED)
+    alias = await claim_one(store)
+    assert alias.item.id == "alias"
+    await end(store, alias, State.SUCCEEDED)
+    completed = {
+        event["subject"]: event["data"]
+        for event in await events(redis)
+        if event["type"] == "batch.completed"
+    }
+    assert (completed["one"]["total"], completed["one"]["known"]) == (1, 0)
+    assert (completed["two"]["total"], completed["two"]["known"]) == (3, 2)
+    assert completed["two"]["succeeded"] == 1
 
 
 async def test_an_event_is_a_cloudevent_with_the_members_of_the_result(

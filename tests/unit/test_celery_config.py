@@ -68,16 +68,26 @@ def test_broker_and_results_are_those_of_the_settings() -> None:
 
 
 @pytest.mark.parametrize(
-    ("broker_url", "option"),
+    ("broker_url", "safe", "foreign"),
     [
-        ("redis://store", "visibility_timeout"),
-        ("rediss://store", "visibility_timeout"),
-        ("amqp://broker", "confirm_publish"),
-        ("amqps://broker", "confirm_publish"),
+        ("redis://store", "visibility_timeout", "confirm_publish"),
+        ("rediss://store", "visibility_timeout", "confirm_publish"),
+        ("amqp://broker", "confirm_publish", "visibility_timeout"),
+        ("amqps://broker", "confirm_publish", "visibility_timeout"),
     ],
 )
-def test_each_broker_is_asked_for_what_keeps_messages_safe(broker_url: str, option: str) -> None:
-    assert config_of(broker_url=broker_url)["broker_transport_options"].keys() == {option}
+def test_each_broker_is_asked_for_what_keeps_messages_safe(
+    broker_url: str, safe: str, foreign: str
+) -> None:
+    options = config_of(broker_url=broker_url)["broker_transport_options"]
+    assert options[safe]
+    assert foreign not in options
+
+
+def test_a_redis_broker_that_does_not_answer_is_given_up_after_a_while() -> None:
+    options = config_of(broker_url="redis://store")["broker_transport_options"]
+    assert 0 < options["socket_connect_timeout"] <= 10
+    assert options["socket_keepalive"]
 
 
 def test_the_worker_needs_no_flags() -> None:

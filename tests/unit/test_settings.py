@@ -72,7 +72,6 @@ def test_every_setting_has_its_default(name: str, value: object) -> None:
         ("IMPORTS_START_BURST", "7", 7),
         ("IMPORTS_POLL_RATE", "12", 12),
         ("IMPORTS_POLL_BURST", "20", 20),
-        ("IMPORTS_LANES_FILE", "/etc/lanes.toml", Path("/etc/lanes.toml")),
         ("IMPORTS_POLL_MIN_SECONDS", "0.5", 0.5),
         ("IMPORTS_POLL_MAX_SECONDS", "600", 600),
         ("IMPORTS_LEASE_SECONDS", "15", 15),
@@ -212,6 +211,13 @@ def test_an_empty_lanes_file_limits_nothing(lanes_file: Path) -> None:
 
 def test_a_missing_lanes_file_is_named(lanes_file: Path) -> None:
     assert "IMPORTS_LANES_FILE" in lanes_refusal(lanes_file)
+
+
+def test_a_bad_lanes_file_is_told_when_the_settings_are_loaded(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    with pytest.raises(SettingsError, match=r"IMPORTS_LANES_FILE .*absent\.toml"):
+        load(monkeypatch, IMPORTS_LANES_FILE=str(tmp_path / "absent.toml"))
 
 
 def test_a_lanes_file_that_is_no_text_is_named(lanes_file: Path) -> None:

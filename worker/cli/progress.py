@@ -80,6 +80,8 @@ def summary(counts: BatchCounts, failures: Sequence[Import]) -> RenderableType:
     for state, number in counts.by_state.items():
         if number:
             text.append(f"  {state:10}", style=_STYLE[state]).append(f"{number:>10,}\n")
+    if counts.known:
+        text.append(f"  {'known':10}{counts.known:>10,}  imports of other batches\n")
     if failures:
         text.append(failure_list(failures[:FAILURES_SHOWN]))
         if (more := counts.ended_badly - FAILURES_SHOWN) > 0:

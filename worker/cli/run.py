@@ -23,7 +23,7 @@ from worker.cli.batchfile import Row
 from worker.cli.client import open_views, submit_batch
 from worker.cli.embedded import EmbeddedServer
 from worker.cli.practice import Practice
-from worker.cli.submit import _batch_id_of, _read, _show_problems
+from worker.cli.submit import batch_id_of, read_file, show_problems
 from worker.cli.watch import watch_to_the_end
 from worker.cli.workers import Workers, producer_of, settings_of
 from worker.domain.requests import DEFAULT_ACCOUNT, derive_import_id
@@ -86,9 +86,9 @@ def run(
     Ends with 0 when all imports succeeded, with 1 when one ended badly, with 2 when the file is
     bad, with 3 when store or worker do not run, with 130 when interrupted.
     """
-    batch = _read(file)
-    _show_problems(batch, skip_invalid=skip_invalid)
-    batch_id = _batch_id_of(batch, file, batch_id)
+    batch = read_file(file)
+    show_problems(batch, skip_invalid=skip_invalid)
+    batch_id = batch_id_of(batch, file, batch_id)
     plan = Plan(
         batch_id=batch_id,
         rows=batch.rows,

@@ -49,9 +49,9 @@ def submit(
     again is harmless: what was accepted before is not imported twice.
     """
     settings = load_settings()
-    batch = _read(file)
-    _show_problems(batch, skip_invalid=skip_invalid)
-    batch_id = _batch_id_of(batch, file, batch_id)
+    batch = read_file(file)
+    show_problems(batch, skip_invalid=skip_invalid)
+    batch_id = batch_id_of(batch, file, batch_id)
     messages = _send(batch_id, batch, quiet=as_json)
     _print_sent(batch_id, batch, messages, as_json=as_json, watching=watching)
     if watching:
@@ -60,7 +60,8 @@ def submit(
         context.exit(asyncio.run(ending))
 
 
-def _read(file: str) -> BatchFile:
+def read_file(file: str) -> BatchFile:
+    """Read a batch file; one that can't be read at all is bad input."""
     name = "standard input" if file == STANDARD_INPUT else file
     try:
         return read_batch(file)
@@ -70,7 +71,7 @@ def _read(file: str) -> BatchFile:
         raise BadInputError(f"{name}: {error.strerror}") from error
 
 
-def _show_problems(batch: BatchFile, *, skip_invalid: bool) -> None:
+def show_problems(batch: BatchFile, *, skip_invalid: bool) -> None:
     """Print what is wrong with the file; that is the end, unless the good rows may go."""
     for problem in batch.problems[:PROBLEMS_SHOWN]:
         click.echo(str(problem), err=True)
@@ -82,7 +83,8 @@ def _show_problems(batch: BatchFile, *, skip_invalid: bool) -> None:
     raise BadInputError(f"Nothing was submitted: {_rows(batch.bad_rows)} bad ({advice}).")
 
 
-def _batch_id_of(batch: BatchFile, file: str, wanted: str) -> str:
+def batch_id_of(batch: BatchFile, file: str, wanted: str) -> str:
+    """Return the batchId: the one wanted, else that of the rows, else made of name and content."""
     if wanted and batch.batch_id and wanted != batch.batch_id:
         raise click.UsageError(f"--batch-id is {wanted}, but the rows say {batch.batch_id}.")
     if wanted and not IDENTIFIER_PATTERN.fullmatch(wanted):

@@ -64,12 +64,15 @@ class Admitter:
         """
         check_batch(batch_id, requests, offset, total)
         await self._door.announce_batch(batch_id, max(offset + len(requests), total or 0))
-        return await self._admit_all(
-            [
-                _unpack(members, derive_import_id(batch_id, offset + index), batch_id)
-                for index, members in enumerate(requests)
-            ]
-        )
+        parcels: dict[str, _Parcel] = {}
+        for index, members in enumerate(requests):
+            fallback = derive_import_id(batch_id, offset + index)
+            parcel = _unpack(members, fallback, batch_id)
+            if parcel.entrance.import_id in parcels:
+                error = InvalidRequestError((("importId", "appears twice in this message"),))
+                parcel = _Parcel(error, _entrance(fallback, batch_id))
+            parcels[parcel.entrance.import_id] = parcel
+        return await self._admit_all(list(parcels.values()))
 
     async def admit_entries(self, entries: Sequence[tuple[str, str]]) -> list[Admission]:
         """Admit stream entries, given as id and text; junk becomes a rejected import as well."""
@@ -79,24 +82,27 @@ class Admitter:
 
     async def _admit_all(self, parcels: Sequence["_Parcel"]) -> list[Admission]:
         """Admit requests that no Celery task of the producer's stands for."""
+        admissions: list[Admission] = []
+        for start in range(0, len(parcels), ADMITTED_TOGETHER):
+            admissions += await self._admit_together(parcels[start : start + ADMITTED_TOGETHER])
+        return admissions
+
+    async def _admit_together(self, parcels: Sequence["_Parcel"]) -> list[Admission]:
         # Shown before they are admitted: an import may be over before a later note is written.
         await self._announcer.waiting(
             [parcel.entrance for parcel in parcels],
             ["/".join(_target_of(parcel.members)) for parcel in parcels],
         )
-        gate = asyncio.Semaphore(ADMITTED_TOGETHER)
-
-        async def admit_one(parcel: _Parcel) -> Admission:
-            async with gate:
-                if isinstance(parcel.members, InvalidRequestError):
-                    return await self._reject({}, parcel.entrance, str(parcel.members))
-                return await self.admit(parcel.members, parcel.entrance)
-
-        admissions = await asyncio.gather(*map(admit_one, parcels))
+        admissions = await asyncio.gather(*map(self._admit_parcel, parcels))
         for admission in admissions:
             if admission.item and admission.item.is_terminal:
                 await self._announcer.ended(Ended(admission.item, {admission.item.id: ""}))
         return admissions
+
+    async def _admit_parcel(self, parcel: "_Parcel") -> Admission:
+        if isinstance(parcel.members, InvalidRequestError):
+            return await self._reject({}, parcel.entrance, str(parcel.members))
+        return await self.admit(parcel.members, parcel.entrance)
 
     def _region_for(self, request: ImportRequest) -> str:
         region = request.region or self._regions.region_of(request.account)
@@ -172,7 +178,11 @@ def _unpack(members: object, fallback: str, batch_id: str = "") -> _Parcel:
         elif isinstance(given, str) and IDENTIFIER_PATTERN.fullmatch(given):
             members, import_id = rest, given
         # An impossible importId stays in, and is rejected by its name like any unknown member.
-    return _Parcel(members, Entrance(import_id=import_id, task_id=import_id, batch_id=batch_id))
+    return _Parcel(members, _entrance(import_id, batch_id))
+
+
+def _entrance(import_id: str, batch_id: str = "") -> Entrance:
+    return Entrance(import_id=import_id, task_id=import_id, batch_id=batch_id)
 
 
 def _decode(text: str) -> object:

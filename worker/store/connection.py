@@ -2,7 +2,7 @@
 
 from typing import Final
 
-from redis.asyncio import Redis
+from redis.asyncio import BlockingConnectionPool, Redis
 from redis.asyncio.retry import Retry
 from redis.backoff import ExponentialWithJitterBackoff
 from redis.exceptions import ConnectionError as RedisConnectionError
@@ -10,6 +10,8 @@ from redis.exceptions import TimeoutError as RedisTimeoutError
 
 SOCKET_TIMEOUT_SECONDS: Final = 15.0
 RETRIES: Final = 3
+MAX_CONNECTIONS: Final = 24
+"""Two of them wait for hints and for requests; a script holds one for a tenth of a millisecond."""
 
 
 def connect(url: str) -> "Redis":
@@ -18,8 +20,11 @@ def connect(url: str) -> "Redis":
     A command that fails for want of a connection is sent again a few times: every script may run
     twice, because each compares the state and lease that it found.
     """
-    return Redis.from_url(
+    pool = BlockingConnectionPool.from_url(
         url,
+        # Calls wait for one another here; with redis-py's plain pool they would fail instead.
+        max_connections=MAX_CONNECTIONS,
+        timeout=SOCKET_TIMEOUT_SECONDS,
         decode_responses=True,
         encoding_errors="replace",  # junk on the requests stream is text like any other
         health_check_interval=30,
@@ -28,3 +33,4 @@ def connect(url: str) -> "Redis":
         retry=Retry(ExponentialWithJitterBackoff(base=0.05, cap=1.0), RETRIES),
         retry_on_error=[RedisConnectionError, RedisTimeoutError],
     )
+    return Redis.from_pool(pool)

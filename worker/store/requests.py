@@ -30,11 +30,7 @@ class RequestsStream:
 
     async def open(self) -> None:
         """Create stream and group where they are missing; forget consumers that are long gone."""
-        try:
-            await self._redis.xgroup_create(REQUESTS.name, CONSUMER_GROUP, id="0", mkstream=True)
-        except ResponseError as error:
-            if not str(error).startswith("BUSYGROUP"):
-                raise
+        await self._create_group()
         for consumer in await self._redis.xinfo_consumers(REQUESTS.name, CONSUMER_GROUP):
             if consumer["pending"] == 0 and consumer["idle"] > STALE_CONSUMER_MS:
                 await self._redis.xgroup_delconsumer(
@@ -43,9 +39,19 @@ class RequestsStream:
 
     async def read(self, block_ms: int) -> list[Entry]:
         """Return new entries, waiting up to `block_ms` for the first."""
-        reply = await self._redis.xreadgroup(
-            CONSUMER_GROUP, self._consumer, {REQUESTS.name: ">"}, count=READ_AT_ONCE, block=block_ms
-        )
+        try:
+            reply = await self._redis.xreadgroup(
+                CONSUMER_GROUP,
+                self._consumer,
+                {REQUESTS.name: ">"},
+                count=READ_AT_ONCE,
+                block=block_ms,
+            )
+        except ResponseError as error:
+            if not str(error).startswith("NOGROUP"):
+                raise
+            await self._create_group()  # somebody emptied the store under us
+            return []
         return [entry for _, entries in _streams(reply) for entry in _entries(entries)]
 
     async def take_over(self, idle_ms: int) -> list[Entry]:
@@ -62,6 +68,13 @@ class RequestsStream:
             pipeline.xack(REQUESTS.name, CONSUMER_GROUP, *ids)
             pipeline.xdel(REQUESTS.name, *ids)
             await pipeline.execute()
+
+    async def _create_group(self) -> None:
+        try:
+            await self._redis.xgroup_create(REQUESTS.name, CONSUMER_GROUP, id="0", mkstream=True)
+        except ResponseError as error:
+            if not str(error).startswith("BUSYGROUP"):
+                raise
 
     async def close(self) -> None:
         """Leave the group, unless entries are still ours: another consumer takes those over."""

@@ -39,6 +39,8 @@ Event = dict[str, Any]
 class BatchCounts:
     """A batch in numbers. `expected` is what producers announced, `accepted` what came so far.
 
+    `known` counts requests that asked for an import of another batch's: that one ends them.
+
     `by_state` holds every state, `completed_at_ms` is on the store's clock and 0 until the end.
     """
 
@@ -46,22 +48,23 @@ class BatchCounts:
     accepted: int
     expected: int
     by_state: Mapping[State, int]
+    known: int = 0
     completed_at_ms: int = 0
 
     @property
     def total(self) -> int:
         """How many imports the batch has, as far as is known."""
-        return max(self.accepted, self.expected)
+        return max(self.accepted + self.known, self.expected)
 
     @property
     def finished(self) -> int:
-        """How many imports are over, well or badly."""
-        return sum(self.by_state[state] for state in TERMINAL)
+        """How many requests the batch need not wait for any more."""
+        return self.known + sum(self.by_state[state] for state in TERMINAL)
 
     @property
     def ended_badly(self) -> int:
         """How many imports ended other than `succeeded`."""
-        return self.finished - self.by_state[State.SUCCEEDED]
+        return sum(self.by_state[state] for state in TERMINAL - {State.SUCCEEDED})
 
     @property
     def completed(self) -> bool:
@@ -140,6 +143,7 @@ class ImportViews:
             batch_id=batch_id,
             accepted=int(fields.get("accepted", 0)),
             expected=int(fields.get("expected", 0)),
+            known=int(fields.get("known", 0)),
             by_state={state: int(fields.get(state, 0)) for state in State},
             completed_at_ms=int(float(fields.get("completed_at_ms", 0))),
         )

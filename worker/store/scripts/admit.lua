@@ -19,8 +19,15 @@ local function answer(verdict, import_id)
   return reply
 end
 
+local function known(import_id)
+  if record.batch_id then
+    count_known(id, record.batch_id, now) -- not twice: a member of the batch is counted already
+  end
+  return answer('known', import_id)
+end
+
 if redis.call('EXISTS', KEY.import .. id) == 1 then
-  return answer('known', id)
+  return known(id)
 end
 
 if args.idempotency ~= '' then
@@ -32,7 +39,7 @@ if args.idempotency ~= '' then
       if not TERMINAL[state] then
         attach_task(earlier, args.task_id, args.signature)
       end
-      return answer('known', earlier)
+      return known(earlier)
     end
     if state then
       record.error = 'idempotencyKey: was used before, with another request, by import ' .. earlier

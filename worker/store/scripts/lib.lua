@@ -160,11 +160,13 @@ local function complete_batch(record, now)
     finished = finished + data[state]
   end
   local accepted = tonumber(batch.accepted or 0)
-  if finished < accepted or accepted < tonumber(batch.expected or 0) then
+  data.known = tonumber(batch.known or 0)
+  data.total = accepted + data.known
+  if finished < accepted or data.total < tonumber(batch.expected or 0) then
     return
   end
-  data.total = accepted
-  append_event('batch.completed', record.batch_id .. '/completed/' .. accepted, record.batch_id, now, data)
+  append_event('batch.completed', record.batch_id .. '/completed/' .. data.total, record.batch_id, now,
+    data)
   redis.call('HSET', key, 'completed_at_ms', now)
   redis.call('PEXPIRE', key, CONFIG.retention_ms)
   redis.call('PEXPIRE', KEY.members .. record.batch_id, CONFIG.retention_ms)
@@ -180,6 +182,17 @@ local function join_batch(id, record, sequence)
   redis.call('PERSIST', key)
   redis.call('PERSIST', KEY.members .. record.batch_id)
   redis.call('ZADD', KEY.members .. record.batch_id, sequence, id)
+end
+
+-- Count a request of a batch that asked for an import of somebody else's: it is that one's to end.
+local function count_known(id, batch_id, now)
+  local members = KEY.members .. batch_id
+  if redis.call('ZADD', members, 'NX', redis.call('INCR', KEY.sequence), id) == 1 then
+    redis.call('HINCRBY', KEY.batch .. batch_id, 'known', 1)
+    redis.call('PERSIST', KEY.batch .. batch_id)
+    redis.call('PERSIST', members)
+    complete_batch({ batch_id = batch_id }, now)
+  end
 end
 
 -- Take the import out of everything that makes conductors act on it.
