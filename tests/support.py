@@ -4,6 +4,7 @@ import asyncio
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 import threading
@@ -35,6 +36,12 @@ def wait_until(predicate: Callable[[], T], description: str, seconds: float = WA
             return value
         time.sleep(0.02)
     raise AssertionError(f"waited {seconds:g} s in vain until {description}")
+
+
+def free_port() -> str:
+    """Return a port of this machine that nobody uses at the moment."""
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        return str(server.getsockname()[1])
 
 
 def members(app: str = "d1", **more: Any) -> dict[str, Any]:

@@ -13,29 +13,40 @@ from selenium.webdriver import Chrome, ChromeOptions
 from selenium.webdriver.chrome.service import Service
 
 from tests.conftest import StartWorker
-from tests.support import BIN, PROJECT, Producer, Sandbox, environment_for, members, wait_until
+from tests.support import (
+    BIN,
+    PROJECT,
+    Producer,
+    Sandbox,
+    environment_for,
+    free_port,
+    members,
+    wait_until,
+)
 from worker.domain.requests import derive_import_id
 
 CELLS = """
 return [...document.querySelectorAll("table tbody tr")].map(
   row => [...row.querySelectorAll("td")].map(cell => cell.innerText.trim()))
 """
-TASKS_PAGE = "http://127.0.0.1:5555/tasks"
 
 
 @pytest.fixture
-def flower(sandbox: Sandbox, store_url: str, tmp_path: Path) -> Iterator[None]:
+def tasks_page(sandbox: Sandbox, store_url: str, tmp_path: Path) -> Iterator[str]:
+    """Flower's page of tasks; a port of its own is all that differs from a plain start."""
+    port = free_port()
+    page = f"http://127.0.0.1:{port}/tasks"
     log = (tmp_path / "flower.log").open("wb")
     process = subprocess.Popen(
         [BIN / "celery", "-A", "worker", "flower"],
         cwd=PROJECT,
-        env={**os.environ, **environment_for(sandbox, store_url)},
+        env={**os.environ, **environment_for(sandbox, store_url), "FLOWER_PORT": port},
         stdout=log,
         stderr=subprocess.STDOUT,
     )
     try:
-        wait_until(lambda: process.poll() is None and _answers(), "Flower answers")
-        yield
+        wait_until(lambda: process.poll() is None and _answers(page), "Flower answers")
+        yield page
     finally:
         process.terminate()
         process.wait(20)
@@ -63,9 +74,12 @@ def browser(tmp_path: Path) -> Iterator[Chrome]:
         yield browser
 
 
-@pytest.mark.usefixtures("flower")
 def test_each_import_is_one_row_with_target_state_and_result(
-    browser: Chrome, start_worker: StartWorker, producer: Producer, sandbox: Sandbox
+    browser: Chrome,
+    tasks_page: str,
+    start_worker: StartWorker,
+    producer: Producer,
+    sandbox: Sandbox,
 ) -> None:
     sandbox.script("drun", duration_seconds=60)
     sandbox.script("dbad", outcome="fail", duration_seconds=0.1)
@@ -82,7 +96,7 @@ def test_each_import_is_one_row_with_target_state_and_result(
     producer.wait_for_event("import.failed", appId="dbad")
 
     def rows() -> dict[str, list[str]]:
-        browser.get(TASKS_PAGE)
+        browser.get(tasks_page)
         cells: list[list[str]] = browser.execute_script(CELLS)  # one look: the page redraws itself
         return {row[0]: row[1:4] for row in cells if len(row) > 3}
 
@@ -107,9 +121,9 @@ def test_each_import_is_one_row_with_target_state_and_result(
     wait_until(as_expected, f"Flower shows {expected}")
 
 
-def _answers() -> bool:
+def _answers(page: str) -> bool:
     try:
-        with urlopen(TASKS_PAGE, timeout=2) as answer:
+        with urlopen(page, timeout=2) as answer:  # noqa: S310 - an http address of our own
             return bool(answer.status == 200)
     except (URLError, OSError):
         return False

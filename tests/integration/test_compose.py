@@ -19,7 +19,7 @@ import yaml
 from redis import Redis
 from redis.exceptions import ConnectionError as RedisConnectionError
 
-from tests.support import BIN, PROJECT, Sandbox, environment_for, wait_until
+from tests.support import BIN, PROJECT, Sandbox, environment_for, free_port, wait_until
 
 COMPOSE: dict[str, Any] = yaml.safe_load((PROJECT / "docker-compose.yml").read_text())
 SERVICES: dict[str, Any] = COMPOSE["services"]
@@ -61,11 +61,6 @@ def healthy(service: str, cwd: Path, **replace: str) -> bool:
         command, env=environment, cwd=cwd, capture_output=True, timeout=30, check=False
     )
     return done.returncode == 0
-
-
-def free_port() -> str:
-    with socket.create_server(("127.0.0.1", 0)) as server:
-        return str(server.getsockname()[1])
 
 
 def test_the_compose_file_is_valid() -> None:
