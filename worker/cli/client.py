@@ -145,8 +145,13 @@ def said_of(error: BaseException) -> str:
     return f"{verb}: {mask_text(str(error)) or type(error).__name__}"
 
 
+def import_id_of(row: Row, batch_id: str) -> str:
+    """Return a row's own importId, or the one that follows from the batchId and its content."""
+    return str(row.members.get("importId") or derive_import_id(batch_id, row.fingerprint))
+
+
 def _request_of(row: Row, batch_id: str) -> dict[str, Any]:
-    return {"importId": derive_import_id(batch_id, row.fingerprint), **row.members}
+    return {**row.members, "importId": import_id_of(row, batch_id)}
 
 
 @contextmanager

@@ -25,7 +25,8 @@ BROKEN_PIPE: Final = 141
 EPILOG: Final = """\b
 Examples:
   amplify-import demo                          see it work, without AWS or Redis
-  amplify-import submit apps.csv --watch       import all apps of a file
+  amplify-import run apps.csv                  import all apps of a file, with nothing else running
+  amplify-import submit apps.csv --watch       the same through the workers that run already
   amplify-import status BATCH --failed         what went wrong, and why
   amplify-import events --follow               what happens right now
   amplify-import doctor                        what to mend
@@ -35,7 +36,7 @@ Exit codes:
   0    done; all imports in question succeeded or are under way
   1    an import ended badly, or doctor found something to mend
   2    wrong usage, a wrong setting, or an invalid file
-  3    the store or the broker can't be reached
+  3    the store or the broker can't be reached, or those of `run` do not run
   4    no such import or batch is known
   130  interrupted
 
@@ -66,7 +67,7 @@ class Commands(click.Group):
             ctx.exit(BROKEN_PIPE)
 
 
-@click.group(cls=Commands, epilog=EPILOG)
+@click.group(cls=Commands, epilog=EPILOG, context_settings={"max_content_width": 100})
 @click.version_option(package_name="amplify-import-worker")
 @click.option("--verbose", is_flag=True, help="Log what happens to standard error.")
 def main(*, verbose: bool) -> None:

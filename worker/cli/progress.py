@@ -72,8 +72,11 @@ async def follow_batch(
                     await stop.wait()
 
 
-def summary(counts: BatchCounts, failures: Sequence[Import]) -> RenderableType:
-    """Return how a batch ended: counts, and the first of `failures` with target and reason."""
+def summary(counts: BatchCounts, failures: Sequence[Import], more_at: str = "") -> RenderableType:
+    """Return how a batch ended: counts, and the first of `failures` with target and reason.
+
+    `more_at` says where the others are found; by default, the command that lists them.
+    """
     text = Text(f"Batch {counts.batch_id}: {counts.by_state[State.SUCCEEDED]:,} of ")
     text.append(f"{counts.total:,} succeeded, {counts.ended_badly:,} ended badly")
     text.append(f", {left:,} not finished.\n" if (left := _left_of(counts)) else ".\n")
@@ -86,7 +89,7 @@ def summary(counts: BatchCounts, failures: Sequence[Import]) -> RenderableType:
         text.append(failure_list(failures[:FAILURES_SHOWN]))
         if (more := counts.ended_badly - FAILURES_SHOWN) > 0:
             text.append(f"  ... and {more:,} more: ")
-            text.append(f"amplify-import status {counts.batch_id} --failed\n")
+            text.append(f"{more_at or f'amplify-import status {counts.batch_id} --failed'}\n")
     text.rstrip()
     return text
 

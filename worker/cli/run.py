@@ -20,13 +20,13 @@ import click
 
 from config.settings import Settings
 from worker.cli.batchfile import Row
-from worker.cli.client import open_views, submit_batch
+from worker.cli.client import import_id_of, open_views, submit_batch
 from worker.cli.embedded import EmbeddedServer
 from worker.cli.practice import Practice
 from worker.cli.submit import batch_id_of, read_file, show_problems
 from worker.cli.watch import watch_to_the_end
 from worker.cli.workers import Workers, producer_of, settings_of
-from worker.domain.requests import DEFAULT_ACCOUNT, derive_import_id
+from worker.domain.requests import DEFAULT_ACCOUNT
 from worker.sandbox.loader import load_scenario
 from worker.store.connection import connect
 from worker.store.keys import IMPORT
@@ -114,6 +114,11 @@ class Plan:
     workers: int = 1
     as_json: bool = False
 
+    @property
+    def results(self) -> Path:
+        """Where every import's result is left behind: there will be no store to ask for it."""
+        return self.directory / "results.jsonl"
+
 
 def default_state_directory() -> Path:
     """Return where state is kept, by the XDG Base Directory Specification."""
@@ -153,7 +158,14 @@ async def import_rows(plan: Plan, server: EmbeddedServer, env: Mapping[str, str]
     """
     settings = settings_of(server.url)
     total, left = await _total_and_left(plan, settings)
-    follow = partial(watch_to_the_end, settings, plan.batch_id, as_json=plan.as_json, total=total)
+    follow = partial(
+        watch_to_the_end,
+        settings,
+        plan.batch_id,
+        as_json=plan.as_json,
+        total=total,
+        more_at=str(plan.results),
+    )
     if not left:
         click.echo(f"Batch {plan.batch_id} is complete.", err=True)
         return await follow()
@@ -184,12 +196,10 @@ async def _run(plan: Plan, *, sandbox: bool) -> int:
 
 
 async def _write_results(plan: Plan, settings: Settings) -> None:
-    """Leave every import's result behind: there will be no store to ask for it."""
     async with open_views(settings) as views:
         items = await views.members(plan.batch_id, limit=sys.maxsize)
-    path = plan.directory / "results.jsonl"
-    path.write_text("".join(f"{json.dumps(item.result())}\n" for item in items))
-    click.echo(f"All results: {path}", err=True)
+    plan.results.write_text("".join(f"{json.dumps(item.result())}\n" for item in items))
+    click.echo(f"All results: {plan.results}", err=True)
 
 
 async def _total_and_left(plan: Plan, settings: Settings) -> tuple[int, int]:
@@ -207,11 +217,7 @@ async def _total_and_left(plan: Plan, settings: Settings) -> tuple[int, int]:
 
 
 async def _count_new(plan: Plan, settings: Settings) -> int:
-    keys = [
-        IMPORT.name
-        + (row.members.get("importId") or derive_import_id(plan.batch_id, row.fingerprint))
-        for row in plan.rows
-    ]
+    keys = [IMPORT.name + import_id_of(row, plan.batch_id) for row in plan.rows]
     known = 0
     async with connect(settings.redis_url) as redis:
         for start in range(0, len(keys), ASKED_AT_ONCE):

@@ -35,9 +35,14 @@ def watch(context: click.Context, batch_id: str, *, as_json: bool) -> None:
 
 
 async def watch_to_the_end(
-    settings: Settings, batch_id: str, *, as_json: bool, total: int | None = None
+    settings: Settings,
+    batch_id: str,
+    *,
+    as_json: bool,
+    total: int | None = None,
+    more_at: str = "",
 ) -> int:
-    """Follow a batch and print its summary; return the exit code.
+    """Follow a batch and print its summary; return the exit code. For `more_at` see `summary`.
 
     Raises:
         NotKnownError: when there is no such batch, unless `total` says that it is on its way.
@@ -52,18 +57,23 @@ async def watch_to_the_end(
         failures: list[Import] = []
         if counts.ended_badly:
             failures = await views.members(batch_id, BAD_STATES, FAILURES_SHOWN)
-    print_end(make_console(), counts, failures, as_json=as_json)
+    print_end(make_console(), counts, failures, as_json=as_json, more_at=more_at)
     return exit_code_of(counts)
 
 
 def print_end(
-    console: Console, counts: BatchCounts, failures: Sequence[Import], *, as_json: bool
+    console: Console,
+    counts: BatchCounts,
+    failures: Sequence[Import],
+    *,
+    as_json: bool,
+    more_at: str = "",
 ) -> None:
     """Print how a batch stands, for people or for programs."""
     if as_json:
         click.echo(json.dumps(batch_as_json(counts, failures)))
     else:
-        console.print(summary(counts, failures), soft_wrap=True)
+        console.print(summary(counts, failures, more_at), soft_wrap=True)
 
 
 def batch_as_json(counts: BatchCounts, failures: Sequence[Import]) -> dict[str, Any]:
@@ -72,6 +82,7 @@ def batch_as_json(counts: BatchCounts, failures: Sequence[Import]) -> dict[str, 
         "batchId": counts.batch_id,
         "total": counts.total,
         "accepted": counts.accepted,
+        "known": counts.known,
         "expected": counts.expected,
         "finished": counts.finished,
         "completed": counts.completed,
