@@ -22,7 +22,7 @@ from worker.cli.client import open_views
 from worker.cli.embedded import EmbeddedServer
 from worker.cli.guard import GuardedProcess
 from worker.cli.practice import Practice
-from worker.cli.run import INTERRUPTED, Plan, import_rows, interruptible
+from worker.cli.run import INTERRUPTED, Plan, import_rows, interruptible, write_results
 from worker.cli.workers import celery_command, code_directory, settings_of, store_environment
 from worker.sandbox.loader import load_scenario
 from worker.sandbox.scenario import Scenario
@@ -82,8 +82,14 @@ async def _demonstrate(directory: Path, apps: int) -> int:
         await stack.enter_async_context(practice)
         env = practice.environment(_without_settings(os.environ) | DEMO_SETTINGS)
         stack.enter_context(_flower(server, env))
-        plan = Plan(batch_id=BATCH_ID, rows=read_batch(file).rows, directory=server.directory)
+        plan = Plan(
+            batch_id=BATCH_ID,
+            rows=read_batch(file).rows,
+            directory=server.directory,
+            more_at="kept with --keep",
+        )
         await import_rows(plan, server, env)
+        await write_results(plan, settings_of(server.url))
         await _show_events(server)
         _show_ledger(practice.sandbox.snapshot())
     return 0

@@ -106,13 +106,14 @@ def run(
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Plan:
-    """What to import, and where the store lies."""
+    """What to import, and where the store lies. `more_at` says where all results will be."""
 
     batch_id: str
     rows: Sequence[Row]
     directory: Path
     workers: int = 1
     as_json: bool = False
+    more_at: str = ""
 
     @property
     def results(self) -> Path:
@@ -164,7 +165,7 @@ async def import_rows(plan: Plan, server: EmbeddedServer, env: Mapping[str, str]
         plan.batch_id,
         as_json=plan.as_json,
         total=total,
-        more_at=str(plan.results),
+        more_at=plan.more_at or str(plan.results),
     )
     if not left:
         click.echo(f"Batch {plan.batch_id} is complete.", err=True)
@@ -191,15 +192,16 @@ async def _run(plan: Plan, *, sandbox: bool) -> int:
             await stack.enter_async_context(practice)
             env = practice.environment({**PRACTICE_SETTINGS, **env})
         code = await import_rows(plan, server, env)
-        await _write_results(plan, settings_of(server.url))
+        await write_results(plan, settings_of(server.url))
+        click.echo(f"All results: {plan.results}", err=True)
     return code
 
 
-async def _write_results(plan: Plan, settings: Settings) -> None:
+async def write_results(plan: Plan, settings: Settings) -> None:
+    """Write every import's result, one JSON object a line."""
     async with open_views(settings) as views:
         items = await views.members(plan.batch_id, limit=sys.maxsize)
     plan.results.write_text("".join(f"{json.dumps(item.result())}\n" for item in items))
-    click.echo(f"All results: {plan.results}", err=True)
 
 
 async def _total_and_left(plan: Plan, settings: Settings) -> tuple[int, int]:
