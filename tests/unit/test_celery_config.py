@@ -84,6 +84,15 @@ def test_each_broker_is_asked_for_what_keeps_messages_safe(
     assert foreign not in options
 
 
+@pytest.mark.parametrize(("lease", "visible"), [(60, 60), (2, 10)])
+def test_what_a_dead_worker_had_taken_comes_back_after_about_a_lease(
+    lease: float, visible: float
+) -> None:
+    options = config_of(broker_url="redis://store", lease_seconds=lease)["broker_transport_options"]
+    sweep = options["unacked_restore_interval"] * options["unacked_restore_throttle"]
+    assert (options["visibility_timeout"], sweep) == (visible, 5)
+
+
 def test_a_redis_broker_that_does_not_answer_is_given_up_after_a_while() -> None:
     options = config_of(broker_url="redis://store")["broker_transport_options"]
     assert 0 < options["socket_connect_timeout"] <= 10
