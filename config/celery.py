@@ -17,6 +17,7 @@ def celery_config(settings: Settings) -> dict[str, Any]:
         "broker_url": settings.celery_broker_url,
         "result_backend": settings.celery_result_backend,
         "broker_connection_retry_on_startup": True,
+        "broker_connection_max_retries": None,  # a broker may be away for as long as it likes
         "broker_transport_options": _transport_options(settings),
         "task_default_queue": IMPORTS_QUEUE,
         # Exchange and routing key as a producer that only knows the queue's name declares them.

@@ -10,12 +10,12 @@ from contextlib import suppress
 from typing import Final
 
 import structlog
-from redis.exceptions import RedisError
 
 from worker.domain.decisions import Claim
 from worker.domain.outcomes import LaneLimits
 from worker.engine.advance import give_back
 from worker.runtime import Runtime
+from worker.store.connection import StoreUnavailableError
 from worker.store.requests import Entry
 
 log = structlog.get_logger()
@@ -96,7 +96,7 @@ class Conductor:
         while not self._stopping.is_set():
             try:
                 await step()
-            except (RedisError, OSError) as error:
+            except StoreUnavailableError as error:
                 log.warning("store.unreachable", error=str(error), retry_seconds=delay)
             except Exception:  # the outermost loop: a defect here must not make a silent zombie
                 log.exception("conductor.step_failed", retry_seconds=delay)
@@ -136,7 +136,7 @@ class Conductor:
     async def _advance(self, claim: Claim) -> None:
         try:
             await self._advancer.advance(claim)
-        except (RedisError, OSError) as error:
+        except StoreUnavailableError as error:
             # The lease runs out and the store says what the silence means.
             log.warning("claim.unrecorded", import_id=claim.item.id, error=str(error))
         except Exception:
@@ -184,5 +184,5 @@ class Conductor:
     async def _leave_group(self) -> None:
         try:
             await self._requests.close()
-        except (RedisError, OSError) as error:
+        except StoreUnavailableError as error:
             log.warning("store.unreachable", loop="leave_group", error=str(error))

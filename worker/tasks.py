@@ -8,10 +8,10 @@ and Flower work as for any task, while nothing occupies a worker slot or the bro
 from collections.abc import Coroutine
 from typing import Any, TypeVar
 
+import structlog
 from celery import Task, shared_task
 from celery.exceptions import Ignore, Reject
 from kombu.utils.json import dumps
-from redis.exceptions import RedisError
 
 from config.names import BATCH_TASK, FINISH_HEADER, FINISH_QUEUE, IMPORT_TASK
 from worker.domain.errors import ImportEndedError, ImportRejected
@@ -20,6 +20,9 @@ from worker.domain.outcomes import Entrance, Verdict
 from worker.domain.requests import InvalidRequestError
 from worker.runtime import Runtime, runtime_of_process
 from worker.sinks.celery import WAITING
+from worker.store.connection import StoreUnavailableError
+
+log = structlog.get_logger()
 
 T = TypeVar("T")
 
@@ -69,10 +72,12 @@ def import_batch(self: ImportTask, /, *args: Any, **members: Any) -> dict[str, A
 
     Returns `{"batchId", "accepted", "known", "rejected"}`: how many requests were received how.
     """
-    problems = [(name, "is not a member of a batch") for name in members.keys() - BATCH_MEMBERS]
-    if args or problems:
-        raise ImportRejected(str(InvalidRequestError((*problems, *_POSITIONAL[: len(args)]))))
     batch: dict[str, Any] = {"batchId": None, "requests": None, "offset": 0, "total": None}
+    problems = [(name, "is not a member of a batch") for name in members if name not in batch]
+    if args:
+        problems.append(("arguments", "must be given by name"))
+    if problems:
+        raise ImportRejected(str(InvalidRequestError(tuple(problems))))
     batch.update(members)
     admitting = self.runtime.admitter.admit_batch(
         batch["batchId"], batch["requests"], batch["offset"], batch["total"]
@@ -83,12 +88,6 @@ def import_batch(self: ImportTask, /, *args: Any, **members: Any) -> dict[str, A
         raise ImportRejected(str(error)) from None
     verdicts = [admission.verdict for admission in admissions]
     return {"batchId": batch["batchId"], **{name.value: verdicts.count(name) for name in Verdict}}
-
-
-BATCH_MEMBERS = frozenset({"batchId", "requests", "offset", "total"})
-_POSITIONAL = (
-    ("arguments", "must be given by name; in a chain, use an immutable signature (.si)"),
-)
 
 
 def _is_finishing(task: ImportTask) -> bool:
@@ -109,8 +108,8 @@ def _ended_import(task: ImportTask) -> Import:
 def _admitted_import(task: ImportTask, args: tuple[Any, ...], members: dict[str, Any]) -> Import:
     """Admit the import; return it if it is over already, else step aside."""
     # Before admission: an import may be over before a later note is written.
+    _show_waiting(task)
     task_id = str(task.request.id)
-    task.update_state(state=WAITING, meta={"importId": task_id})
     entrance = Entrance(
         import_id=task_id,
         task_id=task_id,
@@ -118,9 +117,17 @@ def _admitted_import(task: ImportTask, args: tuple[Any, ...], members: dict[str,
     )
     admission = _or_requeue(task, task.runtime.admitter.admit(_request_of(args, members), entrance))
     if admission.item is None or not admission.item.is_terminal:
-        task.send_event("task-waiting")
         raise Ignore
     return admission.item
+
+
+def _show_waiting(task: ImportTask) -> None:
+    """Show the state; a result backend or a broker that can't tells nobody, and stops nothing."""
+    try:
+        task.update_state(state=WAITING, meta={"importId": task.request.id})
+        task.send_event("task-waiting")
+    except Exception as error:  # noqa: BLE001 - backends and brokers of any make fail in any way
+        log.warning("announcement.failed", step=WAITING, error=str(error))
 
 
 def _request_of(args: tuple[Any, ...], members: dict[str, Any]) -> object:
@@ -138,5 +145,5 @@ def _or_requeue(task: ImportTask, coroutine: Coroutine[Any, Any, T]) -> T:
     """Run a step; while the store can't be reached, the message goes back to the broker."""
     try:
         return task.runtime.run(coroutine)
-    except RedisError as error:
+    except StoreUnavailableError as error:
         raise Reject(error, requeue=True) from error

@@ -10,7 +10,6 @@ import os
 import secrets
 import socket
 from pathlib import Path
-from types import TracebackType
 from typing import Final, Self
 
 import click
@@ -112,12 +111,7 @@ class EmbeddedServer:
             raise
         return self
 
-    async def __aexit__(
-        self,
-        exception_type: type[BaseException] | None,
-        exception: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    async def __aexit__(self, *_: object) -> None:
         await self._close()
 
     async def _lock(self) -> None:

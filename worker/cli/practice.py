@@ -5,7 +5,6 @@ import os
 from collections.abc import Collection, Mapping
 from configparser import RawConfigParser
 from pathlib import Path
-from types import TracebackType
 from typing import Final, Self
 
 from worker.domain.requests import DEFAULT_ACCOUNT
@@ -43,13 +42,8 @@ class Practice:
         )
         return self
 
-    async def __aexit__(
-        self,
-        exception_type: type[BaseException] | None,
-        exception: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        await self.sandbox.__aexit__(exception_type, exception, traceback)
+    async def __aexit__(self, *_: object) -> None:
+        await self.sandbox.__aexit__()
 
     def environment(self, env: Mapping[str, str]) -> dict[str, str]:
         """Return `env` with AWS's settings replaced: calls go to the sandbox, and nowhere else."""

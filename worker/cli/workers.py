@@ -5,7 +5,6 @@ import os
 import sys
 from collections.abc import Awaitable, Callable, Mapping
 from pathlib import Path
-from types import TracebackType
 from typing import Final, NoReturn, Self
 
 from celery import Celery
@@ -59,12 +58,7 @@ class Workers:
         self._processes += [self._started(number) for number in range(1, self._count + 1)]
         return self
 
-    async def __aexit__(
-        self,
-        exception_type: type[BaseException] | None,
-        exception: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    async def __aexit__(self, *_: object) -> None:
         # In threads: calls on the way may be answered by a sandbox on this event loop.
         stops = [asyncio.to_thread(process.stop) for process in self._processes]
         await asyncio.gather(*stops)

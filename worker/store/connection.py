@@ -1,17 +1,42 @@
 """Connections to the store."""
 
-from typing import Final
+from collections.abc import Callable, Coroutine
+from functools import wraps
+from typing import Any, Final, ParamSpec, TypeVar
 
 from redis.asyncio import BlockingConnectionPool, Redis
 from redis.asyncio.retry import Retry
 from redis.backoff import ExponentialWithJitterBackoff
 from redis.exceptions import ConnectionError as RedisConnectionError
+from redis.exceptions import RedisError
 from redis.exceptions import TimeoutError as RedisTimeoutError
+
+P = ParamSpec("P")
+T = TypeVar("T")
 
 SOCKET_TIMEOUT_SECONDS: Final = 15.0
 RETRIES: Final = 3
 MAX_CONNECTIONS: Final = 24
 """Two of them wait for hints and for requests; a script holds one for a tenth of a millisecond."""
+
+
+class StoreUnavailableError(Exception):
+    """The store can't be reached, or refuses: it loads, is read-only, or has no memory left."""
+
+
+def translated(
+    function: Callable[P, Coroutine[Any, Any, T]],
+) -> Callable[P, Coroutine[Any, Any, T]]:
+    """Let a coroutine function raise StoreUnavailableError in place of the driver's errors."""
+
+    @wraps(function)
+    async def translating(*args: P.args, **kwargs: P.kwargs) -> T:
+        try:
+            return await function(*args, **kwargs)
+        except (RedisError, OSError) as error:
+            raise StoreUnavailableError(str(error) or type(error).__name__) from error
+
+    return translating
 
 
 def connect(url: str) -> "Redis":

@@ -7,6 +7,7 @@ from typing import Any, Final
 from redis.asyncio import Redis
 from redis.exceptions import ResponseError
 
+from worker.store.connection import translated
 from worker.store.keys import CONSUMER_GROUP, REQUESTS
 
 READ_AT_ONCE: Final = 200
@@ -22,12 +23,16 @@ class Entry:
 
 
 class RequestsStream:
-    """Reads the stream as one consumer of the group. An entry goes away once it is done with."""
+    """Reads the stream as one consumer of the group. An entry goes away once it is done with.
+
+    All methods raise StoreUnavailableError when the store can't be reached.
+    """
 
     def __init__(self, redis: "Redis", consumer: str) -> None:
         self._redis = redis
         self._consumer = consumer
 
+    @translated
     async def open(self) -> None:
         """Create stream and group where they are missing; forget consumers that are long gone."""
         await self._create_group()
@@ -37,6 +42,7 @@ class RequestsStream:
                     REQUESTS.name, CONSUMER_GROUP, consumer["name"]
                 )
 
+    @translated
     async def read(self, block_ms: int) -> list[Entry]:
         """Return new entries, waiting up to `block_ms` for the first."""
         try:
@@ -54,6 +60,7 @@ class RequestsStream:
             return []
         return [entry for _, entries in _streams(reply) for entry in _entries(entries)]
 
+    @translated
     async def take_over(self, idle_ms: int) -> list[Entry]:
         """Return entries that another consumer read at least `idle_ms` ago and never finished."""
         reply = await self._redis.xautoclaim(
@@ -61,6 +68,7 @@ class RequestsStream:
         )
         return _entries(reply[1])
 
+    @translated
     async def done(self, entries: Sequence[Entry]) -> None:
         """Acknowledge and delete entries."""
         ids = [entry.id for entry in entries]
@@ -76,6 +84,7 @@ class RequestsStream:
             if not str(error).startswith("BUSYGROUP"):
                 raise
 
+    @translated
     async def close(self) -> None:
         """Leave the group, unless entries are still ours: another consumer takes those over."""
         for consumer in await self._redis.xinfo_consumers(REQUESTS.name, CONSUMER_GROUP):

@@ -11,16 +11,17 @@ from typing import Any, Final, Protocol
 
 from redis.asyncio import Redis
 
+from worker.store.connection import translated
 from worker.store.keys import CATALOGUE
 
 _DIRECTORY: Final = files("worker.store") / "scripts"
 
 
 class Script(Protocol):
-    """A script, loaded when first called. In a pipeline, its reply comes with the pipeline's."""
+    """A script; the server loads it when it is first called."""
 
-    async def __call__(self, *, args: list[str], client: Any = None) -> Any:
-        """Run the script on `client`, or on the connection pool it was registered with."""
+    async def __call__(self, *, args: list[str]) -> Any:
+        """Run the script."""
         ...
 
 
@@ -40,14 +41,15 @@ class Scripts:
         """Return the text that stands in front of every script."""
         return (_DIRECTORY / "lib.lua").read_text()
 
-    async def call(self, name: str, pipeline: Any = None, **args: Any) -> Any:
+    @translated
+    async def call(self, name: str, **args: Any) -> Any:
         """Run `name` with `args` as its JSON object; None of them may be None.
 
         Raises:
-            redis.exceptions.RedisError: when the server can't be reached or refuses.
+            StoreUnavailableError: when the server can't be reached or refuses.
 
         """
-        return await self._scripts[name](args=[json.dumps(args)], client=pipeline)
+        return await self._scripts[name](args=[json.dumps(args)])
 
 
 def script_texts() -> dict[str, str]:

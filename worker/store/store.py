@@ -14,6 +14,7 @@ from worker.domain.imports import Import
 from worker.domain.outcomes import Admission, Ended, Entrance, LaneLimits, Verdict
 from worker.domain.requests import ImportRequest, Priority
 from worker.domain.states import State, sources_of
+from worker.store.connection import translated
 from worker.store.keys import IMPORT, LANE, WAKE
 from worker.store.scripts import Scripts
 
@@ -51,8 +52,8 @@ class ImportStore:
     """Writes the imports. Every method is one script, so one atomic step and one round trip.
 
     Methods that take a `Claim` return False (or None) when the claim is no longer the caller's: the
-    lease ran out and somebody else has taken over. All raise `redis.exceptions.RedisError` when
-    the store can't be reached.
+    lease ran out and somebody else has taken over. All raise StoreUnavailableError when the
+    store can't be reached.
     """
 
     def __init__(self, redis: "Redis", config: StoreConfig) -> None:
@@ -242,9 +243,11 @@ class ImportStore:
         """Count one more call in a row that found nobody; return the count."""
         return int(await self._scripts.call("count_unreachable", lane=lane))
 
+    @translated
     async def configure_lanes(self, lanes: Mapping[str, LaneLimits]) -> None:
         """Write the lanes' known limits; every other lane falls back to the defaults."""
-        seen = {key.removeprefix(LANE.name) async for key in self._redis.scan_iter(f"{LANE.name}*")}
+        keys = [key async for key in self._redis.scan_iter(f"{LANE.name}*")]
+        seen = {key.removeprefix(LANE.name) for key in keys}
         for lane in seen | lanes.keys():
             limits = asdict(lanes.get(lane, LaneLimits()))
             fields = {name: False if value is None else value for name, value in limits.items()}
@@ -259,10 +262,12 @@ class ImportStore:
         """Note that a task has finished natively. Safe to repeat."""
         await self._scripts.call("settle", id=import_id, task_id=task_id)
 
+    @translated
     async def wait_for_hint(self, seconds: float) -> bool:
         """Wait up to `seconds` for a hint that work is due; hints may be lost."""
         return await self._redis.blpop([WAKE.name], timeout=seconds) is not None
 
+    @translated
     async def load(self, import_id: str) -> Import | None:
         """Return an import, None when it is not known (any more)."""
         fields: Any = await self._redis.hgetall(IMPORT.name + import_id)
