@@ -10,6 +10,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Self, TypeVar
@@ -19,6 +20,7 @@ from redis import Redis
 
 from worker.sandbox.scenario import Credentials, Scenario, ScriptedTarget
 from worker.sandbox.server import SandboxServer
+from worker.store.keys import CATALOGUE, Lifetime
 
 T = TypeVar("T")
 
@@ -54,6 +56,21 @@ def members(app: str = "d1", **more: Any) -> dict[str, Any]:
         "nativeClientId": "nativeclient",
         **more,
     }
+
+
+def assert_nothing_left_behind(redis: Any) -> None:
+    """Fail on a key of ours that is not catalogued, or that stays though nobody needs it."""
+    for name in redis.keys("imports:*"):
+        found = [
+            key
+            for key in CATALOGUE
+            if name == key.name or (key.name.endswith(":") and name.startswith(key.name))
+        ]
+        assert found, f"{name} is not in the catalogue"
+        assert redis.type(name) == found[0].type, name
+        if found[0].lifetime is Lifetime.RETENTION:
+            assert redis.pttl(name) > 0, f"{name} would stay for ever"
+        assert found[0].lifetime is not Lifetime.EMPTIED, f"{name} holds what nobody needs"
 
 
 class Sandbox:
@@ -159,6 +176,56 @@ class Worker:
     def _died(self) -> bool:
         assert self.process.poll() is None, f"the worker died:\n{self.log[-3000:]}"
         return False
+
+
+class CommandLine:
+    """`amplify-import` in an environment of its own."""
+
+    def __init__(self, store_url: str) -> None:
+        self.environment = {
+            **{name: os.environ[name] for name in ("PATH", "HOME") if name in os.environ},
+            "IMPORTS_REDIS_URL": store_url,
+            "AWS_ACCESS_KEY_ID": ACCESS_KEY,
+            "AWS_SECRET_ACCESS_KEY": "not-to-be-shown",
+            "AWS_REGION": "us-east-1",
+            "AWS_CONFIG_FILE": os.devnull,
+            "AWS_EC2_METADATA_DISABLED": "true",
+        }
+
+    def __call__(self, *arguments: str | Path, stdin: str = "", **settings: str) -> Any:
+        """Run a command to its end."""
+        done = subprocess.run(
+            [BIN / "amplify-import", *arguments],
+            env={**self.environment, **settings},
+            input=stdin,
+            capture_output=True,
+            text=True,
+            timeout=30,
+            check=False,
+        )
+        assert "Traceback" not in done.stderr, done.stderr
+        assert "\x1b" not in done.stdout + done.stderr
+        return done
+
+    def each(self, *commands: tuple[str | Path, ...], **settings: str) -> list[Any]:
+        """Run independent commands side by side."""
+        with ThreadPoolExecutor() as pool:
+            return list(pool.map(lambda arguments: self(*arguments, **settings), commands))
+
+    @contextmanager
+    def running(self, *arguments: str) -> Iterator[subprocess.Popen[str]]:
+        """Run a command beside the test; it is killed at the end."""
+        with subprocess.Popen(
+            [BIN / "amplify-import", *arguments],
+            env=self.environment,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        ) as process:
+            try:
+                yield process
+            finally:
+                process.kill()
 
 
 def environment_for(sandbox: Sandbox, store_url: str, **settings: str) -> dict[str, str]:

@@ -9,14 +9,14 @@ from typing import Any
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from redis import Redis
 
 from tests.conftest import MakeStore
-from tests.support import members
+from tests.support import assert_nothing_left_behind, members
 from worker.domain.decisions import Call, Claim, Doubt
 from worker.domain.outcomes import Entrance, LaneLimits, Verdict
 from worker.domain.requests import ImportRequest
 from worker.domain.states import EDGES, State
-from worker.store.keys import CATALOGUE, Key, Lifetime
 from worker.store.scripts import Scripts, script_texts
 from worker.store.store import ImportStore
 
@@ -356,6 +356,38 @@ async def test_a_failed_probe_makes_the_next_one_wait_longer(make_store: MakeSto
     assert wait_seconds == pytest.approx(0.1, abs=0.03)
 
 
+async def test_an_import_that_failed_as_a_probe_stands_back_for_others(
+    make_store: MakeStore,
+) -> None:
+    """One app whose calls are refused must not keep its whole lane paused."""
+    store = make_store()
+    for n in range(2):
+        await admit(store, f"i{n}", app=f"d{n}")
+    await pause(store)
+    await asyncio.sleep(0.06)
+    refused = await claim_one(store)
+    await pause(store, probe=True)
+    await store.requeue(refused, delay_seconds=300)
+    await asyncio.sleep(0.11)
+    other = await claim_one(store)
+    assert (refused.item.id, other.item.id) == ("i0", "i1")
+    assert other.probe
+
+
+async def test_an_import_that_failed_as_a_probe_is_the_next_one_where_it_is_alone(
+    make_store: MakeStore,
+) -> None:
+    store = make_store()
+    await admit(store)
+    await pause(store)
+    for _ in range(2):
+        await asyncio.sleep(0.11)
+        probe = await claim_one(store)
+        assert probe.probe
+        await store.requeue(probe, delay_seconds=300)
+        await store.pause_lane(LANE, "", probe=True, delay_seconds=0.05, delay_max_seconds=0.05)
+
+
 async def test_a_batch_is_complete_when_all_that_was_announced_is_over(
     make_store: MakeStore, redis: Any
 ) -> None:
@@ -445,7 +477,7 @@ async def test_stuck_is_told_once(make_store: MakeStore, redis: Any) -> None:
 
 
 async def test_nothing_is_left_behind_but_what_the_catalogue_says(
-    make_store: MakeStore, redis: Any
+    make_store: MakeStore, store_url: str
 ) -> None:
     """Every script has run; each key that remains is catalogued, and expires or is kept."""
     store = make_store()
@@ -471,22 +503,8 @@ async def test_nothing_is_left_behind_but_what_the_catalogue_says(
     await store.claim(10)
     await store.wait_for_hint(0.01)
 
-    for name in await redis.keys("*"):
-        key = _catalogued(name)
-        assert await redis.type(name) == key.type
-        if key.lifetime is Lifetime.RETENTION:
-            assert await redis.pttl(name) > 0, f"{name} would stay for ever"
-        assert key.lifetime is not Lifetime.EMPTIED, f"{name} holds what nobody needs"
-
-
-def _catalogued(name: str) -> Key:
-    found = [
-        key
-        for key in CATALOGUE
-        if name == key.name or (key.name.endswith(":") and name.startswith(key.name))
-    ]
-    assert found, f"{name} is not in the catalogue"
-    return found[0]
+    with Redis.from_url(store_url, decode_responses=True) as client:
+        assert_nothing_left_behind(client)
 
 
 async def test_ended_imports_whose_tasks_did_not_finish_are_published_again(

@@ -7,7 +7,13 @@ import pytest
 from celery import chain, chord, group
 
 from tests.conftest import StartWorker
-from tests.support import Producer, Sandbox, members, wait_until
+from tests.support import (
+    Producer,
+    Sandbox,
+    assert_nothing_left_behind,
+    members,
+    wait_until,
+)
 from worker.sandbox.scenario import Credentials
 
 EVERYWHERE = pytest.mark.parametrize(
@@ -59,6 +65,9 @@ def test_an_import_by_each_door_succeeds_natively(
     started = producer.events("import.started", import_id=task.id)
     assert [event["data"]["metadata"] for event in started] == [{"team": "blue"}]
     assert [call["status"] for call in sandbox.calls(app="d")] == [200, 200, 200]
+    wait_until(lambda: not producer.redis.exists("imports:unfinished"), "all tasks have finished")
+    wait_until(lambda: not producer.redis.exists("imports:lanes"), "no lane has work")
+    assert_nothing_left_behind(producer.redis)
 
 
 @pytest.mark.parametrize("pool", ["threads", "prefork"])

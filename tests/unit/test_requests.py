@@ -69,7 +69,7 @@ PATTERNS: Final[dict[str, st.SearchStrategy[Any]]] = {
     "deadlineSeconds": st.floats(0.001, 86400) | st.integers(1, 86400),
     "metadata": st.dictionaries(
         st.text(st.characters(exclude_categories=["Cc", "Cs"]), min_size=1, max_size=9),
-        st.text(max_size=9),
+        st.text(st.characters(exclude_categories=["Cc", "Cs"]), max_size=9),
         max_size=4,
     ),
 }
@@ -290,6 +290,7 @@ def test_a_deadline_is_a_positive_number_of_at_most_thirty_days(value: object) -
         pytest.param({"ticket": {"id": "7"}}, "metadata.ticket", id="a nested object"),
         pytest.param({"ticket": "v" * 513}, "metadata.ticket", id="a long value"),
         pytest.param({"ticket": "\ud800"}, "metadata.ticket", id="a surrogate in a value"),
+        pytest.param({"ticket": "a\x00b"}, "metadata.ticket", id="a control character in a value"),
         pytest.param({"": "v"}, "metadata.", id="an empty key"),
         pytest.param({7: "v"}, "metadata.7", id="a key that is a number"),
         pytest.param({"a\nb": "v"}, r"'metadata.a\nb'", id="a key with a line break"),

@@ -60,7 +60,10 @@ Region = Annotated[str, _text(r"^[a-z]{2,4}(-[a-z]+)+-[0-9]{1,2}$", 32)]
 Identifier = Annotated[str, _text(IDENTIFIER_PATTERN.pattern, 128)]
 Key = Annotated[str, _text(r"^[^\x00-\x1f\x7f]+$", 256)]
 MetadataKey = Annotated[str, _text(r"^[^\x00-\x1f\x7f]+$", 128)]
-MetadataValue = Annotated[str, StringConstraints(strict=True, max_length=512)]
+MetadataValue = Annotated[  # a note may have lines and tabs
+    str,
+    StringConstraints(strict=True, max_length=512, pattern=r"^[^\x00-\x08\x0b\x0c\x0e-\x1f\x7f]*$"),
+]
 Seconds = Annotated[float, Field(strict=True, gt=0, le=30 * 86400, allow_inf_nan=False)]
 
 

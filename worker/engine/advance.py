@@ -40,6 +40,9 @@ THROTTLE_SECONDS: Final = 1.0
 THROTTLE_MAX_SECONDS: Final = 30.0
 PROBE_SECONDS: Final = 5.0
 PROBE_MAX_SECONDS: Final = 300.0
+PROBE_AGAIN_SECONDS: Final = 300.0
+"""How long an import that failed as a probe stands back for the others of its lane."""
+
 UNREACHABLE_IN_A_ROW: Final = 5
 """So many calls in a row that found nobody pause their lane."""
 
@@ -139,10 +142,12 @@ class Advancer:
                 )
             case Throttle():
                 await self._throttle(decision, claim, elapsed)
-                held = await self._give_back(claim)
+                held = await give_back(self._ledger, claim)
             case PauseLane(reason):
                 await self._pause(claim, reason)
-                held = await self._give_back(claim)
+                # One app that is refused must not be the probe for ever: others come first.
+                stand_back = PROBE_AGAIN_SECONDS if claim.probe else 0.0
+                held = await give_back(self._ledger, claim, stand_back)
         if not held:
             # Somebody else took over while we were slow; what they record is what counts.
             log.warning("claim.lost", call=claim.call, decision=type(decision).__name__)
@@ -220,9 +225,6 @@ class Advancer:
             blocked_seconds=blocked,
         )
 
-    async def _give_back(self, claim: Claim) -> bool:
-        return await give_back(self._ledger, claim)
-
     def _note_unknown_status(self, answer: Answer) -> None:
         for job in answer.jobs:
             status = job.status.upper()
@@ -237,8 +239,8 @@ def made_up(item: Import) -> Ended:
     return Ended(item, {item.id: ""})
 
 
-async def give_back(ledger: Ledger, claim: Claim) -> bool:
+async def give_back(ledger: Ledger, claim: Claim, delay_seconds: float = 0.0) -> bool:
     """Return a claim whose call was not made, or had no effect: nothing is counted."""
     if claim.call is Call.START:
-        return await ledger.requeue(claim)
-    return await ledger.reschedule(claim)
+        return await ledger.requeue(claim, delay_seconds=delay_seconds)
+    return await ledger.reschedule(claim, delay_seconds=delay_seconds)

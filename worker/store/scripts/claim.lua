@@ -74,8 +74,8 @@ local function reclaim(lane_name)
   end
 end
 
-local function promote_delayed(lane_name)
-  local due = redis.call('ZRANGEBYSCORE', KEY.delayed .. lane_name, '-inf', now, 'LIMIT', 0,
+local function promote_delayed(lane_name, latest)
+  local due = redis.call('ZRANGEBYSCORE', KEY.delayed .. lane_name, '-inf', latest, 'LIMIT', 0,
     args.limit)
   for _, id in ipairs(due) do
     redis.call('ZREM', KEY.delayed .. lane_name, id)
@@ -84,6 +84,7 @@ local function promote_delayed(lane_name)
       redis.call('ZADD', KEY.waiting .. lane_name, order, id)
     end
   end
+  return #due > 0
 end
 
 local function claim_polls(lane_name, most, probe)
@@ -158,11 +159,15 @@ local function claim_probe(lane_name, lane)
   if due > now then
     return due
   end
-  if claim_polls(lane_name, 1, true) + claim_starts(lane_name, 1, true) > 0 then
+  local function probed()
+    return claim_polls(lane_name, 1, true) > 0 or claim_starts(lane_name, 1, true) > 0
+  end
+  -- Imports that failed as probes stand back for others; where there is no other, they try again.
+  if probed() or (promote_delayed(lane_name, '+inf') and probed()) then
     redis.call('HSET', KEY.lane .. lane_name, 'paused_until_ms', now + args.lease_ms)
     return now + args.lease_ms
   end
-  return first_score(KEY.polls .. lane_name) or first_score(KEY.delayed .. lane_name)
+  return first_score(KEY.polls .. lane_name)
 end
 
 local function claim_within_limits(lane_name, lane, most)
@@ -200,7 +205,7 @@ for position, name in ipairs(names) do
   end
   local lane = hash_of(KEY.lane .. name)
   reclaim(name)
-  promote_delayed(name)
+  promote_delayed(name, now)
   local due
   if lane.paused_reason then
     due = claim_probe(name, lane)
