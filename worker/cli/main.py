@@ -12,6 +12,7 @@ from worker.cli.client import BadInputError
 from worker.cli.demo import demo
 from worker.cli.doctor import doctor
 from worker.cli.events import events
+from worker.cli.lanes import lanes
 from worker.cli.run import run
 from worker.cli.sandbox import sandbox
 from worker.cli.status import status
@@ -28,6 +29,7 @@ Examples:
   amplify-import run apps.csv                  import all apps of a file, with nothing else running
   amplify-import submit apps.csv --watch       the same through the workers that run already
   amplify-import status BATCH --failed         what went wrong, and why
+  amplify-import lanes                         limits, queues and pauses, by account and region
   amplify-import events --follow               what happens right now
   amplify-import doctor                        what to mend
 
@@ -37,7 +39,7 @@ Exit codes:
   1    an import ended badly, or doctor found something to mend
   2    wrong usage, a wrong setting, or an invalid file
   3    the store or the broker can't be reached, or those of `run` do not run
-  4    no such import or batch is known
+  4    no such import, batch or lane is known
   130  interrupted
 
 \b
@@ -76,5 +78,5 @@ def main(*, verbose: bool) -> None:
         configure_logging(load_settings())
 
 
-for command in (demo, run, submit, watch, status, events, doctor, sandbox):
+for command in (demo, run, submit, watch, status, lanes, events, doctor, sandbox):
     main.add_command(command)

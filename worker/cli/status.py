@@ -119,6 +119,8 @@ def what_it_waits_for(item: Import, where: Whereabouts) -> str:
 
 
 def _pause(lane: LaneView) -> str:
+    if lane.held:
+        return f"its lane {lane.name}, which was paused by hand: {lane.paused_reason}"
     return (
         f"its lane {lane.name}, which is paused: {lane.paused_reason} "
         f"(tried again {_in(lane.paused_seconds)})"

@@ -108,8 +108,8 @@ class Advancer:
             if claim.probe or in_a_row >= UNREACHABLE_IN_A_ROW:
                 await self._pause(claim, answer.error)
         elif claim.probe and answer.kind is not Kind.CREDENTIALS:
-            await self._ledger.resume_lane(claim.item.lane)
-            log.info("lane.resumed")
+            resumed = await self._ledger.resume_lane(claim.item.lane)
+            log.info("lane.resumed" if resumed else "lane.held")
 
     async def _pause(self, claim: Claim, reason: str) -> None:
         if await self._ledger.pause_lane(

@@ -76,7 +76,8 @@ class BatchCounts:
 class LaneView:
     """A lane at one moment. Times are seconds from then on; 0 where nothing is to be waited for.
 
-    `running` counts the imports that hold a place under `max_running`; `fields` is the lane's hash.
+    `running` counts the imports that hold a place under `max_running`; `fields` is the lane's hash;
+    `read_at_ms` is the moment, on the store's clock.
     """
 
     name: str
@@ -87,6 +88,17 @@ class LaneView:
     start_blocked_seconds: float
     poll_blocked_seconds: float
     fields: Mapping[str, str]
+    read_at_ms: float = 0.0
+
+    @property
+    def held(self) -> bool:
+        """Whether the lane is paused by hand: nothing but a hand resumes it."""
+        return "held" in self.fields
+
+    def seconds_since(self, field: str) -> float | None:
+        """Return how long ago the time in a field of the hash was; None where there is none."""
+        then = self.fields.get(field)
+        return None if then is None else max(0.0, (self.read_at_ms - float(then)) / 1000)
 
     @property
     def account(self) -> str:
@@ -191,6 +203,15 @@ class ImportViews:
         ]
         busy: Any = await self._redis.zrange(LANES.name, 0, -1)
         return await self._lanes({*names, *busy})
+
+    async def lane(self, name: str) -> LaneView | None:
+        """Return a lane, None when it was never used or configured."""
+        async with self._redis.pipeline(transaction=True) as pipeline:
+            _read_lane(pipeline, name)
+            pipeline.zscore(LANES.name, name)
+            *replies, due = await pipeline.execute()
+        view = _lane_view(name, replies)
+        return view if view.fields or due is not None else None
 
     async def busy_lanes(self) -> list[LaneView]:
         """Return the lanes that have work, by name."""
@@ -302,6 +323,7 @@ def _lane_view(name: str, replies: Any) -> LaneView:
         start_blocked_seconds=_seconds_until(fields.get("start_blocked_until_ms"), time),
         poll_blocked_seconds=_seconds_until(fields.get("poll_blocked_until_ms"), time),
         fields=fields,
+        read_at_ms=time[0] * 1000 + time[1] / 1000,
     )
 
 

@@ -4,5 +4,8 @@
 -- Atomic, so that a claim sees all limits of one configuration.
 
 local args = cjson.decode(ARGV[1])
-put(KEY.lane .. args.lane, {}, args.limits)
+local fields = args.limits
+fields.limits_set_at_ms = false -- what was set by hand is no more
+fields.limits_set_by = false
+put(KEY.lane .. args.lane, {}, fields)
 return 0

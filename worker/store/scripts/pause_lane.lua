@@ -9,6 +9,9 @@ local args = cjson.decode(ARGV[1])
 local now = now_ms()
 local key = KEY.lane .. args.lane
 local lane = hash_of(key)
+if lane.held then
+  return 0 -- a call from before the hold; the reason and the length of the pause are a person's
+end
 local probes = tonumber(lane.probes or 0)
 local fresh = not lane.paused_reason
 local fields = { paused_reason = args.reason }

@@ -1,18 +1,18 @@
 -- Reopen a paused lane.
 --
--- ARGV  1: JSON object: lane
--- Returns 1 when the lane was paused, else 0
+-- ARGV  1: JSON object: lane, by_hand (absent: a probe was answered)
+-- Returns 1 when the lane was resumed, else 0: it was not paused, or it is held
 -- Atomic, so that the lane resumes, and tells of it, once.
 
 local args = cjson.decode(ARGV[1])
 local now = now_ms()
 local key = KEY.lane .. args.lane
 local lane = hash_of(key)
-if not lane.paused_reason then
+if not lane.paused_reason or (lane.held and not args.by_hand) then
   return 0
 end
 put(key, lane, { paused_reason = false, paused_at_ms = false, paused_until_ms = false,
-  probes = false, unreachable = false })
+  probes = false, unreachable = false, held = false })
 append_event('lane.resumed', args.lane .. '/resumed/' .. lane.pauses, args.lane, now,
   { lane = args.lane })
 schedule_lane(args.lane, now, now)

@@ -1,0 +1,330 @@
+"""Lanes by hand: what the commands print, and what claims may do afterwards."""
+
+import io
+import json
+from typing import Any
+
+import pytest
+from rich.console import Console
+
+from config.settings import Settings
+from tests.support import CommandLine, members
+from worker.cli.lanelist import as_table, report_of
+from worker.cli.status import what_it_waits_for
+from worker.domain.decisions import Call, Claim
+from worker.domain.outcomes import Entrance, LaneLimits
+from worker.domain.requests import ImportRequest
+from worker.runtime import store_config
+from worker.store.lanes import LaneControl
+from worker.store.store import ImportStore
+from worker.store.views import ImportViews, LaneView
+
+LANE = "default/us-east-1"
+NOWHERE = "redis://:hidden@127.0.0.1:1/0"
+
+
+@pytest.fixture
+def store(make_store: Any) -> ImportStore:
+    store: ImportStore = make_store()
+    return store
+
+
+@pytest.fixture
+def views(redis: Any) -> ImportViews:
+    return ImportViews(redis)
+
+
+async def admit(store: ImportStore, *apps: str) -> None:
+    for app in apps:
+        entrance = Entrance(import_id=f"import-{app}", task_id=f"import-{app}")
+        await store.admit(entrance, ImportRequest.parse(members(app)), "us-east-1")
+
+
+async def claimed(store: ImportStore) -> list[Claim]:
+    claims, _ = await store.claim(100)
+    return claims
+
+
+async def run(store: ImportStore, claim: Claim) -> None:
+    await store.run(claim, job_id="j1", operation="Import", status="CREATING", delay_seconds=0)
+
+
+async def pause_itself(store: ImportStore, *, probe: bool = False) -> None:
+    await store.pause_lane(
+        LANE, "expired credentials", probe=probe, delay_seconds=0, delay_max_seconds=0
+    )
+
+
+async def lane_of(views: ImportViews) -> LaneView:
+    lane = await views.lane(LANE)
+    assert lane is not None
+    return lane
+
+
+async def lane_events(redis: Any) -> list[tuple[str, Any]]:
+    entries = await redis.xrange("imports:events")
+    events = [json.loads(fields["event"]) for _, fields in entries]
+    return [
+        (event["type"], event["data"].get("reason"))
+        for event in events
+        if event["type"].startswith("lane.")
+    ]
+
+
+def listed(command: CommandLine, **settings: str) -> dict[str, Any]:
+    (line,) = command("lanes", "--json", **settings).stdout.splitlines()
+    return dict(json.loads(line))
+
+
+async def test_a_held_lane_makes_no_call_until_it_is_resumed(
+    command: CommandLine, store: ImportStore, redis: Any
+) -> None:
+    await admit(store, "d1")
+    await run(store, (await claimed(store))[0])
+    await admit(store, "d2")
+
+    paused = command("lanes", "pause", LANE, "--reason", "change freeze")
+    assert (paused.returncode, paused.stderr) == (0, "")
+    assert f"amplify-import lanes resume {LANE}" in paused.stdout
+    assert await claimed(store) == []
+    again = command("lanes", "pause", LANE, "--reason", "long change freeze")
+    assert "was paused already" in again.stdout
+    await admit(store, "d3")
+    assert await claimed(store) == []
+
+    await redis.delete("imports:wake")
+    resumed = command("lanes", "resume", LANE)
+    assert (resumed.returncode, resumed.stdout) == (0, f"Lane {LANE} goes on.\n")
+    assert await redis.exists("imports:wake")
+    calls = [(claim.call, claim.item.id, claim.probe) for claim in await claimed(store)]
+    assert calls == [
+        (Call.POLL, "import-d1", False),
+        (Call.START, "import-d2", False),
+        (Call.START, "import-d3", False),
+    ]
+    assert await lane_events(redis) == [("lane.paused", "change freeze"), ("lane.resumed", None)]
+    assert command("lanes", "resume", LANE).stdout == f"Lane {LANE} was not paused.\n"
+
+
+async def test_a_lane_that_paused_itself_is_held_without_a_second_event(
+    command: CommandLine, store: ImportStore, views: ImportViews, redis: Any
+) -> None:
+    await admit(store, "d1", "d2")
+    await pause_itself(store)
+    assert command("lanes", "pause", LANE).returncode == 0
+    assert await claimed(store) == []
+    assert (await lane_of(views)).paused_reason == "by hand, no reason given"
+    assert command("lanes", "resume", LANE).returncode == 0
+    assert [claim.probe for claim in await claimed(store)] == [False, False]
+    assert await lane_events(redis) == [
+        ("lane.paused", "expired credentials"),
+        ("lane.resumed", None),
+    ]
+
+
+async def test_late_answers_leave_a_held_lane_as_it_is(
+    store: ImportStore, views: ImportViews, redis: Any
+) -> None:
+    await admit(store, "d1", "d2")
+    await pause_itself(store)
+    (probe,) = await claimed(store)
+    assert probe.probe
+    control = LaneControl(redis, store_config(Settings()))
+    assert not await control.hold(LANE, "freeze")
+
+    assert not await store.resume_lane(LANE)  # the probe was answered well
+    await pause_itself(store, probe=True)  # or not
+    assert await claimed(store) == []
+    assert (await lane_of(views)).paused_reason == "freeze"
+    assert await control.resume(LANE)
+
+
+async def test_a_set_rate_is_obeyed_by_the_next_claims_until_a_worker_starts(
+    command: CommandLine, make_store: Any, redis: Any
+) -> None:
+    store = make_store(start_rate=0.001, start_burst=1)
+    await admit(store, *(f"d{number}" for number in range(9)))
+    assert len(await claimed(store)) == 1
+    assert await claimed(store) == []  # the next is a thousand seconds off
+
+    limits = ("--start", "10000", "--start-burst", "5", "--max-running", "4")
+    done = command("lanes", "set-rate", LANE, *limits)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "start_rate 10000, start_burst 5, max_running 4, from now on" in done.stdout
+    assert "The next worker that starts puts the configured limits back" in done.stdout
+    assert await redis.exists("imports:wake")
+    assert len(await claimed(store)) == 3
+
+    shown = listed(command)
+    assert (shown["start"]["rate"], shown["start"]["rateFrom"]) == (10_000, "configured")
+    assert (shown["poll"]["rateFrom"], shown["maxRunning"]) == ("default", 4)
+    assert (shown["limitsSetBy"], shown["running"]) == ("command line", 4)
+    assert 0 <= shown["limitsSetSecondsAgo"] < 20
+
+    await store.configure_lanes({LANE: LaneLimits(max_running=7)})
+    shown = listed(command)
+    assert (shown["start"]["rateFrom"], shown["maxRunning"]) == ("default", 7)
+    assert shown["limitsSetBy"] is shown["limitsSetSecondsAgo"] is None
+
+
+async def test_set_rate_changes_only_what_is_given_and_a_lane_may_be_new(
+    command: CommandLine, redis: Any
+) -> None:
+    for limit in (("--start", "2"), ("--poll", "0.5", "--poll-burst", "3")):
+        assert command("lanes", "set-rate", "new/eu-west-1", *limit).returncode == 0
+    fields = await redis.hgetall("imports:lane:new/eu-west-1")
+    assert fields.pop("limits_set_at_ms").isdigit()
+    assert fields == {
+        "start_rate": "2",
+        "poll_rate": "0.5",
+        "poll_burst": "3",
+        "limits_set_by": "command line",
+    }
+
+
+async def test_an_unknown_lane_ends_with_4_and_is_not_made(
+    command: CommandLine, redis: Any
+) -> None:
+    name = "nobody/us-east-1"
+    for done in command.each(("lanes", "pause", name), ("lanes", "resume", name)):
+        assert (done.returncode, done.stdout) == (4, "")
+        assert f"No lane {name} is known here" in done.stderr
+    assert await redis.dbsize() == 0
+
+
+async def test_wrong_names_limits_and_usage_end_with_2(command: CommandLine, redis: Any) -> None:
+    usage = {
+        ("pause", "acme"): '"acme" is no lane',
+        ("resume", "acme/EU"): '"acme/EU" is no lane',
+        ("set-rate", "a/b/c", "--start", "1"): '"a/b/c" is no lane',
+        ("set-rate", LANE): "Say which limit to set",
+        ("set-rate", LANE, "--start", "0"): "start_rate: Input should be greater",
+        ("set-rate", LANE, "--poll", "nan"): "poll_rate: Input should be",
+        ("set-rate", LANE, "--max-running", "0"): "max_running: Input should be greater",
+        ("--json", "resume", LANE): "--json is for the list",
+    }
+    ends = command.each(*(("lanes", *arguments) for arguments in usage))
+    for said, done in zip(usage.values(), ends, strict=True):
+        assert (done.returncode, done.stdout) == (2, "")
+        assert said in done.stderr
+    assert await redis.dbsize() == 0
+
+
+def test_a_store_that_cannot_be_reached_ends_with_3(command: CommandLine) -> None:
+    commands = (("lanes",), ("lanes", "pause", LANE), ("lanes", "set-rate", LANE, "--start", "1"))
+    for done in command.each(*commands, IMPORTS_REDIS_URL=NOWHERE):
+        assert done.returncode == 3
+        assert "The store at redis://:***@127.0.0.1:1/0 can't be reached" in done.stderr
+        assert len(done.stderr.splitlines()) == 1
+
+
+def test_no_lanes_are_told(command: CommandLine) -> None:
+    told, objects = command.each(("lanes",), ("lanes", "--json"))
+    assert told.stdout == "No lanes: nothing was imported or configured here yet.\n"
+    assert (objects.returncode, objects.stdout) == (0, "")
+
+
+async def test_json_tells_all_of_a_lane(command: CommandLine, store: ImportStore) -> None:
+    await admit(store, "d1", "d2", "d3")
+    await run(store, (await store.claim(1))[0][0])
+    await store.configure_lanes({LANE: LaneLimits(start_rate=0.5, max_running=50)})
+    await throttle(store)
+    shown = listed(command, IMPORTS_POLL_RATE="7")
+    assert 0 <= shown.pop("last429SecondsAgo") < 20
+    assert 30 < shown["start"].pop("blockedSeconds") <= 60
+    assert 30 + 4 < shown.pop("drainSeconds") <= 60 + 4
+    assert shown == {
+        "lane": LANE,
+        "start": {"rate": 0.5, "rateFrom": "configured", "burst": 5, "burstFrom": "default"},
+        "poll": {
+            "rate": 7,
+            "rateFrom": "default",
+            "burst": 10,
+            "burstFrom": "default",
+            "blockedSeconds": 0,
+        },
+        "maxRunning": 50,
+        "limitsSetBy": None,
+        "limitsSetSecondsAgo": None,
+        "waiting": 2,
+        "running": 1,
+        "throttled": 1,
+        "last429LimitType": "REQUEST_RATE",
+        "paused": False,
+        "pausedByHand": False,
+        "pausedReason": None,
+        "pausedSecondsAgo": None,
+        "nextProbeSeconds": None,
+    }
+
+
+async def test_json_tells_both_kinds_of_pause(command: CommandLine, store: ImportStore) -> None:
+    await admit(store, "d1")
+    await store.pause_lane(LANE, "expired", probe=False, delay_seconds=60, delay_max_seconds=60)
+    shown = listed(command)
+    assert (shown["paused"], shown["pausedByHand"]) == (True, False)
+    assert (shown["pausedReason"], shown["drainSeconds"]) == ("expired", None)
+    assert 30 < shown["nextProbeSeconds"] <= 60
+    assert 0 <= shown["pausedSecondsAgo"] < 20
+
+    command("lanes", "pause", LANE, "--reason", "freeze")
+    shown = listed(command)
+    assert (shown["paused"], shown["pausedByHand"]) == (True, True)
+    assert (shown["pausedReason"], shown["nextProbeSeconds"]) == ("freeze", None)
+
+
+async def test_elsewhere_a_lane_is_a_line(command: CommandLine, store: ImportStore) -> None:
+    await admit(store, *(f"d{number}" for number in range(20)))
+    (line,) = command("lanes").stdout.splitlines()
+    assert line == (
+        f"{LANE}: 20 waiting; 0 running; starts 5/s (default); polls 10/s (default); open; "
+        "drains in 4 s"
+    )
+    await throttle(store)
+    command("lanes", "set-rate", LANE, "--start", "2", "--max-running", "9")
+    command("lanes", "pause", LANE, "--reason", "freeze [now]")
+    (line,) = command("lanes").stdout.splitlines()
+    assert "0 of 9 running; starts 2/s (configured)" in line
+    assert "limits set by command line" in line
+    assert "throttled 1 in all, last" in line
+    assert "paused by hand for" in line
+    assert ": freeze [now]; " in line
+
+
+async def test_a_terminal_shows_a_row_a_lane(
+    store: ImportStore, views: ImportViews, redis: Any
+) -> None:
+    await admit(store, "d1")
+    await throttle(store)
+    control = LaneControl(redis, store_config(Settings()))
+    await control.set_limits("other/eu-west-1", LaneLimits(start_rate=2), set_by="command line")
+    await control.hold("other/eu-west-1", "change [freeze]")
+    reports = [report_of(lane, store_config(Settings())) for lane in await views.lanes()]
+    output = io.StringIO()
+    Console(file=output, force_terminal=True, width=200, no_color=True).print(as_table(reports))
+    printed = output.getvalue()
+    for words in ("starts blocked for", "1 in all, last", "2/s", "configured", "change [freeze]"):
+        assert words in printed
+
+
+async def test_status_says_that_an_import_waits_for_a_hand(
+    store: ImportStore, views: ImportViews, redis: Any
+) -> None:
+    await admit(store, "d1")
+    await LaneControl(redis, store_config(Settings())).hold(LANE, "freeze")
+    item = await views.find("import-d1")
+    assert item is not None
+    waits_for = what_it_waits_for(item, await views.whereabouts(item))
+    assert waits_for == f"its lane {LANE}, which was paused by hand: freeze"
+
+
+async def throttle(store: ImportStore) -> None:
+    await store.throttle_lane(
+        LANE,
+        Call.START,
+        granted_seconds_ago=0,
+        retry_after_seconds=60,
+        limit_type="REQUEST_RATE",
+        backoff_seconds=1,
+        backoff_max_seconds=30,
+    )

@@ -1,0 +1,147 @@
+"""`amplify-import lanes`: how the lanes stand, and what a person may do to one."""
+
+import asyncio
+import json
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+import click
+from pydantic import ValidationError
+
+from config.settings import LANE_NAME, LaneSettings, Settings, load_settings
+from worker.cli.client import (
+    BadInputError,
+    NotKnownError,
+    make_console,
+    open_store,
+    open_views,
+)
+from worker.cli.lanelist import as_json, as_line, as_table, report_of
+from worker.cli.progress import is_plain
+from worker.domain.outcomes import LaneLimits
+from worker.runtime import store_config
+from worker.store.lanes import LaneControl
+from worker.store.views import ImportViews
+
+SET_BY = "command line"
+DEFAULT_REASON = "by hand, no reason given"
+
+
+def _check_name(_context: click.Context, _argument: click.Parameter, value: str) -> str:
+    if not LANE_NAME.fullmatch(value):
+        raise click.BadParameter(f'"{value}" is no lane; one is named account/region')
+    return value
+
+
+lane_argument = click.argument("lane", callback=_check_name)
+
+
+@click.group(invoke_without_command=True)
+@click.option("--json", "as_objects", is_flag=True, help="Print each lane as one line of JSON.")
+@click.pass_context
+def lanes(context: click.Context, *, as_objects: bool) -> None:
+    """Show every lane, or pause one, resume it, or set its limits.
+
+    A lane is what one AWS limit covers, named account/region.
+    """
+    if context.invoked_subcommand is None:
+        asyncio.run(_show(load_settings(), as_objects=as_objects))
+    elif as_objects:
+        raise click.UsageError("--json is for the list of lanes alone.")
+
+
+@lanes.command()
+@lane_argument
+@click.option("--reason", default="", metavar="TEXT", help="Why, for those who wonder.")
+def pause(lane: str, reason: str) -> None:
+    """Pause a lane: no worker makes a call for it until you resume it.
+
+    Calls that are on the way are finished; imports keep waiting, and deadlines keep running.
+    """
+    asyncio.run(_pause(load_settings(), lane, reason.strip() or DEFAULT_REASON))
+
+
+@lanes.command()
+@lane_argument
+def resume(lane: str) -> None:
+    """Resume a lane, whether you paused it or it paused itself."""
+    asyncio.run(_resume(load_settings(), lane))
+
+
+@lanes.command("set-rate")
+@lane_argument
+@click.option("--start", "start_rate", type=float, metavar="RATE", help="Starts per second.")
+@click.option("--start-burst", type=float, metavar="N", help="Starts at once.")
+@click.option("--poll", "poll_rate", type=float, metavar="RATE", help="Polls per second.")
+@click.option("--poll-burst", type=float, metavar="N", help="Polls at once.")
+@click.option("--max-running", type=int, metavar="N", help="Unfinished jobs at once.")
+def set_rate(lane: str, **limits: float | None) -> None:
+    """Set limits of a lane for the workers that run, also before it is first used.
+
+    A worker that starts puts the configured limits back.
+    """
+    given = _limits_of(limits)
+    asyncio.run(_set_limits(load_settings(), lane, given))
+    what = ", ".join(f"{name} {value:g}" for name, value in limits.items() if value is not None)
+    click.echo(
+        f"Lane {lane}: {what}, from now on. "
+        "The next worker that starts puts the configured limits back (IMPORTS_LANES_FILE)."
+    )
+
+
+def _limits_of(limits: dict[str, float | None]) -> LaneLimits:
+    """Judge limits as those of the lanes file are judged."""
+    if all(value is None for value in limits.values()):
+        raise click.UsageError("Say which limit to set; --help lists them.")
+    try:
+        return LaneLimits(**LaneSettings.model_validate(limits).model_dump())
+    except ValidationError as error:
+        problems = (f"{detail['loc'][0]}: {detail['msg']}" for detail in error.errors())
+        raise BadInputError("; ".join(problems)) from None
+
+
+async def _show(settings: Settings, *, as_objects: bool) -> None:
+    async with open_views(settings) as views:
+        found = await views.lanes()
+    reports = [report_of(lane, store_config(settings)) for lane in found]
+    console = make_console()
+    if as_objects:
+        for report in reports:
+            click.echo(json.dumps(as_json(report)))
+    elif not reports:
+        click.echo("No lanes: nothing was imported or configured here yet.")
+    elif is_plain(console):
+        for report in reports:
+            click.echo(as_line(report))
+    else:
+        console.print(as_table(reports))
+
+
+async def _pause(settings: Settings, lane: str, reason: str) -> None:
+    async with _open_lane(settings, lane) as control:
+        fresh = await control.hold(lane, reason)
+    click.echo(
+        f"Lane {lane} {'is' if fresh else 'was paused already; it stays'} paused until you "
+        f"resume it: amplify-import lanes resume {lane}"
+    )
+
+
+async def _resume(settings: Settings, lane: str) -> None:
+    async with _open_lane(settings, lane) as control:
+        resumed = await control.resume(lane)
+    click.echo(f"Lane {lane} {'goes on' if resumed else 'was not paused'}.")
+
+
+async def _set_limits(settings: Settings, lane: str, limits: LaneLimits) -> None:
+    async with open_store(settings) as redis:
+        control = LaneControl(redis, store_config(settings))
+        await control.set_limits(lane, limits, set_by=SET_BY)
+
+
+@asynccontextmanager
+async def _open_lane(settings: Settings, lane: str) -> AsyncIterator[LaneControl]:
+    """Open the control of a lane; raises NotKnownError when it was never used or configured."""
+    async with open_store(settings) as redis:
+        if await ImportViews(redis).lane(lane) is None:
+            raise NotKnownError(f"No lane {lane} is known here; `amplify-import lanes` lists them.")
+        yield LaneControl(redis, store_config(settings))
