@@ -48,7 +48,11 @@ class Runtime:
         self.announcer = CeleryAnnouncer(app, hostname)
         self.admitter = Admitter(self.store, self._aws, self.announcer)
         self.advancer = Advancer(
-            ImportBackendAuth(self._aws), self.store, self.announcer, policy_of(settings)
+            ImportBackendAuth(self._aws),
+            self.store,
+            self.announcer,
+            policy_of(settings),
+            settings.lease_seconds,
         )
         self._thread.start()
 

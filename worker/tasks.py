@@ -77,7 +77,7 @@ def import_batch(self: ImportTask, /, *args: Any, **members: Any) -> dict[str, A
     if args:
         problems.append(("arguments", "must be given by name"))
     if problems:
-        raise ImportRejected(str(InvalidRequestError(tuple(problems))))
+        raise _rejected_batch(self, str(InvalidRequestError(tuple(problems))))
     batch.update(members)
     admitting = self.runtime.admitter.admit_batch(
         batch["batchId"], batch["requests"], batch["offset"], batch["total"]
@@ -85,9 +85,18 @@ def import_batch(self: ImportTask, /, *args: Any, **members: Any) -> dict[str, A
     try:
         admissions = _or_requeue(self, admitting)
     except InvalidRequestError as error:
-        raise ImportRejected(str(error)) from None
+        raise _rejected_batch(self, str(error)) from None
     verdicts = [admission.verdict for admission in admissions]
-    return {"batchId": batch["batchId"], **{name.value: verdicts.count(name) for name in Verdict}}
+    told = (Verdict.ACCEPTED, Verdict.KNOWN, Verdict.REJECTED)
+    return {"batchId": batch["batchId"], **{name.value: verdicts.count(name) for name in told}}
+
+
+def _rejected_batch(task: ImportTask, error: str) -> ImportRejected:
+    """Leave a trace of a message that is wrong as a whole: a rejected import of the task's id."""
+    task_id = str(task.request.id)
+    entrance = Entrance(import_id=task_id, task_id=task_id, signature="native")
+    _or_requeue(task, task.runtime.admitter.reject({}, entrance, error))
+    return ImportRejected(error)
 
 
 def _is_finishing(task: ImportTask) -> bool:

@@ -155,6 +155,32 @@ async def test_an_idempotency_key_makes_two_ids_one_import(
     ]
 
 
+async def test_an_import_id_that_is_taken_by_another_request_is_told(
+    make_store: MakeStore, redis: Any
+) -> None:
+    store = make_store()
+    await admit(store, "i1", app="d1")
+    assert (await admit(store, "i1", app="d2")).verdict is Verdict.REUSED
+    entrance = Entrance(import_id="i1", task_id="i1")
+    for _ in range(2):
+        refused = await store.reject(entrance, ("-", "-"), ("-", "-"), "appId: no")
+        assert refused.verdict is Verdict.REUSED
+    assert await types(redis) == ["import.accepted"]
+
+
+async def test_a_later_asker_with_the_same_key_is_owed_the_end_that_was_reached(
+    make_store: MakeStore,
+) -> None:
+    store = make_store(lease_seconds=0.02)
+    await admit(store, "first", idempotencyKey="k")
+    await end(store, await claim_one(store), State.SUCCEEDED)
+    await store.settle("first", "first")
+    await admit(store, "second", idempotencyKey="k")
+    await asyncio.sleep(0.03)
+    (overdue,) = await store.overdue(10, 60)
+    assert (overdue.item.id, overdue.tasks) == ("first", {"second": ""})
+
+
 async def test_high_priority_goes_first_and_low_last(make_store: MakeStore) -> None:
     store = make_store()
     for n, priority in enumerate(["low", "normal", "high", "normal"]):
@@ -198,6 +224,32 @@ async def test_max_running_holds_starts_back_until_a_job_is_over(make_store: Mak
     assert (await store.claim(10))[0] == []
     await end(store, claims[1], State.FAILED)
     assert [claim.item.id for claim in (await store.claim(10))[0]] == ["i2"]
+
+
+async def test_a_start_that_is_put_off_gives_its_place_under_max_running_away(
+    make_store: MakeStore,
+) -> None:
+    store = make_store()
+    await store.configure_lanes({LANE: LaneLimits(max_running=1)})
+    for n in range(2):
+        await admit(store, f"i{n}", app=f"d{n}")
+    await store.requeue(await claim_one(store), delay_seconds=20)
+    assert (await claim_one(store)).item.id == "i1"
+
+
+async def test_an_import_that_was_in_doubt_keeps_its_target_while_it_waits_to_retry(
+    make_store: MakeStore,
+) -> None:
+    """Else another one's job there could be taken for the one that it may have started."""
+    store = make_store()
+    for n in range(2):
+        await admit(store, f"i{n}", app="dsame")
+    claim = (await store.claim(10))[0][0]
+    await store.doubt(claim, Doubt.UNKNOWN, error="HTTP 504", delay_seconds=0)
+    await store.requeue(await claim_one(store), delay_seconds=0.05, counted=True)
+    assert (await store.claim(10))[0] == []
+    await asyncio.sleep(0.06)
+    assert (await claim_one(store)).item.id == "i0"
 
 
 async def test_one_import_per_target_at_a_time_in_order_of_admission(

@@ -1,6 +1,7 @@
 """A real worker process, started with environment variables alone, and a producer of its own."""
 
 import signal
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -14,7 +15,7 @@ from tests.support import (
     members,
     wait_until,
 )
-from worker.sandbox.scenario import Credentials
+from worker.sandbox.scenario import Credentials, Scenario
 
 EVERYWHERE = pytest.mark.parametrize(
     ("store_url", "broker_url"),
@@ -183,6 +184,63 @@ def test_every_invalid_request_is_answered_and_none_stops_the_worker(
             producer.app.send_task("imports.import_batch", kwargs=kwargs, queue="imports").get(20)
     assert producer.send(members("dgood")).get(timeout=20)["outcome"] == "succeeded"
     assert "Traceback" not in worker.log
+
+
+def test_no_request_vanishes_behind_another_one(
+    start_worker: StartWorker, producer: Producer
+) -> None:
+    """A batch's second message forgot its offset; a stream's entry took an id that was taken."""
+    start_worker()
+    first = producer.send_batch("nightly", [members("da"), members("db")])
+    assert first.get(timeout=20)["accepted"] == 2
+    second = producer.send_batch("nightly", [members("dc"), members("da")])
+    assert second.get(timeout=20)["rejected"] == 2
+    again = producer.send_batch("nightly", [members("da"), members("db")])
+    assert again.get(timeout=20)["known"] == 2
+    producer.add({"importId": "taken", **members("dd")})
+    producer.add({"importId": "taken", **members("de")})
+    for app in ("dc", "da", "de"):
+        refused = producer.wait_for_event("import.rejected", appId=app)
+        assert "is another request already" in refused["data"]["error"]
+    producer.add({**members("Not-An-App", batchId="b")})
+    assert producer.wait_for_event("import.rejected", batchId="b")
+    oversized = producer.send_batch("big", [members("da")] * 1001)
+    producer.wait_for_event("import.rejected", importId=oversized.id)
+
+
+def test_whoever_asks_with_the_same_key_gets_the_same_end(
+    start_worker: StartWorker, producer: Producer
+) -> None:
+    start_worker()
+    for name in ("early", "late"):
+        producer.add({"importId": name, **members("dkey", idempotencyKey="once")})
+        assert producer.app.AsyncResult(name).get(timeout=20)["importId"] == "early"
+
+
+def test_a_slow_list_of_jobs_still_finds_the_job_that_is_ours(
+    start_worker: StartWorker, producer: Producer, sandbox: Sandbox
+) -> None:
+    sandbox.reset(Scenario.model_validate({"fault_settings": {"slow_seconds": 4}}))
+    faults = [
+        {"kind": "error_504_after", "times": 1},
+        {"kind": "slow", "operation": "ListBackendJobs"},
+    ]
+    sandbox.script("dslow", duration_seconds=1, faults=faults)
+    start_worker(IMPORTS_LEASE_SECONDS="20")
+    assert producer.send(members("dslow")).get(timeout=30)["attempts"] == 1
+    assert len(sandbox.jobs("dslow")) == 1
+
+
+@pytest.mark.parametrize("process", ["/nowhere/to/be/found", "echo junk"])
+def test_credentials_that_can_not_be_had_pause_the_lane(
+    start_worker: StartWorker, producer: Producer, tmp_path: Path, process: str
+) -> None:
+    config = tmp_path / "config"
+    config.write_text(f"[profile broken]\ncredential_process = {process}\n")
+    start_worker(AWS_CONFIG_FILE=str(config))
+    producer.send(members("dbroken", account="broken"))
+    producer.wait_for_event("lane.paused", lane="broken/us-east-1")
+    assert producer.send(members("dgood")).get(timeout=20)["outcome"] == "succeeded"
 
 
 def test_one_idempotency_key_is_one_import_for_all_who_ask(

@@ -451,10 +451,11 @@ def test_any_changed_member_changes_the_fingerprint(
 ) -> None:
     changed = {**members, member: data.draw(PATTERNS[member])}
     before, after = ImportRequest.parse(members), ImportRequest.parse(changed)
-    assert (before.fingerprint == after.fingerprint) == (before == after)
+    same_but_for_the_batch = before == after.model_copy(update={"batch_id": before.batch_id})
+    assert (before.fingerprint == after.fingerprint) == same_but_for_the_batch
 
 
-@pytest.mark.parametrize("member", FULL)
+@pytest.mark.parametrize("member", [name for name in FULL if name != "batchId"])
 def test_each_member_counts_in_the_fingerprint(member: str) -> None:
     other = {
         **{name: f"{value}0" for name, value in FULL.items() if isinstance(value, str)},

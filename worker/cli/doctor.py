@@ -180,7 +180,7 @@ async def _check_credentials(aws: Aws, account: str) -> Check:
         return Check(name, Verdict.OK, f"found by {await aws.check_credentials(account)}")
     except CallFailedError as error:
         remedy = (
-            "give credentials in any way that AWS tools read"
+            "give them in any way that AWS tools read (this shell was asked, not the workers)"
             if account == DEFAULT_ACCOUNT
             else f"make the profile {account} work: aws sts get-caller-identity --profile {account}"
         )

@@ -12,7 +12,13 @@ from worker.sandbox.server import SandboxServer
 
 @click.command()
 @click.option("--host", default="127.0.0.1", show_default=True, help="Address to listen on.")
-@click.option("--port", default=4567, show_default=True, help="Port to listen on; 0 for any.")
+@click.option(
+    "--port",
+    default=4567,
+    show_default=True,
+    type=click.IntRange(0, 65535),
+    help="Port to listen on; 0 for any.",
+)
 @click.option(
     "--scenario",
     "scenario_name",

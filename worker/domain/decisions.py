@@ -40,7 +40,8 @@ class Doubt(StrEnum):
 class Claim:
     """The right to make one call for one import, until its lease ends.
 
-    `age_seconds` is the time since the first start that may have taken effect; `probe` says that
+    `age_seconds` is the time since the first start that may have taken effect, `taken_at` this
+    process's monotonic clock before the claim was asked for, in seconds; `probe` says that
     the lane is paused and this one call tells whether it may go on; `earlier_job_id` is the last
     job of an earlier import of the same target, never to be taken for this one's.
     """
@@ -49,6 +50,7 @@ class Claim:
     lease: str
     item: Import
     age_seconds: float
+    taken_at: float = 0.0
     probe: bool = False
     earlier_job_id: str = ""
 
@@ -188,12 +190,12 @@ def _decide_doubtful_start(answer: Answer, claim: Claim, policy: Policy, jitter:
     if ours is not None:
         return _follow(ours, policy, jitter)
     doubt, error = Doubt(claim.item.doubt), claim.item.doubt_error
+    if claim.item.doubts and claim.age_seconds >= deadline_of(claim, policy):
+        return End(State.TIMED_OUT, f"no job was started before the deadline; last: {error}")
     if doubt is Doubt.CONFLICT or any(_is_pending(job, policy) for job in answer.jobs):
         return _wait_behind(claim, policy, error)
     if doubt is Doubt.REFUSED:
         return End(State.REJECTED, error)
-    if claim.age_seconds >= deadline_of(claim, policy):
-        return End(State.TIMED_OUT, f"no job was started before the deadline; last: {error}")
     if claim.item.attempts >= policy.max_attempts:
         return End(State.FAILED, f"gave up after {claim.item.attempts} attempts; last: {error}")
     return Retry(policy.retry_delay(claim.item.attempts, jitter), error)

@@ -25,6 +25,7 @@ class Verdict(StrEnum):
 
     ACCEPTED = "accepted"
     KNOWN = "known"
+    REUSED = "reused"  # the import id stands for another request already
     REJECTED = "rejected"
 
 

@@ -147,8 +147,10 @@ class ImportRequest(BaseModel):
 
     @property
     def fingerprint(self) -> str:
-        """A digest of the whole request: the same body has the same fingerprint."""
-        members = self.model_dump(mode="json", by_alias=True, exclude_none=True)
+        """A digest of the request: the same body has the same one, whatever batch counts it."""
+        members = self.model_dump(
+            mode="json", by_alias=True, exclude_none=True, exclude={"batch_id"}
+        )
         return hashlib.sha256(json.dumps(members, sort_keys=True).encode()).hexdigest()[:32]
 
 

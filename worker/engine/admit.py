@@ -3,7 +3,8 @@
 import asyncio
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from hashlib import sha256
 from typing import Final
 
 import structlog
@@ -39,7 +40,7 @@ class Admitter:
             request = ImportRequest.parse(_with_batch(members, entrance.batch_id))
             region = self._region_for(request)
         except InvalidRequestError as error:
-            return await self._reject(members, entrance, str(error))
+            return await self.reject(members, entrance, str(error))
         admission = await self._door.admit(entrance, request, region)
         log.info(
             f"import.{admission.verdict}",
@@ -94,15 +95,33 @@ class Admitter:
             ["/".join(_target_of(parcel.members)) for parcel in parcels],
         )
         admissions = await asyncio.gather(*map(self._admit_parcel, parcels))
-        for admission in admissions:
+        for parcel, admission in zip(parcels, admissions, strict=True):
             if admission.item and admission.item.is_terminal:
-                await self._announcer.ended(Ended(admission.item, {admission.item.id: ""}))
+                # Known by its idempotencyKey, it is the end of another import that is told.
+                ids = {admission.import_id, parcel.entrance.import_id}
+                await self._announcer.ended(Ended(admission.item, dict.fromkeys(ids, "")))
         return admissions
 
     async def _admit_parcel(self, parcel: "_Parcel") -> Admission:
         if isinstance(parcel.members, InvalidRequestError):
-            return await self._reject({}, parcel.entrance, str(parcel.members))
-        return await self.admit(parcel.members, parcel.entrance)
+            return await self.reject({}, parcel.entrance, str(parcel.members))
+        admission = await self.admit(parcel.members, parcel.entrance)
+        if admission.verdict is Verdict.REUSED:
+            return await self._reject_reused(parcel)
+        return admission
+
+    async def _reject_reused(self, parcel: "_Parcel") -> Admission:
+        """Answer a request whose import id is taken, under an id of its own: it must not vanish.
+
+        A batch's message that forgot its `offset` is the usual cause.
+        """
+        taken, batch_id = parcel.entrance.import_id, parcel.entrance.batch_id
+        digest = sha256(json.dumps(parcel.members, sort_keys=True).encode()).hexdigest()
+        error = f"importId: {taken} is another request already"
+        if batch_id:
+            error += "; give each message of a batch its offset"
+        entrance = _entrance(derive_import_id(taken, digest), batch_id)
+        return await self.reject(parcel.members, entrance, error)
 
     def _region_for(self, request: ImportRequest) -> str:
         region = request.region or self._regions.region_of(request.account)
@@ -111,14 +130,22 @@ class Admitter:
             raise InvalidRequestError((("region", reason),))
         return region
 
-    async def _reject(self, members: object, entrance: Entrance, error: str) -> Admission:
+    async def reject(self, members: object, entrance: Entrance, error: str) -> Admission:
+        """Record what can't be imported as an import that ended `rejected`."""
         target = _target_of(members)
         lane = (_readable(members, "account"), _readable(members, "region"))
+        entrance = replace(entrance, batch_id=entrance.batch_id or _batch_id_of(members))
         admission = await self._door.reject(entrance, target, lane, error)
+        if admission.verdict is Verdict.REUSED and not entrance.signature:
+            # The id stands for another import; this one must not vanish behind it.
+            own = derive_import_id(entrance.import_id, error)
+            admission = await self._door.reject(
+                _entrance(own, entrance.batch_id), target, lane, error
+            )
         if admission.verdict is Verdict.REJECTED:
             log.warning(
                 "import.rejected",
-                import_id=entrance.import_id,
+                import_id=admission.import_id,
                 target="/".join(target),
                 batch_id=entrance.batch_id or None,
                 error=error,
@@ -137,9 +164,9 @@ def check_batch(
     """
     problems = []
     if not isinstance(batch_id, str) or not IDENTIFIER_PATTERN.fullmatch(batch_id):
-        problems.append(("batchId", "must be an id of letters, digits and ._:@+=-"))
+        problems.append(("batchId", "is required, an id of letters, digits and ._:@+=-"))
     if not isinstance(requests, Sequence) or isinstance(requests, str | bytes):
-        problems.append(("requests", "must be a list"))
+        problems.append(("requests", "is required and must be a list"))
     elif not 1 <= len(requests) <= MAX_BATCH_REQUESTS:
         problems.append(("requests", f"must hold 1 to {MAX_BATCH_REQUESTS}, got {len(requests)}"))
     for name, number in (("offset", offset), ("total", total or 0)):
@@ -186,12 +213,22 @@ def _entrance(import_id: str, batch_id: str = "") -> Entrance:
 
 
 def _decode(text: str) -> object:
+    if not text:
+        return InvalidRequestError((("request", "is missing: an entry has a field of that name"),))
     if len(text) > MAX_REQUEST_BYTES:
         return InvalidRequestError((("request", f"is longer than {MAX_REQUEST_BYTES} bytes"),))
     try:
         return json.loads(text)
     except (ValueError, RecursionError):
         return InvalidRequestError((("request", "is not JSON"),))
+
+
+def _batch_id_of(members: object) -> str:
+    """Return the batchId of a request that is invalid otherwise, '' where that is invalid too."""
+    known = members if isinstance(members, Mapping) else {}
+    batch_id = known.get("batchId", known.get("batch_id"))
+    is_valid = isinstance(batch_id, str) and IDENTIFIER_PATTERN.fullmatch(batch_id)
+    return str(batch_id) if is_valid else ""
 
 
 def _target_of(members: object) -> tuple[str, str]:

@@ -8,6 +8,7 @@ out, and the store says what that means.
 import random
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Final
 
 import structlog
@@ -40,7 +41,7 @@ THROTTLE_SECONDS: Final = 1.0
 THROTTLE_MAX_SECONDS: Final = 30.0
 PROBE_SECONDS: Final = 5.0
 PROBE_MAX_SECONDS: Final = 300.0
-PROBE_AGAIN_SECONDS: Final = 300.0
+PROBE_AGAIN_SECONDS: Final = 60.0
 """How long an import that failed as a probe stands back for the others of its lane."""
 
 UNREACHABLE_IN_A_ROW: Final = 5
@@ -65,12 +66,14 @@ class Advancer:
         ledger: Ledger,
         announcer: Announcer,
         policy: Policy,
+        lease_seconds: float,
         jitter: Callable[[], float] = random.random,
     ) -> None:
         self._operation = operation
         self._ledger = ledger
         self._announcer = announcer
         self._policy = policy
+        self._lease_seconds = lease_seconds
         self._jitter = jitter
         self._unknown_statuses: set[str] = set()
 
@@ -83,9 +86,15 @@ class Advancer:
         with structlog.contextvars.bound_contextvars(
             import_id=claim.item.id, target=claim.item.target, lane=claim.item.lane
         ):
-            began = time.monotonic()
+            if time.monotonic() - claim.taken_at > self._lease_seconds / 2:
+                # We were stalled: the call could outlive its claim, which others then take over.
+                log.warning("claim.given_back", call=claim.call)
+                await give_back(self._ledger, claim)
+                return
             answer = await self._call(claim)
-            elapsed = time.monotonic() - began
+            elapsed = time.monotonic() - claim.taken_at
+            # As old as it was when the answer came: jobs tell their age at that moment, too.
+            claim = replace(claim, age_seconds=claim.age_seconds + elapsed)
             self._note_unknown_status(answer)
             decision = _DECIDE[claim.call](answer, claim, self._policy, self._jitter())
             log.debug("call.answered", call=claim.call, kind=answer.kind, decision=decision)

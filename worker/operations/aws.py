@@ -6,6 +6,7 @@ Answers are taken raw, before botocore parses them (see `worker.operations.http`
 
 import asyncio
 import os
+from collections import defaultdict
 from collections.abc import Mapping
 from contextlib import AsyncExitStack
 from contextvars import ContextVar
@@ -51,6 +52,7 @@ _CREDENTIAL_ERRORS: Final = (
 )
 
 _kept_response: ContextVar[list[Response]] = ContextVar("kept_response")
+_sent: ContextVar[list[bool]] = ContextVar("sent")
 
 
 class CallFailedError(Exception):
@@ -69,7 +71,7 @@ class Aws:
     """
 
     def __init__(self, timeout_seconds: float, max_connections: int) -> None:
-        self._timeout_seconds = timeout_seconds
+        self.timeout_seconds = timeout_seconds
         self._config = Config(
             retries={"total_max_attempts": 1},
             connect_timeout=CONNECT_TIMEOUT_SECONDS,
@@ -80,7 +82,7 @@ class Aws:
         self._sessions: dict[str, aioboto3.Session] = {}
         self._clients: dict[tuple[str, str], Any] = {}
         self._exits = AsyncExitStack()
-        self._opening = asyncio.Lock()
+        self._opening: defaultdict[tuple[str, str], asyncio.Lock] = defaultdict(asyncio.Lock)
 
     async def call(self, account: str, region: str, method: str, **params: Any) -> Response:
         """Make one call and return the raw answer, whatever its status.
@@ -90,9 +92,11 @@ class Aws:
 
         """
         kept: list[Response] = []
+        sent: list[bool] = []
         _kept_response.set(kept)
+        _sent.set(sent)
         try:
-            async with asyncio.timeout(self._timeout_seconds):
+            async with asyncio.timeout(self.timeout_seconds):
                 client = await self._client(account, region)
                 await getattr(client, method)(**params)
         except _CREDENTIAL_ERRORS as error:
@@ -105,7 +109,9 @@ class Aws:
                 raise CallFailedError(Kind.CREDENTIALS, error) from error
         except (BotoCoreError, aiohttp.ClientError, TimeoutError, OSError, ValueError) as error:
             if not kept:
-                raise CallFailedError(Kind.UNKNOWN, error) from error
+                # Before anything was sent, only credentials can have failed, in any way they like.
+                kind = Kind.UNKNOWN if sent else Kind.CREDENTIALS
+                raise CallFailedError(kind, error) from error
         return kept[-1]
 
     def region_of(self, account: str) -> str:
@@ -125,7 +131,7 @@ class Aws:
 
         """
         try:
-            async with asyncio.timeout(self._timeout_seconds):
+            async with asyncio.timeout(self.timeout_seconds):
                 credentials = await self._session(account).get_credentials()
                 if credentials is None:
                     raise NoCredentialsError
@@ -141,12 +147,14 @@ class Aws:
     async def _client(self, account: str, region: str) -> Any:
         key = (account, region)
         if key not in self._clients:
-            async with self._opening:
+            # A lock for each: credentials that hang must not hold up other accounts.
+            async with self._opening[key]:
                 if key not in self._clients:
                     opened = self._session(account).client(
                         SERVICE, region_name=region, config=self._config
                     )
                     client = await self._exits.enter_async_context(opened)
+                    client.meta.events.register(f"before-send.{SERVICE}.*", _note_sending)
                     client.meta.events.register(f"before-parse.{SERVICE}.*", _keep_response)
                     self._clients[key] = client
         return self._clients[key]
@@ -159,6 +167,10 @@ class Aws:
             base.register_component("data_loader", self._base.get_component("data_loader"))
             session = self._sessions[account] = aioboto3.Session(botocore_session=base)
         return session
+
+
+def _note_sending(**_: Any) -> None:
+    _sent.get().append(True)
 
 
 def _keep_response(response_dict: Mapping[str, Any], **_: Any) -> None:

@@ -3,6 +3,7 @@
 Source: the AmplifyBackend API reference; request and response members as botocore models them.
 """
 
+import asyncio
 from typing import Any, Final
 
 from worker.domain.answers import Answer, Job, Kind
@@ -40,10 +41,18 @@ class ImportBackendAuth:
         return await self._ask(item, "get_backend_job", JobId=item.job_id)
 
     async def find(self, item: Import) -> Answer:
-        """List the target's import jobs, every page of them.
+        """List the target's import jobs, every page of them, within the time of one call.
 
-        A page that fails makes the whole answer fail; empty pages are read past.
+        A page that fails makes the whole answer fail; empty pages are read past. A list that is
+        not read to its end proves no absence.
         """
+        try:
+            async with asyncio.timeout(self._aws.timeout_seconds):
+                return await self._read_pages(item)
+        except TimeoutError:
+            return Answer(kind=Kind.UNKNOWN, error="the list of jobs took too long")
+
+    async def _read_pages(self, item: Import) -> Answer:
         jobs: tuple[Job, ...] = ()
         paging: dict[str, str] = {}
         for _ in range(MAX_PAGES):
@@ -65,9 +74,9 @@ class ImportBackendAuth:
             jobs += tuple(job for job in answer.jobs if job.job_id)
             token = next_token_of(response)
             if not token:
-                break
+                return Answer(kind=Kind.OK, jobs=jobs)
             paging = {"NextToken": token}
-        return Answer(kind=Kind.OK, jobs=jobs)
+        return Answer(kind=Kind.UNKNOWN, error=f"the list has more than {MAX_PAGES} pages")
 
     async def _ask(self, item: Import, method: str, **params: Any) -> Answer:
         try:

@@ -21,6 +21,7 @@ log = structlog.get_logger()
 
 WAITING: Final = "WAITING"
 RUNNING: Final = "RUNNING"
+SHOWN_WITHIN_SECONDS: Final = 2.0
 
 
 class CeleryAnnouncer:
@@ -37,12 +38,12 @@ class CeleryAnnouncer:
 
     async def waiting(self, entrances: Sequence[Entrance], targets: Sequence[str]) -> None:
         """Show imports that came in by a door without a task of their own."""
-        await self._do(self._show_waiting, entrances, targets)
+        await self._show(self._show_waiting, entrances, targets)
 
     async def running(self, item: Import, job_id: str, status: str) -> None:
         """Show that the import's job runs."""
         meta = {**item.result(), "jobId": job_id, "status": status}
-        await self._do(self._show_running, item.id, meta)
+        await self._show(self._show_running, item.id, meta)
 
     async def ended(self, ended: Ended) -> None:
         """Publish each task that is owed the import's end; it finishes natively then."""
@@ -52,6 +53,14 @@ class CeleryAnnouncer:
         """Finish what was begun and let go of the connections."""
         self._thread.submit(self._close_dispatcher)
         self._thread.shutdown(wait=True)
+
+    async def _show(self, function: Callable[..., None], *args: Any) -> None:
+        """Do it, but do not wait for long: what only shows a state must not hold up an import."""
+        try:
+            async with asyncio.timeout(SHOWN_WITHIN_SECONDS):
+                await self._do(function, *args)
+        except TimeoutError:
+            log.warning("announcement.slow", step=function.__name__)
 
     async def _do(self, function: Callable[..., None], *args: Any) -> None:
         try:

@@ -1,6 +1,7 @@
 """The store that the engine writes through: a typed wrapper around each script."""
 
 import json
+import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from hashlib import sha256
@@ -104,10 +105,13 @@ class ImportStore:
 
         Returns the claims, and the seconds until more falls due; None when nothing is scheduled.
         """
+        taken_at = time.monotonic()
         wait_ms, *claims = await self._scripts.call(
             "claim", limit=limit, lanes=LANES_AT_ONCE, lease_ms=self._lease_ms
         )
-        return [_claim(*claim) for claim in claims], None if wait_ms < 0 else wait_ms / 1000
+        return [
+            _claim(taken_at, *claim) for claim in claims
+        ], None if wait_ms < 0 else wait_ms / 1000
 
     async def run(
         self, claim: Claim, *, job_id: str, operation: str, status: str, delay_seconds: float
@@ -315,6 +319,7 @@ def _admission(reply: Sequence[str]) -> Admission:
 
 
 def _claim(
+    taken_at: float,
     call: str,
     import_id: str,
     lease: str,
@@ -328,6 +333,7 @@ def _claim(
         lease=lease,
         item=Import.from_fields(import_id, _pairs(flat)),
         age_seconds=age_ms / 1000,
+        taken_at=taken_at,
         probe=bool(probe),
         earlier_job_id=earlier_job_id,
     )

@@ -3,8 +3,9 @@
 -- ARGV  1: JSON object: id, fields (the record's, as text), priority (0 first), digest of the
 --       idempotencyKey or '', task_id and signature ('' where a task must be made up at the end)
 -- Returns {verdict, id, record...}: verdict is 'accepted', 'known' (this id, or this key with the
---       same body, was admitted before) or 'rejected' (the key was used with another body);
---       the record follows as a flat list unless it was accepted.
+--       same body, was admitted before), 'reused' (this id with another body; nothing was done) or
+--       'rejected' (the key was used with another body); the record follows as a flat list unless
+--       it was accepted.
 -- Atomic, so that of two deliveries, or two ids with one key, exactly one becomes the import.
 
 local args = cjson.decode(ARGV[1])
@@ -27,6 +28,9 @@ local function known(import_id)
 end
 
 if redis.call('EXISTS', KEY.import .. id) == 1 then
+  if redis.call('HGET', KEY.import .. id, 'fingerprint') ~= record.fingerprint then
+    return answer('reused', id)
+  end
   return known(id)
 end
 
@@ -38,6 +42,8 @@ if args.idempotency ~= '' then
     if fingerprint == record.fingerprint then
       if not TERMINAL[state] then
         attach_task(earlier, args.task_id, args.signature)
+      elseif args.signature == '' then
+        owe_end(earlier, args.task_id, now) -- nobody else would end that task
       end
       return known(earlier)
     end

@@ -223,6 +223,14 @@ local function release_target(id, record, now)
   end
 end
 
+-- Owe a task that must be made up the end of an import that is over already.
+local function owe_end(id, task_id, now)
+  local key = KEY.tasks .. id
+  redis.call('HSET', key, task_id, '')
+  redis.call('PEXPIRE', key, CONFIG.retention_ms)
+  redis.call('ZADD', KEY.unfinished, now + CONFIG.lease_ms, id)
+end
+
 -- The one way into a terminal state: record, queues, target, batch, event and expiry together.
 -- `fields` are written with it. The caller has compared state and lease.
 local function end_import(id, record, state, fields, now)

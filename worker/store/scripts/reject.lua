@@ -2,13 +2,17 @@
 --
 -- ARGV  1: JSON object: id, fields (the record's, as text), task_id and signature ('' where
 --       a task must be made up, because no task of the producer's ends with the error)
--- Returns {'rejected' or 'known', id, record...}
+-- Returns {'rejected', 'known' (the same was recorded before) or 'reused' (the id is another
+--       import's; nothing was done), id, record...}
 -- Atomic, so that a message delivered twice is one rejected import with one event.
 
 local args = cjson.decode(ARGV[1])
 local now = now_ms()
 local verdict = 'known'
-if redis.call('EXISTS', KEY.import .. args.id) == 0 then
+local known = hash_of(KEY.import .. args.id)
+if known.state and (known.state ~= 'rejected' or known.error ~= args.fields.error) then
+  verdict = 'reused'
+elseif not known.state then
   verdict = 'rejected'
   reject_new(args.id, args.fields, args.task_id, args.signature, now)
 end

@@ -30,6 +30,11 @@ if args.delay_ms > 0 then
 else
   give_back(args.id, record, KEY.waiting, record.order, fields)
 end
-release_target(args.id, record, now)
+if tonumber(record.doubts or 0) == 0 then
+  release_target(args.id, record, now)
+end -- else a job of ours may yet appear: nobody else may start one there, to be taken for it
 schedule_lane(lane, now + args.delay_ms, now)
+if redis.call('EXISTS', KEY.waiting .. lane) == 1 then
+  schedule_lane(lane, now, now) -- a place under max_running has come free
+end
 return 1
