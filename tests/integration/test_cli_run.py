@@ -132,15 +132,31 @@ def test_a_bad_file_imports_nothing(start: Start, tmp_path: Path) -> None:
     assert not (tmp_path / "state").exists()
 
 
+def test_rows_whose_region_nobody_knows_are_not_burnt(
+    start: Start, sandbox: Sandbox, tmp_path: Path
+) -> None:
+    path = write_batch(tmp_path, ["d1"])
+    settings = {
+        **settings_for(sandbox),
+        "AWS_REGION": "",
+        "AWS_CONFIG_FILE": str(tmp_path / "none"),
+    }
+    code, _, said = start("run", path, "--state-dir", tmp_path / "state", **settings).end()
+    assert code == 2
+    assert "No region for account default: set AWS_REGION" in said
+    assert not (tmp_path / "state").exists()
+
+
 def test_good_rows_of_a_bad_file_are_imported_when_asked(
     start: Start, sandbox: Sandbox, tmp_path: Path
 ) -> None:
     sandbox.reset(Scenario(missing_app_prefixes=("d0missing",)))
     path = write_batch(tmp_path, ["d1", "d0missing"], members("x2"))
     arguments = ("run", path, "--skip-invalid", "--state-dir", tmp_path / "state")
-    code, printed, _ = start(*arguments, **settings_for(sandbox)).end()
+    code, printed, said = start(*arguments, **settings_for(sandbox)).end()
     assert code == 1
     assert "1 of 2 succeeded, 1 ended badly" in printed
+    assert "1 bad rows of the file were skipped" in said
     assert len(sandbox.jobs()) == 1
 
 

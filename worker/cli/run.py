@@ -20,13 +20,14 @@ import click
 
 from config.settings import Settings
 from worker.cli.batchfile import Row
-from worker.cli.client import import_id_of, open_views, submit_batch
+from worker.cli.client import BadInputError, import_id_of, open_views, submit_batch
 from worker.cli.embedded import EmbeddedServer
 from worker.cli.practice import Practice
 from worker.cli.submit import batch_id_of, read_file, show_problems
 from worker.cli.watch import watch_to_the_end
 from worker.cli.workers import Workers, producer_of, settings_of
 from worker.domain.requests import DEFAULT_ACCOUNT
+from worker.operations.aws import Aws
 from worker.sandbox.loader import load_scenario
 from worker.store.connection import connect
 from worker.store.keys import IMPORT
@@ -88,6 +89,8 @@ def run(
     """
     batch = read_file(file)
     show_problems(batch, skip_invalid=skip_invalid)
+    if not sandbox:
+        _check_regions(batch.rows)
     batch_id = batch_id_of(batch, file, batch_id)
     plan = Plan(
         batch_id=batch_id,
@@ -99,9 +102,25 @@ def run(
         as_json=as_json,
     )
     code = asyncio.run(interruptible(_run(plan, sandbox=sandbox)))
+    if batch.bad_rows:
+        click.echo(f"{batch.bad_rows:,} bad rows of the file were skipped.", err=True)
     if code == INTERRUPTED:
         click.echo("Interrupted; run the same command again to resume.", err=True)
     context.exit(code)
+
+
+def _check_regions(rows: Sequence[Row]) -> None:
+    """Refuse rows whose region nobody knows: they would end as rejected, each of them, for good."""
+    aws = Aws(timeout_seconds=1.0, max_connections=1)
+    accounts = {
+        r.members.get("account", DEFAULT_ACCOUNT) for r in rows if "region" not in r.members
+    }
+    for account in sorted(accounts):
+        if not aws.region_of(account):
+            raise BadInputError(
+                f"No region for account {account}: set AWS_REGION, give its profile one, or add a"
+                " column region. Nothing was imported."
+            )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -46,7 +46,8 @@ def submit(
     """Submit a batch file: CSV (the header holds member names) or JSON Lines; - is stdin.
 
     The whole file is checked first: with one bad row, nothing is sent. To submit the same file
-    again is harmless: what was accepted before is not imported twice.
+    again is harmless: what was accepted before is not imported twice. A file that was changed is
+    another batch, unless --batch-id says that it is the same.
     """
     settings = load_settings()
     batch = read_file(file)
