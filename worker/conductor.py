@@ -84,7 +84,6 @@ class Conductor:
             await asyncio.wait(self._in_flight, timeout=self._lease_seconds)
         for task in self._in_flight:
             task.cancel()
-        await self._leave_group()
 
     async def _for_ever(self, step: Callable[[], Awaitable[None]]) -> None:
         while not self._stopping.is_set():
@@ -180,9 +179,3 @@ class Conductor:
             await self._announcer.ended(ended)
         if not overdue:
             await self._sleep(self._lease_seconds / 4)
-
-    async def _leave_group(self) -> None:
-        try:
-            await self._requests.close()
-        except StoreUnavailableError as error:
-            log.warning("store.unreachable", loop="leave_group", error=str(error))

@@ -34,7 +34,11 @@ class RequestsStream:
 
     @translated
     async def open(self) -> None:
-        """Create stream and group where they are missing; forget consumers that are long gone."""
+        """Create stream and group where they are missing; forget consumers that are long gone.
+
+        None is forgotten when it leaves: an entry may just have been handed to it, and would be
+        forgotten with it. After an hour, others have taken over whatever it had.
+        """
         await self._create_group()
         for consumer in await self._redis.xinfo_consumers(REQUESTS.name, CONSUMER_GROUP):
             if consumer["pending"] == 0 and consumer["idle"] > STALE_CONSUMER_MS:
@@ -83,13 +87,6 @@ class RequestsStream:
         except ResponseError as error:
             if not str(error).startswith("BUSYGROUP"):
                 raise
-
-    @translated
-    async def close(self) -> None:
-        """Leave the group, unless entries are still ours: another consumer takes those over."""
-        for consumer in await self._redis.xinfo_consumers(REQUESTS.name, CONSUMER_GROUP):
-            if consumer["name"] == self._consumer and consumer["pending"] == 0:
-                await self._redis.xgroup_delconsumer(REQUESTS.name, CONSUMER_GROUP, self._consumer)
 
 
 def _streams(reply: Any) -> Any:
