@@ -28,7 +28,7 @@ PUBLISHED_AT_ONCE: Final = 100
 
 
 class Conductor:
-    """Runs the loops of one worker. Everything happens on the event loop that runs `run`."""
+    """Runs the loops of one worker, on the event loop of its runtime."""
 
     def __init__(self, runtime: Runtime) -> None:
         self._store = runtime.store

@@ -38,13 +38,13 @@ class Runtime:
 
     def __init__(self, settings: Settings, app: "Celery", hostname: str | None = None) -> None:
         self.settings = settings
-        self.name = f"{hostname or socket.gethostname()}-{os.getpid()}"
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, name="runtime", daemon=True)
         self._redis = connect(settings.redis_url)
         self._aws = Aws(settings.call_timeout_seconds, settings.max_in_flight)
         self.store = ImportStore(self._redis, store_config(settings))
-        self.requests = RequestsStream(self._redis, self.name)
+        consumer = f"{hostname or socket.gethostname()}-{os.getpid()}"
+        self.requests = RequestsStream(self._redis, consumer)
         self.announcer = CeleryAnnouncer(app, hostname)
         self.admitter = Admitter(self.store, self._aws, self.announcer)
         self.advancer = Advancer(

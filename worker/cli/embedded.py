@@ -106,7 +106,7 @@ class EmbeddedServer:
         except OSError as error:
             await self._close()
             raise StateError(f"{self.directory}: {error.strerror}") from error
-        except BaseException:
+        except BaseException:  # Ctrl-C as well: no server may stay behind
             await self._close()
             raise
         return self

@@ -63,7 +63,7 @@ class Admitter:
             InvalidRequestError: when the message itself is wrong; nothing was admitted then.
 
         """
-        check_batch(batch_id, requests, offset, total)
+        _check_batch(batch_id, requests, offset, total)
         await self._door.announce_batch(batch_id, max(offset + len(requests), total or 0))
         parcels: dict[str, _Parcel] = {}
         for index, members in enumerate(requests):
@@ -153,9 +153,7 @@ class Admitter:
         return admission
 
 
-def check_batch(
-    batch_id: object, requests: object, offset: object = 0, total: object = None
-) -> None:
+def _check_batch(batch_id: object, requests: object, offset: object, total: object) -> None:
     """Check the members of a batch message, other than its requests.
 
     Raises:

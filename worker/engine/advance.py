@@ -87,7 +87,7 @@ class Advancer:
             import_id=claim.item.id, target=claim.item.target, lane=claim.item.lane
         ):
             if time.monotonic() - claim.taken_at > self._lease_seconds / 2:
-                # We were stalled: the call could outlive its claim, which others then take over.
+                # We were stalled, and a call may take half a lease: it could outlive its claim.
                 log.warning("claim.given_back", call=claim.call)
                 await give_back(self._ledger, claim)
                 return

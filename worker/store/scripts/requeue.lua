@@ -3,7 +3,7 @@
 -- ARGV  1: JSON object: id, lease, delay_ms, counted (whether the attempt counts), conflict
 --       (whether it waits behind another job), error
 -- Returns 1, or 0 when the claim is no longer the caller's
--- Atomic, so that the import is never in no queue, and its target is free for others meanwhile.
+-- Atomic, so that the import is never in no queue, and its target free for others unless in doubt.
 
 local args = cjson.decode(ARGV[1])
 local record = claimed_record(args.id, args.lease)
@@ -30,9 +30,10 @@ if args.delay_ms > 0 then
 else
   give_back(args.id, record, KEY.waiting, record.order, fields)
 end
+-- After a doubt, a job of ours may yet appear: nobody else may start one there, to be taken for it.
 if tonumber(record.doubts or 0) == 0 then
   release_target(args.id, record, now)
-end -- else a job of ours may yet appear: nobody else may start one there, to be taken for it
+end
 schedule_lane(lane, now + args.delay_ms, now)
 if redis.call('EXISTS', KEY.waiting .. lane) == 1 then
   schedule_lane(lane, now, now) -- a place under max_running has come free
