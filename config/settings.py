@@ -19,18 +19,16 @@ Seconds = Annotated[float, Field(gt=0, le=365 * 86400)]
 
 LANE_NAME: Final = re.compile(r"[^/]+/[a-z0-9-]+")
 
-DEFAULT_START_RATE = 5.0
-DEFAULT_START_BURST = 5.0
-DEFAULT_POLL_RATE = 10.0
-DEFAULT_POLL_BURST = 10.0
-
 
 class SettingsError(ValueError):
     """A setting that can't be used. The message names the variable, or the file and its member."""
 
 
 class LaneSettings(BaseModel):
-    """The known limits of one lane, in calls per second, as the lanes file gives them."""
+    """The known limits of one lane, in calls per second, as the lanes file gives them.
+
+    What is absent is that of all lanes, and where that is absent too, it is learned.
+    """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -38,7 +36,38 @@ class LaneSettings(BaseModel):
     start_burst: Burst | None = None
     poll_rate: Rate | None = None
     poll_burst: Burst | None = None
+    shared: bool | None = None
+    shared_rate: Rate | None = None
+    shared_burst: Burst | None = None
+    start_share: Annotated[float, Field(ge=0.05, le=0.95)] | None = None
     max_running: Annotated[int, Field(ge=1)] | None = None
+
+
+class LanesFile(BaseModel):
+    """The lanes file: limits of single lanes, and of all others."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    defaults: LaneSettings = LaneSettings()
+    lanes: dict[str, LaneSettings] = {}
+
+    @field_validator("lanes")
+    @classmethod
+    def _names_are_lanes(cls, lanes: dict[str, LaneSettings]) -> dict[str, LaneSettings]:
+        for name in lanes:
+            if not LANE_NAME.fullmatch(name):
+                raise ValueError(f'"{name}" is no lane; one is named "account/region"')
+        return lanes
+
+    @model_validator(mode="after")
+    def _shared_limits_are_of_a_shared_budget(self) -> Self:
+        for name, limits in {"defaults": self.defaults, **self.lanes}.items():
+            is_shared = self.defaults.shared if limits.shared is None else limits.shared
+            if not is_shared and (limits.shared_rate or limits.shared_burst or limits.start_share):
+                raise ValueError(
+                    f'"{name}": shared_rate, shared_burst and start_share need shared = true'
+                )
+        return self
 
 
 class Settings(BaseSettings):
@@ -118,7 +147,24 @@ class Settings(BaseSettings):
             SettingsError: naming the file and what is wrong in it.
 
         """
-        return _lanes_of(self.lanes_file) if self.lanes_file else {}
+        return _read_lanes(self.lanes_file).lanes
+
+    @property
+    def lane_defaults(self) -> LaneSettings:
+        """The limits of lanes that have none of their own: the file's, else the variables'.
+
+        Raises:
+            SettingsError: naming the file and what is wrong in it.
+
+        """
+        variables = {
+            "start_rate": self.start_rate,
+            "start_burst": self.start_burst,
+            "poll_rate": self.poll_rate,
+            "poll_burst": self.poll_burst,
+        }
+        given = _read_lanes(self.lanes_file).defaults.model_dump(exclude_none=True)
+        return LaneSettings.model_validate({**variables, **given})
 
 
 def load_settings() -> Settings:
@@ -137,28 +183,26 @@ def load_settings() -> Settings:
 
 
 @cache
-def _lanes_of(path: Path) -> dict[str, LaneSettings]:
-    """Read `[lanes."account/region"]` tables."""
+def _read_lanes(path: Path | None) -> LanesFile:
+    """Read `[defaults]` and `[lanes."account/region"]` tables."""
+    if path is None:
+        return LanesFile()
     try:
         document: dict[str, Any] = tomllib.loads(path.read_text())
     except (OSError, ValueError) as error:
         raise SettingsError(f"IMPORTS_LANES_FILE {path}: {error}") from error
-    lanes = document.pop("lanes", {})
-    if document or not isinstance(lanes, dict):
-        raise SettingsError(f'{path}: only [lanes."account/region"] tables may stand here')
-    return {name: _lane_of(path, name, limits) for name, limits in lanes.items()}
-
-
-def _lane_of(path: Path, name: str, limits: object) -> LaneSettings:
-    if not LANE_NAME.fullmatch(name):
-        raise SettingsError(f'{path}: "{name}" is no lane; one is named "account/region"')
     try:
-        return LaneSettings.model_validate(limits)
+        return LanesFile.model_validate(document)
     except ValidationError as error:
         problems = "; ".join(
-            ": ".join((*map(str, detail["loc"]), detail["msg"])) for detail in error.errors()
+            ": ".join((*map(_quoted, detail["loc"]), detail["msg"].removeprefix("Value error, ")))
+            for detail in error.errors(include_url=False)
         )
-        raise SettingsError(f'{path}: lane "{name}": {problems}') from None
+        raise SettingsError(f"IMPORTS_LANES_FILE {path}: {problems}") from None
+
+
+def _quoted(part: int | str) -> str:
+    return f'"{part}"' if "/" in str(part) else str(part)
 
 
 def _explain(error: ValidationError) -> str:

@@ -4,7 +4,7 @@ import os
 import shutil
 import subprocess
 import uuid
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +23,7 @@ from tests.support import (
     free_port,
     producing,
 )
+from worker.domain.outcomes import LaneLimits
 from worker.store.store import ImportStore, StoreConfig
 
 # Test processes run side by side; each has a database and a virtual host of its own.
@@ -64,25 +65,24 @@ def command(store_url: str) -> CommandLine:
     return CommandLine(store_url)
 
 
-MakeStore = Callable[..., ImportStore]
+MakeStore = Callable[..., Awaitable[ImportStore]]
+GENEROUS = LaneLimits(start_rate=1000, start_burst=1000, poll_rate=1000, poll_burst=1000)
 
 
 @pytest.fixture
 def make_store(redis: Any) -> MakeStore:
-    """Make a store; keyword arguments change its configuration."""
+    """Make a store; keyword arguments change its configuration, or the limits of its lanes."""
 
-    def make(**changes: Any) -> ImportStore:
+    async def make(limits: LaneLimits = GENEROUS, **changes: Any) -> ImportStore:
         config = {
             "retention_seconds": 60,
             "events_max_length": 10_000,
             "lease_seconds": 30,
             "settle_seconds": 0,
-            "start_rate": 1000,
-            "start_burst": 1000,
-            "poll_rate": 1000,
-            "poll_burst": 1000,
         }
-        return ImportStore(redis, StoreConfig(**{**config, **changes}))
+        store = ImportStore(redis, StoreConfig(**{**config, **changes}))
+        await store.configure(limits, {}, by="the test")
+        return store
 
     return make
 

@@ -22,7 +22,7 @@ class ConductorStep(bootsteps.StartStopStep):
     def start(self, worker: Any) -> None:
         """Start conducting."""
         runtime = runtime_of_process(worker.app, worker.hostname)
-        worker.conductor = Conductor(runtime)
+        worker.conductor = Conductor(runtime, worker.hostname)
         runtime.run(worker.conductor.start())
 
     def stop(self, worker: Any) -> None:

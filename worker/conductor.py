@@ -5,16 +5,17 @@ conductor sleeps longer than a second.
 """
 
 import asyncio
+from collections import Counter
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
+from functools import partial
 from typing import Final
 
 import structlog
 
 from worker.domain.decisions import Claim
-from worker.domain.outcomes import LaneLimits
 from worker.engine.advance import give_back
-from worker.runtime import Runtime
+from worker.runtime import Runtime, limits_of
 from worker.store.connection import StoreUnavailableError
 from worker.store.requests import Entry
 
@@ -25,12 +26,14 @@ BLOCK_SECONDS: Final = 5.0
 OUTAGE_MAX_SECONDS: Final = 5.0
 CLAIMED_AT_ONCE: Final = 100
 PUBLISHED_AT_ONCE: Final = 100
+SWEEP_SECONDS: Final = 30.0
 
 
 class Conductor:
     """Runs the loops of one worker, on the event loop of its runtime."""
 
-    def __init__(self, runtime: Runtime) -> None:
+    def __init__(self, runtime: Runtime, name: str) -> None:
+        self._name = name
         self._store = runtime.store
         self._advancer = runtime.advancer
         self._admitter = runtime.admitter
@@ -40,6 +43,7 @@ class Conductor:
         self._max_in_flight = runtime.settings.max_in_flight
         self._lease_seconds = runtime.settings.lease_seconds
         self._in_flight: set[asyncio.Task[None]] = set()
+        self._in_lane: Counter[str] = Counter()
         self._changed = asyncio.Event()
         self._stopping = asyncio.Event()
         self._running: asyncio.Task[None] | None = None
@@ -56,10 +60,13 @@ class Conductor:
             await self._running
 
     async def _prepare(self) -> None:
-        lanes = self._settings.lanes.items()
-        await self._store.configure_lanes(
-            {name: LaneLimits(**limits.model_dump()) for name, limits in lanes}
+        changed = await self._store.configure(
+            limits_of(self._settings.lane_defaults),
+            {name: limits_of(limits) for name, limits in self._settings.lanes.items()},
+            by=self._name,
         )
+        if changed:
+            log.info("limits.configured", lanes=[name or "defaults" for name in changed])
         await self._requests.open()
 
     async def _run(self) -> None:
@@ -72,6 +79,7 @@ class Conductor:
                 self._read_requests,
                 self._take_over_requests,
                 self._publish_overdue,
+                self._wake_stranded,
             )
         ]
         await self._stopping.wait()
@@ -116,7 +124,9 @@ class Conductor:
         if room <= 0:
             await self._changed.wait()
             return
-        claims, wait_seconds = await self._store.claim(min(room, CLAIMED_AT_ONCE))
+        claims, wait_seconds = await self._store.claim(
+            min(room, CLAIMED_AT_ONCE), slots=room, in_flight=self._in_lane
+        )
         for claim in claims:
             await self._begin(claim)
         if wait_seconds == 0 and claims:
@@ -128,9 +138,11 @@ class Conductor:
         if self._stopping.is_set():
             await give_back(self._store, claim)
             return
+        lane = claim.item.lane
         task = asyncio.create_task(self._advance(claim), name=f"{claim.call} {claim.item.id}")
         self._in_flight.add(task)
-        task.add_done_callback(self._call_done)
+        self._in_lane[lane] += 1
+        task.add_done_callback(partial(self._call_done, lane))
 
     async def _advance(self, claim: Claim) -> None:
         try:
@@ -141,9 +153,12 @@ class Conductor:
         except Exception:
             log.exception("claim.failed", import_id=claim.item.id)
 
-    def _call_done(self, task: asyncio.Task[None]) -> None:
+    def _call_done(self, lane: str, task: asyncio.Task[None]) -> None:
         full = len(self._in_flight) >= self._max_in_flight
         self._in_flight.discard(task)
+        self._in_lane[lane] -= 1
+        if not self._in_lane[lane]:
+            del self._in_lane[lane]
         if full:
             self._changed.set()
 
@@ -179,3 +194,9 @@ class Conductor:
             await self._announcer.ended(ended)
         if not overdue:
             await self._sleep(self._lease_seconds / 4)
+
+    async def _wake_stranded(self) -> None:
+        """Look now and then for lanes that everybody has lost sight of; there should be none."""
+        await self._sleep(SWEEP_SECONDS)
+        if stranded := await self._store.sweep():
+            log.warning("lanes.stranded", lanes=stranded)

@@ -12,14 +12,8 @@ from typing import Any, TypeVar
 
 from celery import Celery
 
-from config.settings import (
-    DEFAULT_POLL_BURST,
-    DEFAULT_POLL_RATE,
-    DEFAULT_START_BURST,
-    DEFAULT_START_RATE,
-    Settings,
-    load_settings,
-)
+from config.settings import LaneSettings, Settings, load_settings
+from worker.domain.outcomes import LaneLimits
 from worker.domain.policy import Policy
 from worker.engine.admit import Admitter
 from worker.engine.advance import Advancer
@@ -80,11 +74,12 @@ def store_config(settings: Settings) -> StoreConfig:
         events_max_length=settings.events_max_length,
         lease_seconds=settings.lease_seconds,
         settle_seconds=settings.settle_seconds,
-        start_rate=settings.start_rate or DEFAULT_START_RATE,
-        start_burst=settings.start_burst or DEFAULT_START_BURST,
-        poll_rate=settings.poll_rate or DEFAULT_POLL_RATE,
-        poll_burst=settings.poll_burst or DEFAULT_POLL_BURST,
     )
+
+
+def limits_of(settings: LaneSettings) -> LaneLimits:
+    """Return a lane's limits as the store takes them."""
+    return LaneLimits(**settings.model_dump())
 
 
 def policy_of(settings: Settings) -> Policy:

@@ -6,7 +6,7 @@ and Flower work as for any task, while nothing occupies a worker slot or the bro
 """
 
 from collections.abc import Coroutine
-from typing import Any, TypeVar
+from typing import Any, Final, TypeVar
 
 import structlog
 from celery import Task, shared_task
@@ -25,6 +25,8 @@ from worker.store.connection import StoreUnavailableError
 log = structlog.get_logger()
 
 T = TypeVar("T")
+
+_BATCH_MEMBERS: Final = ("batchId", "requests", "offset", "total", "canary", "stopPercent")
 
 
 class ImportTask(Task[..., Any]):
@@ -72,7 +74,7 @@ def import_batch(self: ImportTask, /, *args: Any, **members: Any) -> dict[str, A
 
     Returns `{"batchId", "accepted", "known", "rejected"}`: how many requests were received how.
     """
-    batch: dict[str, Any] = {"batchId": None, "requests": None, "offset": 0, "total": None}
+    batch: dict[str, Any] = dict.fromkeys(_BATCH_MEMBERS)
     problems = [(name, "is not a member of a batch") for name in members if name not in batch]
     if args:
         problems.append(("arguments", "must be given by name"))
@@ -80,7 +82,12 @@ def import_batch(self: ImportTask, /, *args: Any, **members: Any) -> dict[str, A
         raise _rejected_batch(self, str(InvalidRequestError(tuple(problems))))
     batch.update(members)
     admitting = self.runtime.admitter.admit_batch(
-        batch["batchId"], batch["requests"], batch["offset"], batch["total"]
+        batch["batchId"],
+        batch["requests"],
+        offset=0 if batch["offset"] is None else batch["offset"],
+        total=batch["total"],
+        canary=batch["canary"],
+        stop_percent=batch["stopPercent"],
     )
     try:
         admissions = _or_requeue(self, admitting)

@@ -19,8 +19,8 @@ NOWHERE = "redis://:hidden@127.0.0.1:1/0"
 
 
 @pytest.fixture
-def store(make_store: Any) -> ImportStore:
-    store: ImportStore = make_store()
+async def store(make_store: Any) -> ImportStore:
+    store: ImportStore = await make_store()
     return store
 
 
@@ -164,7 +164,7 @@ async def test_status_tells_all_of_an_import(command: CommandLine, store: Import
     waiting, failed = command.each(("status", "import-d2"), ("status", "import-d1", "--json"))
     assert waiting.returncode == 0
     assert "state      waiting\n" in waiting.stdout
-    assert "waits for  its turn in lane default/us-east-1: it is the next\n" in waiting.stdout
+    assert "waits for  its turn in lane default/us-east-1: it is next\n" in waiting.stdout
 
     assert failed.returncode == 1
     printed = json.loads(failed.stdout)

@@ -11,7 +11,8 @@ from rich.console import Console
 from worker.cli.progress import Pace, exit_code_of, follow_batch, summary
 from worker.domain.imports import Import
 from worker.domain.states import State
-from worker.store.views import BatchCounts, ImportViews, LaneView
+from worker.store.laneview import LaneView
+from worker.store.views import BatchCounts, ImportViews
 
 
 def counts_of(expected: int, **by_state: int) -> BatchCounts:
@@ -30,9 +31,8 @@ def lane(reason: str = "", blocked_seconds: float = 0) -> LaneView:
         running=1,
         paused_reason=reason,
         paused_seconds=0,
-        start_blocked_seconds=blocked_seconds,
-        poll_blocked_seconds=0,
         fields={},
+        limiters={"start": {"blocked_until": str(blocked_seconds * 1000)}},
     )
 
 

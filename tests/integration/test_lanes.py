@@ -1,7 +1,9 @@
 """Lanes by hand: what the commands print, and what claims may do afterwards."""
 
+import asyncio
 import io
 import json
+import socket
 from typing import Any
 
 import pytest
@@ -9,23 +11,24 @@ from rich.console import Console
 
 from config.settings import Settings
 from tests.support import CommandLine, members
-from worker.cli.lanelist import as_table, report_of
+from worker.cli.lanelist import as_table
 from worker.cli.status import what_it_waits_for
 from worker.domain.decisions import Call, Claim
 from worker.domain.outcomes import Entrance, LaneLimits
 from worker.domain.requests import ImportRequest
 from worker.runtime import store_config
 from worker.store.lanes import LaneControl
+from worker.store.laneview import LaneView
 from worker.store.store import ImportStore
-from worker.store.views import ImportViews, LaneView
+from worker.store.views import ImportViews
 
 LANE = "default/us-east-1"
 NOWHERE = "redis://:hidden@127.0.0.1:1/0"
 
 
 @pytest.fixture
-def store(make_store: Any) -> ImportStore:
-    store: ImportStore = make_store()
+async def store(make_store: Any) -> ImportStore:
+    store: ImportStore = await make_store()
     return store
 
 
@@ -139,54 +142,62 @@ async def test_late_answers_leave_a_held_lane_as_it_is(
     assert await control.resume(LANE)
 
 
-async def test_a_set_rate_is_obeyed_by_the_next_claims_until_a_worker_starts(
+async def test_a_set_rate_is_obeyed_by_the_next_claims_over_restarts_until_it_is_reset(
     command: CommandLine, make_store: Any, redis: Any
 ) -> None:
-    store = make_store(start_rate=0.001, start_burst=1)
+    store = await make_store(LaneLimits(start_rate=0.001, start_burst=1))
     await admit(store, *(f"d{number}" for number in range(9)))
     assert len(await claimed(store)) == 1
     assert await claimed(store) == []  # the next is a thousand seconds off
 
-    limits = ("--start", "10000", "--start-burst", "5", "--max-running", "4")
+    limits = ("--start", "200", "--start-burst", "50", "--max-running", "4")
     done = command("lanes", "set-rate", LANE, *limits)
     assert (done.returncode, done.stderr) == (0, "")
-    assert "start_rate 10000, start_burst 5, max_running 4, from now on" in done.stdout
-    assert "The next worker that starts puts the configured limits back" in done.stdout
+    assert "start_rate 200, start_burst 50, max_running 4, from now on" in done.stdout
+    assert f"amplify-import lanes reset {LANE} ends that" in done.stdout
     assert await redis.exists("imports:wake")
+    await asyncio.sleep(0.1)  # a limit that is set begins with no more tokens than there were
     assert len(await claimed(store)) == 3
 
+    await store.configure(LaneLimits(start_rate=3), {LANE: LaneLimits(start_rate=7)}, by="w2")
     shown = listed(command)
-    assert (shown["start"]["rate"], shown["start"]["rateFrom"]) == (10_000, "configured")
-    assert (shown["poll"]["rateFrom"], shown["maxRunning"]) == ("default", 4)
-    assert (shown["limitsSetBy"], shown["running"]) == ("command line", 4)
-    assert 0 <= shown["limitsSetSecondsAgo"] < 20
+    assert (shown["start"]["rate"], shown["start"]["rateFrom"]) == (200, "by hand")
+    assert (shown["poll"]["rateFrom"], shown["maxRunning"]) == (None, 4)
+    assert (shown["configuredBy"], shown["running"]) == ("w2", 4)
+    assert socket.gethostname() in shown["setByHandBy"]
+    assert 0 <= shown["setByHandSecondsAgo"] < 20
 
-    await store.configure_lanes({LANE: LaneLimits(max_running=7)})
+    assert command("lanes", "reset", LANE).returncode == 0
     shown = listed(command)
-    assert (shown["start"]["rateFrom"], shown["maxRunning"]) == ("default", 7)
-    assert shown["limitsSetBy"] is shown["limitsSetSecondsAgo"] is None
+    assert (shown["start"]["rate"], shown["start"]["rateFrom"]) == (7, "configured")
+    assert shown["maxRunning"] is shown["setByHandBy"] is None
 
 
 async def test_set_rate_changes_only_what_is_given_and_a_lane_may_be_new(
     command: CommandLine, redis: Any
 ) -> None:
-    for limit in (("--start", "2"), ("--poll", "0.5", "--poll-burst", "3")):
+    for limit in (("--start", "2"), ("--poll", "0.5", "--poll-burst", "3"), ("--shared", "9")):
         assert command("lanes", "set-rate", "new/eu-west-1", *limit).returncode == 0
     fields = await redis.hgetall("imports:lane:new/eu-west-1")
-    assert fields.pop("limits_set_at_ms").isdigit()
+    assert fields.pop("hand_at_ms").isdigit()
+    assert fields.pop("hand_by")
     assert fields == {
-        "start_rate": "2",
-        "poll_rate": "0.5",
-        "poll_burst": "3",
-        "limits_set_by": "command line",
+        "hand_start_rate": "2",
+        "hand_poll_rate": "0.5",
+        "hand_poll_burst": "3",
+        "hand_shared_rate": "9",
+        "hand_shared": "1",
     }
+    assert listed(command)["shared"]["rate"] == 9
 
 
 async def test_an_unknown_lane_ends_with_4_and_is_not_made(
     command: CommandLine, redis: Any
 ) -> None:
     name = "nobody/us-east-1"
-    for done in command.each(("lanes", "pause", name), ("lanes", "resume", name)):
+    for done in command.each(
+        ("lanes", "pause", name), ("lanes", "resume", name), ("lanes", "reset", name)
+    ):
         assert (done.returncode, done.stdout) == (4, "")
         assert f"No lane {name} is known here" in done.stderr
     assert await redis.dbsize() == 0
@@ -225,30 +236,36 @@ def test_no_lanes_are_told(command: CommandLine) -> None:
 
 
 async def test_json_tells_all_of_a_lane(command: CommandLine, store: ImportStore) -> None:
+    lanes = {LANE: LaneLimits(start_rate=0.5, start_burst=5, max_running=50)}
+    await store.configure(LaneLimits(poll_rate=7), lanes, by="worker-1")
     await admit(store, "d1", "d2", "d3")
-    await run(store, (await store.claim(1))[0][0])
-    await store.configure_lanes({LANE: LaneLimits(start_rate=0.5, max_running=50)})
-    await throttle(store)
-    shown = listed(command, IMPORTS_POLL_RATE="7")
+    (claim,), _ = await store.claim(1)
+    await run(store, claim)
+    await throttle(store, claim)
+    shown = listed(command)
     assert 0 <= shown.pop("last429SecondsAgo") < 20
     assert 30 < shown["start"].pop("blockedSeconds") <= 60
     assert 30 + 4 < shown.pop("drainSeconds") <= 60 + 4
+    poll = shown.pop("poll")
+    assert (poll["rate"], poll["rateFrom"], poll["burst"]) == (7, "default", None)
     assert shown == {
         "lane": LANE,
-        "start": {"rate": 0.5, "rateFrom": "configured", "burst": 5, "burstFrom": "default"},
-        "poll": {
-            "rate": 7,
-            "rateFrom": "default",
-            "burst": 10,
-            "burstFrom": "default",
-            "blockedSeconds": 0,
+        "start": {
+            "rate": 0.5,
+            "rateFrom": "configured",
+            "burst": 5,
+            "burstFrom": "configured",
+            "pace": 0.5,
         },
         "maxRunning": 50,
-        "limitsSetBy": None,
-        "limitsSetSecondsAgo": None,
+        "ceiling": None,
+        "setByHandBy": None,
+        "setByHandSecondsAgo": None,
+        "configuredBy": "worker-1",
         "waiting": 2,
         "running": 1,
         "throttled": 1,
+        "last429Call": "start",
         "last429LimitType": "REQUEST_RATE",
         "paused": False,
         "pausedByHand": False,
@@ -256,6 +273,19 @@ async def test_json_tells_all_of_a_lane(command: CommandLine, store: ImportStore
         "pausedSecondsAgo": None,
         "nextProbeSeconds": None,
     }
+
+
+async def test_a_learned_limit_is_shown_as_one(make_store: Any, command: CommandLine) -> None:
+    store = await make_store(LaneLimits())
+    await admit(store, "d1", "d2")
+    assert "starts not known yet" in command("lanes").stdout
+    (claim,), _ = await store.claim(1)
+    assert "starts 4/s (being learned)" in command("lanes").stdout
+    await throttle(store, claim, retry_after_seconds=None)
+    shown = listed(command)["start"]
+    assert (shown["rateFrom"], shown["burstFrom"]) == ("learned", "learned")
+    assert shown["rate"] < 4
+    assert "(learned, burst 1)" in command("lanes").stdout
 
 
 async def test_json_tells_both_kinds_of_pause(command: CommandLine, store: ImportStore) -> None:
@@ -273,20 +303,22 @@ async def test_json_tells_both_kinds_of_pause(command: CommandLine, store: Impor
     assert (shown["pausedReason"], shown["nextProbeSeconds"]) == ("freeze", None)
 
 
-async def test_elsewhere_a_lane_is_a_line(command: CommandLine, store: ImportStore) -> None:
+async def test_elsewhere_a_lane_is_a_line(command: CommandLine, make_store: Any) -> None:
+    store = await make_store(LaneLimits(start_rate=5, start_burst=5, poll_rate=10))
     await admit(store, *(f"d{number}" for number in range(20)))
     (line,) = command("lanes").stdout.splitlines()
     assert line == (
-        f"{LANE}: 20 waiting; 0 running; starts 5/s (default); polls 10/s (default); open; "
-        "drains in 4 s"
+        f"{LANE}: 20 waiting; 0 running; starts 5/s (default, burst 5); polls 10/s (default); "
+        "open; drains in 4 s"
     )
-    await throttle(store)
+    (claim,), _ = await store.claim(1)
+    await throttle(store, claim)
     command("lanes", "set-rate", LANE, "--start", "2", "--max-running", "9")
     command("lanes", "pause", LANE, "--reason", "freeze [now]")
     (line,) = command("lanes").stdout.splitlines()
-    assert "0 of 9 running; starts 2/s (configured)" in line
-    assert "limits set by command line" in line
-    assert "throttled 1 in all, last" in line
+    assert "1 of 9 running; starts 2/s (by hand, burst 5)" in line
+    assert "limits set by " in line
+    assert "throttled 1 in all, last a start" in line
     assert "paused by hand for" in line
     assert ": freeze [now]; " in line
 
@@ -295,16 +327,19 @@ async def test_a_terminal_shows_a_row_a_lane(
     store: ImportStore, views: ImportViews, redis: Any
 ) -> None:
     await admit(store, "d1")
-    await throttle(store)
+    (claim,), _ = await store.claim(1)
+    await throttle(store, claim)
     control = LaneControl(redis, store_config(Settings()))
-    await control.set_limits("other/eu-west-1", LaneLimits(start_rate=2), set_by="command line")
+    await control.set_limits("other/eu-west-1", LaneLimits(start_rate=2), by="somebody")
     await control.hold("other/eu-west-1", "change [freeze]")
-    reports = [report_of(lane, store_config(Settings())) for lane in await views.lanes()]
+    await control.set_limits("one/eu-west-1", LaneLimits(shared=True, shared_rate=3), by="me")
     output = io.StringIO()
-    Console(file=output, force_terminal=True, width=200, no_color=True).print(as_table(reports))
+    console = Console(file=output, force_terminal=True, width=200, no_color=True)
+    console.print(as_table(await views.lanes()))
     printed = output.getvalue()
-    for words in ("starts blocked for", "1 in all, last", "2/s", "configured", "change [freeze]"):
+    for words in ("starts blocked for", "1 in all, last", "2/s", "by hand", "change [freeze]"):
         assert words in printed
+    assert "as starts" in printed
 
 
 async def test_status_says_that_an_import_waits_for_a_hand(
@@ -318,13 +353,12 @@ async def test_status_says_that_an_import_waits_for_a_hand(
     assert waits_for == f"its lane {LANE}, which was paused by hand: freeze"
 
 
-async def throttle(store: ImportStore) -> None:
+async def throttle(
+    store: ImportStore, claim: Claim, retry_after_seconds: float | None = 60
+) -> None:
     await store.throttle_lane(
-        LANE,
-        Call.START,
-        granted_seconds_ago=0,
-        retry_after_seconds=60,
+        claim,
+        retry_after_seconds=retry_after_seconds,
         limit_type="REQUEST_RATE",
-        backoff_seconds=1,
-        backoff_max_seconds=30,
+        concurrent=False,
     )

@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+from tests.conftest import GENEROUS
 from tests.support import members
 from worker.domain.decisions import Claim, Doubt
 from worker.domain.outcomes import Entrance, LaneLimits
@@ -18,8 +19,8 @@ LANE = "default/us-east-1"
 
 
 @pytest.fixture
-def store(make_store: Any) -> ImportStore:
-    store: ImportStore = make_store()
+async def store(make_store: Any) -> ImportStore:
+    store: ImportStore = await make_store()
     return store
 
 
@@ -99,7 +100,7 @@ async def test_members_come_in_order_and_by_state_over_many_pages(
 async def test_lanes_show_their_load_pause_and_throttle(
     store: ImportStore, views: ImportViews
 ) -> None:
-    await store.configure_lanes({"other/eu-west-1": LaneLimits(max_running=7)})
+    await store.configure(GENEROUS, {"other/eu-west-1": LaneLimits(max_running=7)}, by="w1")
     for app in ("d1", "d2", "d3"):
         await admit(store, app)
     claims, _ = await store.claim(2)
@@ -109,11 +110,12 @@ async def test_lanes_show_their_load_pause_and_throttle(
     assert (lane.name, lane.account, lane.waiting, lane.running) == (LANE, "default", 1, 2)
     assert lane.paused_reason == "expired"
     assert 20 < lane.paused_seconds <= 30
-    assert lane.start_blocked_seconds == lane.poll_blocked_seconds == 0
+    assert not lane.is_throttled
 
     assert [view.name for view in await views.lanes()] == [LANE, "other/eu-west-1"]
     idle = (await views.lanes())[1]
-    assert (idle.waiting, idle.running, idle.fields) == (0, 0, {"max_running": "7"})
+    assert (idle.waiting, idle.running, idle.max_running) == (0, 0, 7)
+    assert idle.configured_by == "w1"
 
 
 async def test_whereabouts_tell_what_an_import_waits_for(
@@ -136,7 +138,7 @@ async def test_whereabouts_tell_what_an_import_waits_for(
 
     await run(store, first, 60)
     await store.requeue(second, delay_seconds=30)
-    await store.doubt(third, Doubt.UNKNOWN, error="reset", delay_seconds=10)
+    await store.doubt(third, Doubt.UNKNOWN, error="reset", delay_seconds=10, in_outage=False)
     assert [(await where(app)).claimed for app in ("d1", "d2", "d3")] == [False] * 3
     assert 50 < (await where("d1")).due_seconds <= 60
     assert 20 < (await where("d2")).due_seconds <= 30

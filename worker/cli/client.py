@@ -20,6 +20,7 @@ from config.logging import mask_text
 from config.names import BATCH_TASK, IMPORTS_QUEUE
 from config.settings import Settings, SettingsError
 from worker.cli.batchfile import Row
+from worker.domain.outcomes import NO_RULE, StopRule
 from worker.domain.requests import derive_import_id
 from worker.store.connection import StoreUnavailableError, connect
 from worker.store.views import ImportViews
@@ -99,13 +100,15 @@ def submit_batch(
     batch_id: str,
     rows: Sequence[Row],
     total: int,
+    rule: StopRule = NO_RULE,
     on_sent: Callable[[int], None] = lambda _: None,
 ) -> int:
     """Publish the rows as messages of one batch; return how many messages that took.
 
     Import ids follow from the batchId and a row's content, task ids from the batchId and the
-    position, so that to submit the same again is harmless, and a mended row is a new import.
-    `on_sent` is told how many requests each message held.
+    position, so that to submit the same again is harmless, and a mended row is a new import. The
+    batch's stop rule is that of its first message to arrive. `on_sent` is told how many requests
+    each message held.
 
     Raises:
         UnreachableError: when the broker can't be reached; what was sent before stays sent.
@@ -120,6 +123,8 @@ def submit_batch(
                 "requests": [_request_of(row, batch_id) for row in chunk],
                 "offset": offset,
                 "total": total,
+                "canary": rule.canary,
+                "stopPercent": rule.stop_percent,
             }
             app.send_task(
                 BATCH_TASK,

@@ -1,7 +1,9 @@
 """`amplify-import lanes`: how the lanes stand, and what a person may do to one."""
 
 import asyncio
+import getpass
 import json
+import socket
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
@@ -16,14 +18,13 @@ from worker.cli.client import (
     open_store,
     open_views,
 )
-from worker.cli.lanelist import as_json, as_line, as_table, report_of
+from worker.cli.lanelist import as_json, as_line, as_table
 from worker.cli.progress import is_plain
 from worker.domain.outcomes import LaneLimits
-from worker.runtime import store_config
+from worker.runtime import limits_of, store_config
 from worker.store.lanes import LaneControl
 from worker.store.views import ImportViews
 
-SET_BY = "command line"
 DEFAULT_REASON = "by hand, no reason given"
 
 
@@ -74,27 +75,48 @@ def resume(lane: str) -> None:
 @click.option("--start-burst", type=float, metavar="N", help="Starts at once.")
 @click.option("--poll", "poll_rate", type=float, metavar="RATE", help="Polls per second.")
 @click.option("--poll-burst", type=float, metavar="N", help="Polls at once.")
+@click.option("--shared", "shared_rate", type=float, metavar="RATE", help="Both, of one budget.")
+@click.option("--shared-burst", type=float, metavar="N", help="Both at once.")
+@click.option("--start-share", type=float, metavar="SHARE", help="Of it, kept for starts: 0 to 1.")
 @click.option("--max-running", type=int, metavar="N", help="Unfinished jobs at once.")
 def set_rate(lane: str, **limits: float | None) -> None:
-    """Set limits of a lane for the workers that run, also before it is first used.
+    """Set limits of a lane for all workers, also before it is first used.
 
-    A worker that starts puts the configured limits back.
+    They hold, whatever is configured, until you `reset` the lane. A rate that AWS does not allow
+    after all is lowered by what AWS answers.
     """
     given = _limits_of(limits)
     asyncio.run(_set_limits(load_settings(), lane, given))
     what = ", ".join(f"{name} {value:g}" for name, value in limits.items() if value is not None)
-    click.echo(
-        f"Lane {lane}: {what}, from now on. "
-        "The next worker that starts puts the configured limits back (IMPORTS_LANES_FILE)."
-    )
+    click.echo(f"Lane {lane}: {what}, from now on; amplify-import lanes reset {lane} ends that.")
+
+
+@lanes.command()
+@lane_argument
+def reset(lane: str) -> None:
+    """Forget the limits of a lane that were set by hand, and all that was learned.
+
+    What is configured holds again; the rest is learned anew. Do this when AWS has raised a quota
+    and you do not want to wait until that is noticed.
+    """
+    asyncio.run(_reset(load_settings(), lane))
+
+
+def _who() -> str:
+    """Return who asks, as far as this machine knows: whoever wonders about a limit can ask back."""
+    try:
+        return f"{getpass.getuser()}@{socket.gethostname()}"
+    except (KeyError, OSError):  # a container whose user has no name
+        return socket.gethostname()
 
 
 def _limits_of(limits: dict[str, float | None]) -> LaneLimits:
     """Judge limits as those of the lanes file are judged."""
     if all(value is None for value in limits.values()):
         raise click.UsageError("Say which limit to set; --help lists them.")
+    shared = any(limits[name] for name in ("shared_rate", "shared_burst", "start_share")) or None
     try:
-        return LaneLimits(**LaneSettings.model_validate(limits).model_dump())
+        return limits_of(LaneSettings.model_validate({**limits, "shared": shared}))
     except ValidationError as error:
         problems = (f"{detail['loc'][0]}: {detail['msg']}" for detail in error.errors())
         raise BadInputError("; ".join(problems)) from None
@@ -103,18 +125,17 @@ def _limits_of(limits: dict[str, float | None]) -> LaneLimits:
 async def _show(settings: Settings, *, as_objects: bool) -> None:
     async with open_views(settings) as views:
         found = await views.lanes()
-    reports = [report_of(lane, store_config(settings)) for lane in found]
     console = make_console()
     if as_objects:
-        for report in reports:
-            click.echo(json.dumps(as_json(report)))
-    elif not reports:
+        for lane in found:
+            click.echo(json.dumps(as_json(lane)))
+    elif not found:
         click.echo("No lanes: nothing was imported or configured here yet.")
     elif is_plain(console):
-        for report in reports:
-            click.echo(as_line(report))
+        for lane in found:
+            click.echo(as_line(lane))
     else:
-        console.print(as_table(reports))
+        console.print(as_table(found))
 
 
 async def _pause(settings: Settings, lane: str, reason: str) -> None:
@@ -132,10 +153,16 @@ async def _resume(settings: Settings, lane: str) -> None:
     click.echo(f"Lane {lane} {'goes on' if resumed else 'was not paused'}.")
 
 
+async def _reset(settings: Settings, lane: str) -> None:
+    async with _open_lane(settings, lane) as control:
+        await control.reset(lane)
+    click.echo(f"Lane {lane}: what is configured holds again, the rest is learned anew.")
+
+
 async def _set_limits(settings: Settings, lane: str, limits: LaneLimits) -> None:
     async with open_store(settings) as redis:
         control = LaneControl(redis, store_config(settings))
-        await control.set_limits(lane, limits, set_by=SET_BY)
+        await control.set_limits(lane, limits, by=_who())
 
 
 @asynccontextmanager

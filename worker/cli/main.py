@@ -8,6 +8,7 @@ import click
 
 from config.logging import configure_logging
 from config.settings import SettingsError, load_settings
+from worker.cli.batches import batches
 from worker.cli.client import BadInputError
 from worker.cli.demo import demo
 from worker.cli.doctor import doctor
@@ -29,6 +30,7 @@ Examples:
   amplify-import run apps.csv                  import all apps of a file, with nothing else running
   amplify-import submit apps.csv --watch       the same through the workers that run already
   amplify-import status BATCH --failed         what went wrong, and why
+  amplify-import batches resume BATCH          let a batch go on that its stop rule has paused
   amplify-import lanes                         limits, queues and pauses, by account and region
   amplify-import events --follow               what happens right now
   amplify-import doctor                        what to mend
@@ -36,7 +38,7 @@ Examples:
 \b
 Exit codes:
   0    done; all imports in question succeeded or are under way
-  1    an import ended badly, or doctor found something to mend
+  1    an import ended badly, a batch is paused, or doctor found something to mend
   2    wrong usage, a wrong setting, or an invalid file
   3    the store or the broker can't be reached, or those of `run` do not run
   4    no such import, batch or lane is known
@@ -78,5 +80,5 @@ def main(*, verbose: bool) -> None:
         configure_logging(load_settings())
 
 
-for command in (demo, run, submit, watch, status, lanes, events, doctor, sandbox):
+for command in (demo, run, submit, watch, status, batches, lanes, events, doctor, sandbox):
     main.add_command(command)

@@ -23,7 +23,8 @@ from config.logging import mask_text
 from worker.cli.client import heed_interrupt
 from worker.domain.imports import Import
 from worker.domain.states import TERMINAL, State
-from worker.store.views import BatchCounts, ImportViews, LaneView
+from worker.store.laneview import LaneView
+from worker.store.views import BatchCounts, ImportViews
 
 LINE_SECONDS: Final = 5.0
 RATE_SECONDS: Final = 15.0
@@ -53,6 +54,8 @@ async def follow_batch(
 ) -> BatchCounts:
     """Show a batch until all of it is over, or `stop` is set; return the last counts seen.
 
+    A batch that is paused is shown until nothing of it is under way any more.
+
     `total` is the length of the batch where the caller knows it: the batch may not have arrived
     yet, or in part. While the store can't be reached, the display says so and goes on.
     """
@@ -63,7 +66,7 @@ async def follow_batch(
         while True:
             await watcher.look()
             heed_interrupt()
-            over = watcher.is_over or stop.is_set()
+            over = watcher.is_over or watcher.is_stuck or stop.is_set()
             display.show(watcher, last=over)
             if over:
                 return watcher.counts
@@ -72,10 +75,13 @@ async def follow_batch(
                     await stop.wait()
 
 
-def summary(counts: BatchCounts, failures: Sequence[Import], more_at: str = "") -> RenderableType:
+def summary(
+    counts: BatchCounts, failures: Sequence[Import], more_at: str = "", resume_by: str = ""
+) -> RenderableType:
     """Return how a batch ended: counts, and the first of `failures` with target and reason.
 
-    `more_at` says where the others are found; by default, the command that lists them.
+    `more_at` says where the others are found, `resume_by` how to let a paused batch go on; by
+    default, the commands that do it.
     """
     text = Text(f"Batch {counts.batch_id}: {counts.by_state[State.SUCCEEDED]:,} of ")
     text.append(f"{counts.total:,} succeeded, {counts.ended_badly:,} ended badly")
@@ -85,6 +91,10 @@ def summary(counts: BatchCounts, failures: Sequence[Import], more_at: str = "") 
             text.append(f"  {state:10}", style=_STYLE[state]).append(f"{number:>10,}\n")
     if counts.known:
         text.append(f"  {'known':10}{counts.known:>10,}  imports of other batches\n")
+    if counts.is_stopped:
+        resume_by = resume_by or f"amplify-import batches resume {counts.batch_id}"
+        text.append(f"Paused: {counts.stopped_reason}. ", style="yellow")
+        text.append(f"To let it go on: {resume_by}\n")
     if failures:
         text.append(failure_list(failures[:FAILURES_SHOWN]))
         if (more := counts.ended_badly - FAILURES_SHOWN) > 0:
@@ -106,8 +116,8 @@ def failure_list(failures: Sequence[Import]) -> Text:
 
 
 def exit_code_of(counts: BatchCounts) -> int:
-    """Return 0 when nothing in the batch ended badly, else 1."""
-    return 1 if counts.ended_badly else 0
+    """Return 0 when nothing in the batch ended badly and it isn't paused, else 1."""
+    return 1 if counts.ended_badly or counts.is_stopped else 0
 
 
 def is_plain(console: Console) -> bool:
@@ -159,6 +169,10 @@ class _Watcher:
     @property
     def is_over(self) -> bool:
         return self.counts.completed and self.counts.finished >= self._total
+
+    @property
+    def is_stuck(self) -> bool:
+        return self.counts.is_stopped and self.counts.is_idle
 
     @property
     def elapsed(self) -> float:
@@ -290,13 +304,18 @@ def _notices(watcher: _Watcher) -> list[str]:
         notices.insert(0, f"the store can't be reached, still trying: {watcher.outage}")
     elif watcher.left and not watcher.counts.accepted:
         notices.insert(0, "no worker has taken it up yet")
+    elif watcher.counts.is_stopped:
+        notices.insert(0, f"the batch is paused: {watcher.counts.stopped_reason}")
+    elif watcher.counts.canary:
+        first, held = watcher.counts.canary, watcher.counts.held
+        notices.insert(0, f"its first {first:,} imports go ahead, {held:,} wait for them")
     return notices
 
 
 def _lane_notice(lane: LaneView) -> str:
     if lane.paused_reason:
         return f"lane {lane.name} is paused: {lane.paused_reason}"
-    if lane.start_blocked_seconds or lane.poll_blocked_seconds:
+    if lane.is_throttled:
         return f"lane {lane.name} is throttled by AWS"
     return ""
 

@@ -19,13 +19,15 @@ from typing import Any, Final
 import click
 
 from config.settings import Settings
+from worker.cli.batches import open_batch
 from worker.cli.batchfile import Row
 from worker.cli.client import BadInputError, import_id_of, open_views, submit_batch
 from worker.cli.embedded import EmbeddedServer
 from worker.cli.practice import Practice
-from worker.cli.submit import batch_id_of, read_file, show_problems
+from worker.cli.submit import batch_id_of, read_file, show_problems, stop_rule
 from worker.cli.watch import watch_to_the_end
 from worker.cli.workers import Workers, producer_of, settings_of
+from worker.domain.outcomes import NO_RULE, StopRule
 from worker.domain.requests import DEFAULT_ACCOUNT
 from worker.operations.aws import Aws
 from worker.sandbox.loader import load_scenario
@@ -58,6 +60,8 @@ PRACTICE_SETTINGS: Final = {
 )
 @click.option("--batch-id", default="", help="Default: the file's name and a digest of it.")
 @click.option("--skip-invalid", is_flag=True, help="Import the good rows of a file with bad ones.")
+@stop_rule
+@click.option("--resume", is_flag=True, help="Go on with a batch that its stop rule has paused.")
 @click.option("--sandbox", is_flag=True, help="Practise: call a sandbox in place of AWS.")
 @click.option(
     "--workers", default=1, show_default=True, type=click.IntRange(1, 16), help="Worker processes."
@@ -71,6 +75,9 @@ def run(
     batch_id: str,
     *,
     skip_invalid: bool,
+    canary: int | None,
+    stop_percent: float | None,
+    resume: bool,
     sandbox: bool,
     workers: int,
     as_json: bool,
@@ -84,8 +91,9 @@ def run(
 
     With --sandbox, jobs that run when it is interrupted are lost with it, and end as failed.
 
-    Ends with 0 when all imports succeeded, with 1 when one ended badly, with 2 when the file is
-    bad, with 3 when store or worker do not run, with 130 when interrupted.
+    Ends with 0 when all imports succeeded, with 1 when one ended badly or the batch paused itself
+    (--canary, --stop-percent), with 2 when the file is bad, with 3 when store or worker do not run,
+    with 130 when interrupted.
     """
     batch = read_file(file)
     show_problems(batch, skip_invalid=skip_invalid)
@@ -99,6 +107,8 @@ def run(
         / ("practice" if sandbox else "batches")
         / batch_id,
         workers=workers,
+        rule=StopRule(canary or 0, stop_percent),
+        resume=resume,
         as_json=as_json,
     )
     code = asyncio.run(interruptible(_run(plan, sandbox=sandbox)))
@@ -125,12 +135,17 @@ def _check_regions(rows: Sequence[Row]) -> None:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Plan:
-    """What to import, and where the store lies. `more_at` says where all results will be."""
+    """What to import, and where the store lies. `more_at` says where all results will be.
+
+    `resume` lets a batch go on that its stop rule has paused.
+    """
 
     batch_id: str
     rows: Sequence[Row]
     directory: Path
     workers: int = 1
+    rule: StopRule = NO_RULE
+    resume: bool = False
     as_json: bool = False
     more_at: str = ""
 
@@ -185,12 +200,18 @@ async def import_rows(plan: Plan, server: EmbeddedServer, env: Mapping[str, str]
         as_json=plan.as_json,
         total=total,
         more_at=plan.more_at or str(plan.results),
+        resume_by="run the same command with --resume",
     )
     if not left:
         click.echo(f"Batch {plan.batch_id} is complete.", err=True)
         return await follow()
     async with Workers(plan.workers, server, env) as workers:
-        submit = partial(submit_batch, producer_of(settings), plan.batch_id, plan.rows, total)
+        submit = partial(
+            submit_batch, producer_of(settings), plan.batch_id, plan.rows, total, plan.rule
+        )
+        if plan.resume:
+            async with open_batch(settings, plan.batch_id) as control:
+                await control.resume(plan.batch_id)
 
         async def submit_again(happened: str) -> None:
             # The message that the dead worker held comes back only after minutes.

@@ -10,11 +10,12 @@ from rich.text import Text
 
 from config.settings import load_settings
 from worker.cli.client import NotKnownError, make_console, open_views
-from worker.cli.progress import BAD_STATES, FAILURES_SHOWN, exit_code_of, failure_list
+from worker.cli.progress import BAD_STATES, FAILURES_SHOWN, exit_code_of, failure_list, summary
 from worker.cli.watch import print_end
 from worker.domain.imports import Import
 from worker.domain.states import State
-from worker.store.views import BatchCounts, ImportViews, LaneView, Whereabouts
+from worker.store.laneview import LaneView
+from worker.store.views import BatchCounts, ImportViews, Whereabouts
 
 
 @click.command()
@@ -25,7 +26,7 @@ from worker.store.views import BatchCounts, ImportViews, LaneView, Whereabouts
 def status(context: click.Context, name: str, *, failed: bool, as_json: bool) -> None:
     """Show how an import or a batch stands, and what it waits for.
 
-    Ends with 1 when the import, or one of the batch's, ended badly.
+    Ends with 1 when the import, or one of the batch's, ended badly, or the batch is paused.
     """
     context.exit(asyncio.run(_show(name, failed=failed, as_json=as_json)))
 
@@ -46,7 +47,7 @@ async def _show(name: str, *, failed: bool, as_json: bool) -> int:
     if failed and not as_json:
         make_console().print(_all_failures(failures), soft_wrap=True)
     else:
-        print_end(make_console(), counts, failures, as_json=as_json)
+        print_end(make_console(), counts, failures, summary(counts, failures), as_json=as_json)
     return exit_code_of(counts)
 
 
@@ -105,6 +106,8 @@ def what_it_waits_for(item: Import, where: Whereabouts) -> str:
     """Return in plain words what has to happen before the import goes on."""
     if where.claimed:
         return "the answer to a call that is being made"
+    if where.held:
+        return f"its batch {item.batch_id}, which holds it back; see amplify-import batches"
     if where.holder and where.holder != item.id:
         return f"import {where.holder}, which is under way for the same target"
     if where.lane.paused_reason:
@@ -129,9 +132,11 @@ def _pause(lane: LaneView) -> str:
 
 def _turn(where: Whereabouts) -> str:
     lane = where.lane
-    before = f"{where.ahead:,} imports start before it" if where.ahead else "it is the next"
-    if most := lane.fields.get("max_running"):
+    before = f"{where.ahead:,} of its priority start before it" if where.ahead else "it is next"
+    if most := lane.max_running:
         before += f"; {lane.running} of {most} are under way"
+    if lane.ceiling is not None and lane.running >= lane.ceiling:
+        before += f"; AWS allows {lane.ceiling} unfinished jobs"
     if lane.start_blocked_seconds:
         before += f"; AWS throttles, starts go on {_in(lane.start_blocked_seconds)}"
     return f"its turn in lane {lane.name}: {before}"

@@ -3,6 +3,7 @@
 import asyncio
 import json
 import re
+from collections.abc import Callable
 from pathlib import Path
 from typing import Final
 
@@ -15,6 +16,7 @@ from worker.cli.batchfile import STANDARD_INPUT, BatchFile, BatchFileError, Prob
 from worker.cli.client import BadInputError, make_console, submit_batch
 from worker.cli.progress import is_plain
 from worker.cli.watch import watch_to_the_end
+from worker.domain.outcomes import StopRule
 from worker.domain.requests import IDENTIFIER_PATTERN
 
 PROBLEMS_SHOWN: Final = 20
@@ -22,7 +24,29 @@ EXAMPLES: Final = """\b
 Examples:
   amplify-import submit apps.csv --watch
   amplify-import submit apps.jsonl --batch-id wave-1 --skip-invalid
+  amplify-import submit apps.csv --canary 10 --stop-percent 5
 """
+
+
+def stop_rule(command: Callable[..., None]) -> Callable[..., None]:
+    """Add the options of a batch's stop rule to a command."""
+    for option in (
+        click.option(
+            "--stop-percent",
+            type=click.FloatRange(0, 100),
+            metavar="P",
+            help="Pause the batch when more than P % of at least 20 imports ended badly.",
+        ),
+        click.option(
+            "--canary",
+            type=click.IntRange(1),
+            metavar="N",
+            help="Import the first N alone; go on when they ended, pause when one ended badly"
+            " (or more than --stop-percent of them).",
+        ),
+    ):
+        command = option(command)
+    return command
 
 
 @click.command(epilog=EXAMPLES)
@@ -31,6 +55,7 @@ Examples:
 )
 @click.option("--batch-id", default="", help="Default: the file's name and a digest of it.")
 @click.option("--skip-invalid", is_flag=True, help="Submit the good rows of a file with bad ones.")
+@stop_rule
 @click.option("--watch", "watching", is_flag=True, help="Follow the batch until all is over.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object; the rest on stderr.")
 @click.pass_context
@@ -40,6 +65,8 @@ def submit(
     batch_id: str,
     *,
     skip_invalid: bool,
+    canary: int | None,
+    stop_percent: float | None,
     watching: bool,
     as_json: bool,
 ) -> None:
@@ -53,7 +80,7 @@ def submit(
     batch = read_file(file)
     show_problems(batch, skip_invalid=skip_invalid)
     batch_id = batch_id_of(batch, file, batch_id)
-    messages = _send(batch_id, batch, quiet=as_json)
+    messages = _send(batch_id, batch, StopRule(canary or 0, stop_percent), quiet=as_json)
     _print_sent(batch_id, batch, messages, as_json=as_json, watching=watching)
     if watching:
         total = len(batch.rows)
@@ -99,7 +126,7 @@ def _stem_of(file: str) -> str:
     return re.sub(r"^[^A-Za-z0-9]+|[^A-Za-z0-9._:@+=-]+", "-", stem).strip("-")[:64] or "batch"
 
 
-def _send(batch_id: str, batch: BatchFile, *, quiet: bool) -> int:
+def _send(batch_id: str, batch: BatchFile, rule: StopRule, *, quiet: bool) -> int:
     console = make_console(stderr=quiet)
     with Progress(console=console, transient=True, disable=is_plain(console)) as progress:
         task = progress.add_task("sending", total=len(batch.rows))
@@ -108,6 +135,7 @@ def _send(batch_id: str, batch: BatchFile, *, quiet: bool) -> int:
             batch_id,
             batch.rows,
             len(batch.rows),
+            rule,
             on_sent=lambda number: progress.advance(task, number),
         )
 

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import click
-from rich.console import Console
+from rich.console import Console, RenderableType
 
 from config.settings import Settings, load_settings
 from worker.cli.client import NotKnownError, make_console, open_views
@@ -26,9 +26,10 @@ from worker.store.views import BatchCounts
 @click.option("--json", "as_json", is_flag=True, help="Print the end as JSON; progress on stderr.")
 @click.pass_context
 def watch(context: click.Context, batch_id: str, *, as_json: bool) -> None:
-    """Follow a batch until all of its imports are over.
+    """Follow a batch until all of its imports are over, or it is paused and nothing is under way.
 
-    Ends with 0 when all of them succeeded, with 1 when one ended badly. To stop watching
+    Ends with 0 when all of them succeeded, with 1 when one ended badly or the batch is paused. To
+    stop watching
     (Ctrl-C) changes nothing for the batch.
     """
     context.exit(asyncio.run(watch_to_the_end(load_settings(), batch_id, as_json=as_json)))
@@ -41,8 +42,11 @@ async def watch_to_the_end(
     as_json: bool,
     total: int | None = None,
     more_at: str = "",
+    resume_by: str = "",
 ) -> int:
-    """Follow a batch and print its summary; return the exit code. For `more_at` see `summary`.
+    """Follow a batch and print its summary; return the exit code.
+
+    For `more_at` and `resume_by` see `summary`.
 
     Raises:
         NotKnownError: when there is no such batch, unless `total` says that it is on its way.
@@ -57,7 +61,8 @@ async def watch_to_the_end(
         failures: list[Import] = []
         if counts.ended_badly:
             failures = await views.members(batch_id, BAD_STATES, FAILURES_SHOWN)
-    print_end(make_console(), counts, failures, as_json=as_json, more_at=more_at)
+    end = summary(counts, failures, more_at, resume_by)
+    print_end(make_console(), counts, failures, end, as_json=as_json)
     return exit_code_of(counts)
 
 
@@ -65,15 +70,15 @@ def print_end(
     console: Console,
     counts: BatchCounts,
     failures: Sequence[Import],
+    end: RenderableType,
     *,
     as_json: bool,
-    more_at: str = "",
 ) -> None:
-    """Print how a batch stands, for people or for programs."""
+    """Print how a batch stands: `end` for people, or all of it for programs."""
     if as_json:
         click.echo(json.dumps(batch_as_json(counts, failures)))
     else:
-        console.print(summary(counts, failures, more_at), soft_wrap=True)
+        console.print(end, soft_wrap=True)
 
 
 def batch_as_json(counts: BatchCounts, failures: Sequence[Import]) -> dict[str, Any]:
@@ -86,6 +91,8 @@ def batch_as_json(counts: BatchCounts, failures: Sequence[Import]) -> dict[str, 
         "expected": counts.expected,
         "finished": counts.finished,
         "completed": counts.completed,
+        "held": counts.held,
+        "stoppedReason": counts.stopped_reason or None,
         "states": {str(state): number for state, number in counts.by_state.items()},
         "failures": [item.result() for item in failures],
     }

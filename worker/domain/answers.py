@@ -5,6 +5,7 @@ The engine decides on these alone; it never sees a status code's quirks, an SDK 
 
 from dataclasses import dataclass
 from enum import StrEnum
+from typing import Final
 
 
 class Kind(StrEnum):
@@ -18,6 +19,10 @@ class Kind(StrEnum):
     CREDENTIALS = "credentials"  # refused, expired or missing: nothing about this import is wrong
     UNREACHABLE = "unreachable"  # no connection, as far as the SDK can tell
     UNKNOWN = "unknown"  # 5xx, time-out, reset, unreadable: it may have taken effect
+
+
+UNANSWERED: Final = frozenset({Kind.UNREACHABLE, Kind.UNKNOWN})
+"""No answer, or none that makes sense: nothing is known of the call, nor of its limit."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -35,7 +40,9 @@ class Job:
 class Answer:
     """The answer to one call. `jobs` holds one job for a start or a poll, any number for a list.
 
-    `error` is one printable line for people; `retry_after_seconds` is the server's own wish.
+    `error` is one printable line for people; `retry_after_seconds` is the server's own wish;
+    `concurrent` says of a throttled start that too many jobs are unfinished; `calls` is how many
+    calls it took, pages of a list being one each.
     """
 
     kind: Kind
@@ -44,6 +51,8 @@ class Answer:
     limit_type: str = ""
     resource_type: str = ""
     retry_after_seconds: float | None = None
+    concurrent: bool = False
+    calls: int = 1
 
     @property
     def job(self) -> Job:

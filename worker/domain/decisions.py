@@ -40,16 +40,20 @@ class Doubt(StrEnum):
 class Claim:
     """The right to make one call for one import, until its lease ends.
 
-    `age_seconds` is the time since the first start that may have taken effect, `taken_at` this
-    process's monotonic clock before the claim was asked for, in seconds; `probe` says that
-    the lane is paused and this one call tells whether it may go on; `earlier_job_id` is the last
-    job of an earlier import of the same target, never to be taken for this one's.
+    `grant` is the limiter's leave to make it, to be brought back with the answer; `answered` says
+    that a full answer came that was no 429. `age_seconds` is the time since the first start that
+    may have taken effect, `taken_at` this process's monotonic clock before the claim was asked for,
+    in seconds; `probe` says that the lane is paused and this one call tells whether it may go on;
+    `earlier_job_id` is the last job of an earlier import of the same target, never to be taken for
+    this one's.
     """
 
     call: Call
     lease: str
     item: Import
     age_seconds: float
+    grant: str = ""
+    answered: bool = False
     taken_at: float = 0.0
     probe: bool = False
     earlier_job_id: str = ""
@@ -83,10 +87,14 @@ class PollAgain:
 
 @dataclass(frozen=True, slots=True)
 class Throttle:
-    """The lane was told to slow down; the import goes back unharmed."""
+    """The lane was told to slow down; the import goes back unharmed.
+
+    `concurrent` says that too many jobs are unfinished, not that calls come too fast.
+    """
 
     retry_after_seconds: float | None
     limit_type: str
+    concurrent: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -132,7 +140,7 @@ def decide_start(answer: Answer, claim: Claim, policy: Policy, jitter: float) ->
         case Kind.OK if answer.job.error or policy.outcome_of(answer.job.status):
             return _end_of(answer.job, policy)
         case Kind.THROTTLED:
-            return Throttle(answer.retry_after_seconds, answer.limit_type)
+            return _throttle(answer)
         case Kind.CREDENTIALS:
             return PauseLane(answer.error)
         case Kind.NOT_FOUND:
@@ -154,7 +162,7 @@ def decide_poll(answer: Answer, claim: Claim, policy: Policy, jitter: float) -> 
         case Kind.OK if policy.outcome_of(answer.job.status):
             return _end_of(answer.job, policy)
         case Kind.THROTTLED:
-            return Throttle(answer.retry_after_seconds, answer.limit_type)
+            return _throttle(answer)
         case Kind.CREDENTIALS:
             return PauseLane(answer.error)
         case Kind.NOT_FOUND if claim.age_seconds >= policy.missing_grace_seconds:
@@ -168,7 +176,7 @@ def decide_reconcile(answer: Answer, claim: Claim, policy: Policy, jitter: float
     """Decide after the list of the target's jobs was asked for because of a doubt."""
     match answer.kind:
         case Kind.THROTTLED:
-            return Throttle(answer.retry_after_seconds, answer.limit_type)
+            return _throttle(answer)
         case Kind.CREDENTIALS:
             return PauseLane(answer.error)
         case Kind.UNREACHABLE | Kind.UNKNOWN:
@@ -183,6 +191,10 @@ def decide_reconcile(answer: Answer, claim: Claim, policy: Policy, jitter: float
 def deadline_of(claim: Claim, policy: Policy) -> float:
     """Return the seconds that this import may take from its first start on."""
     return claim.item.request.deadline_seconds or policy.deadline_seconds
+
+
+def _throttle(answer: Answer) -> Throttle:
+    return Throttle(answer.retry_after_seconds, answer.limit_type, answer.concurrent)
 
 
 def _decide_doubtful_start(answer: Answer, claim: Claim, policy: Policy, jitter: float) -> Decision:

@@ -19,5 +19,7 @@ class EventType(StrEnum):
     TIMED_OUT = "import.timed_out"
     CANCELLED = "import.cancelled"
     BATCH_COMPLETED = "batch.completed"
+    BATCH_PAUSED = "batch.paused"
+    BATCH_RESUMED = "batch.resumed"
     LANE_PAUSED = "lane.paused"
     LANE_RESUMED = "lane.resumed"

@@ -30,6 +30,7 @@ class Import:
     region: str
     request_json: str = ""
     batch_id: str = ""
+    priority: str = ""
     job_id: str = ""
     operation: str = ""
     status: str = ""
@@ -129,6 +130,7 @@ _TEXTS = (
     "region",
     "request_json",
     "batch_id",
+    "priority",
     "job_id",
     "operation",
     "status",

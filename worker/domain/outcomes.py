@@ -1,7 +1,7 @@
 """What goes into the store's door with a request, and what the store answers."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from enum import StrEnum
 
 from worker.domain.imports import Import
@@ -51,10 +51,37 @@ class Ended:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LaneLimits:
-    """A lane's known limits in calls per second; None where the default is used."""
+    """A lane's limits in calls per second, in calls at once and in unfinished jobs.
+
+    None where nothing is known: it is learned then. With `shared`, starts and polls have
+    one budget, of which starts keep `start_share` while both are due.
+    """
 
     start_rate: float | None = None
     start_burst: float | None = None
     poll_rate: float | None = None
     poll_burst: float | None = None
+    shared: bool | None = None
+    shared_rate: float | None = None
+    shared_burst: float | None = None
+    start_share: float | None = None
     max_running: int | None = None
+
+    def known(self) -> dict[str, float]:
+        """Return what is known, by name."""
+        return {name: float(value) for name, value in asdict(self).items() if value is not None}
+
+
+@dataclass(frozen=True, slots=True)
+class StopRule:
+    """When a batch stops by itself; without either, never.
+
+    Only its first `canary` imports start until all of them have ended. It stops when more than
+    `stop_percent` of what has ended ended badly; of the canaries, where it is None, when one did.
+    """
+
+    canary: int = 0
+    stop_percent: float | None = None
+
+
+NO_RULE = StopRule()

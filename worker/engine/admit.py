@@ -9,7 +9,7 @@ from typing import Final
 
 import structlog
 
-from worker.domain.outcomes import Admission, Ended, Entrance, Verdict
+from worker.domain.outcomes import Admission, Ended, Entrance, StopRule, Verdict
 from worker.domain.requests import (
     IDENTIFIER_PATTERN,
     MAX_BATCH_REQUESTS,
@@ -52,19 +52,28 @@ class Admitter:
         return admission
 
     async def admit_batch(
-        self, batch_id: str, requests: Sequence[object], offset: int, total: int | None
+        self,
+        batch_id: str,
+        requests: Sequence[object],
+        *,
+        offset: int,
+        total: int | None,
+        canary: int | None,
+        stop_percent: float | None,
     ) -> list[Admission]:
         """Admit the requests that stand at `offset` and behind it in the whole batch.
 
         A request may carry its own `importId`; the bad ones become rejected imports, each on its
-        own. `total` is the length of the whole batch, where the producer knows it.
+        own. `total` is the length of the whole batch, where the producer knows it. `canary` and
+        `stop_percent` are the batch's stop rule (see `StopRule`).
 
         Raises:
             InvalidRequestError: when the message itself is wrong; nothing was admitted then.
 
         """
-        _check_batch(batch_id, requests, offset, total)
-        await self._door.announce_batch(batch_id, max(offset + len(requests), total or 0))
+        _check_batch(batch_id, requests, offset=offset, total=total, canary=canary)
+        rule = _rule_of(canary, stop_percent)
+        await self._door.announce_batch(batch_id, max(offset + len(requests), total or 0), rule)
         parcels: dict[str, _Parcel] = {}
         for index, members in enumerate(requests):
             fallback = derive_import_id(batch_id, offset + index)
@@ -153,8 +162,25 @@ class Admitter:
         return admission
 
 
-def _check_batch(batch_id: object, requests: object, offset: object, total: object) -> None:
-    """Check the members of a batch message, other than its requests.
+def _rule_of(canary: int | None, stop_percent: object) -> StopRule:
+    """Return the stop rule.
+
+    Raises:
+        InvalidRequestError: when `stop_percent` is none.
+
+    """
+    match stop_percent:
+        case None:
+            return StopRule(canary or 0)
+        case bool():
+            pass
+        case int() | float() if 0 <= stop_percent <= 100:
+            return StopRule(canary or 0, float(stop_percent))
+    raise InvalidRequestError((("stopPercent", "must be a number from 0 to 100"),))
+
+
+def _check_batch(batch_id: object, requests: object, **numbers: object) -> None:
+    """Check the members of a batch message, other than its requests; `numbers` may be None.
 
     Raises:
         InvalidRequestError: naming the member.
@@ -167,8 +193,9 @@ def _check_batch(batch_id: object, requests: object, offset: object, total: obje
         problems.append(("requests", "is required and must be a list"))
     elif not 1 <= len(requests) <= MAX_BATCH_REQUESTS:
         problems.append(("requests", f"must hold 1 to {MAX_BATCH_REQUESTS}, got {len(requests)}"))
-    for name, number in (("offset", offset), ("total", total or 0)):
-        if isinstance(number, bool) or not isinstance(number, int) or number < 0:
+    for name, number in numbers.items():
+        is_whole = isinstance(number, int) and not isinstance(number, bool) and number >= 0
+        if not (is_whole or number is None):
             problems.append((name, "must be a whole number, 0 or more"))
     if problems:
         raise InvalidRequestError(tuple(problems))

@@ -5,6 +5,7 @@ recorded before anybody is told. A process that dies anywhere in between leaves 
 out, and the store says what that means.
 """
 
+import logging
 import random
 import time
 from collections.abc import Callable
@@ -13,7 +14,7 @@ from typing import Final
 
 import structlog
 
-from worker.domain.answers import Answer, Kind
+from worker.domain.answers import UNANSWERED, Answer, Kind
 from worker.domain.decisions import (
     Call,
     Claim,
@@ -37,18 +38,22 @@ from worker.engine.ports import Announcer, Ledger, Operation
 
 log = structlog.get_logger()
 
-THROTTLE_SECONDS: Final = 1.0
-THROTTLE_MAX_SECONDS: Final = 30.0
 PROBE_SECONDS: Final = 5.0
 PROBE_MAX_SECONDS: Final = 300.0
 PROBE_AGAIN_SECONDS: Final = 60.0
 """How long an import that failed as a probe stands back for the others of its lane."""
 
-UNREACHABLE_IN_A_ROW: Final = 5
-"""So many calls in a row that found nobody pause their lane."""
+FAILURES_IN_A_ROW: Final = 10
+"""So many calls in a row without an answer that makes sense pause their lane; see `_WEIGHT`."""
+
+_WEIGHT: Final = {Kind.UNREACHABLE: 2, Kind.UNKNOWN: 1}
+"""How much a failed call counts: one that found nobody says more than one that was lost."""
 
 UNDER_WAY_STATUSES: Final = frozenset({"CREATING", "IN_PROGRESS", "PENDING", "RUNNING", "UPDATING"})
 """Statuses seen of jobs that are not over. AWS documents none; others are logged once."""
+
+_NO_GRANT_USED: Final = UNANSWERED | {Kind.THROTTLED, Kind.CREDENTIALS}
+"""Answers that don't say that the call passed the remote side's limit."""
 
 _DECIDE: Final = {
     Call.START: decide_start,
@@ -93,13 +98,19 @@ class Advancer:
                 return
             answer = await self._call(claim)
             elapsed = time.monotonic() - claim.taken_at
-            # As old as it was when the answer came: jobs tell their age at that moment, too.
-            claim = replace(claim, age_seconds=claim.age_seconds + elapsed)
+            claim = replace(
+                claim,
+                # As old as it was when the answer came: jobs tell their age at that moment, too.
+                age_seconds=claim.age_seconds + elapsed,
+                answered=answer.kind not in _NO_GRANT_USED,
+            )
             self._note_unknown_status(answer)
             decision = _DECIDE[claim.call](answer, claim, self._policy, self._jitter())
             log.debug("call.answered", call=claim.call, kind=answer.kind, decision=decision)
-            await self._mind_lane(claim, answer)
-            await self._carry_out(decision, claim, elapsed)
+            if answer.calls > 1:
+                await self._ledger.charge(claim, answer.calls - 1)
+            in_outage = await self._mind_lane(claim, answer)
+            await self._carry_out(_stand_back(decision, claim, answer), claim, in_outage=in_outage)
 
     async def _call(self, claim: Claim) -> Answer:
         match claim.call:
@@ -110,15 +121,21 @@ class Advancer:
             case Call.RECONCILE:
                 return await self._operation.find(claim.item)
 
-    async def _mind_lane(self, claim: Claim, answer: Answer) -> None:
-        """Keep the lane's pause in step with what the answer says about everybody's calls."""
-        if answer.kind is Kind.UNREACHABLE:
-            in_a_row = await self._ledger.count_unreachable(claim.item.lane)
-            if claim.probe or in_a_row >= UNREACHABLE_IN_A_ROW:
+    async def _mind_lane(self, claim: Claim, answer: Answer) -> bool:
+        """Keep the lane's pause in step with what the answer says about everybody's calls.
+
+        Returns whether nobody is answered at the moment.
+        """
+        if answer.kind in UNANSWERED:
+            failures = await self._ledger.count_failure(claim.item.lane, _WEIGHT[answer.kind])
+            in_outage = claim.probe or failures >= FAILURES_IN_A_ROW
+            if in_outage:
                 await self._pause(claim, answer.error)
-        elif claim.probe and answer.kind is not Kind.CREDENTIALS:
+            return in_outage
+        if claim.probe and answer.kind is not Kind.CREDENTIALS:
             resumed = await self._ledger.resume_lane(claim.item.lane)
             log.info("lane.resumed" if resumed else "lane.held")
+        return False
 
     async def _pause(self, claim: Claim, reason: str) -> None:
         if await self._ledger.pause_lane(
@@ -130,7 +147,7 @@ class Advancer:
         ):
             log.error("lane.paused", reason=reason)
 
-    async def _carry_out(self, decision: Decision, claim: Claim, elapsed: float) -> None:
+    async def _carry_out(self, decision: Decision, claim: Claim, *, in_outage: bool) -> None:
         match decision:
             case Run():
                 held = await self._run(decision, claim)
@@ -139,7 +156,9 @@ class Advancer:
             case PollAgain():
                 held = await self._poll_again(decision, claim)
             case Verify(doubt, delay, error):
-                held = await self._ledger.doubt(claim, doubt, error=error, delay_seconds=delay)
+                held = await self._ledger.doubt(
+                    claim, doubt, error=error, delay_seconds=delay, in_outage=in_outage
+                )
                 log.warning("import.doubted", doubt=doubt, error=error)
             case Retry(delay, error):
                 held = await self._ledger.requeue(
@@ -150,7 +169,7 @@ class Advancer:
                     claim, delay_seconds=delay, conflict=True, error=error
                 )
             case Throttle():
-                await self._throttle(decision, claim, elapsed)
+                await self._throttle(decision, claim)
                 held = await give_back(self._ledger, claim)
             case PauseLane(reason):
                 await self._pause(claim, reason)
@@ -211,27 +230,26 @@ class Advancer:
             operation=decision.job.operation,
             counted=True,
             stuck=decision.stuck,
-            answered=bool(decision.job.status),
+            settled=bool(decision.job.status),
         )
         if held and decision.stuck:
             log.warning("import.stuck", job_id=claim.item.job_id, age_seconds=claim.age_seconds)
         return held
 
-    async def _throttle(self, decision: Throttle, claim: Claim, elapsed: float) -> None:
-        blocked = await self._ledger.throttle_lane(
-            claim.item.lane,
-            claim.call,
-            granted_seconds_ago=elapsed,
+    async def _throttle(self, decision: Throttle, claim: Claim) -> None:
+        counted, kept = await self._ledger.throttle_lane(
+            claim,
             retry_after_seconds=decision.retry_after_seconds,
             limit_type=decision.limit_type,
-            backoff_seconds=THROTTLE_SECONDS,
-            backoff_max_seconds=THROTTLE_MAX_SECONDS,
+            concurrent=decision.concurrent,
         )
-        log.info(
+        log.log(
+            logging.INFO if counted else logging.DEBUG,
             "lane.throttled",
             call=claim.call,
             limit_type=decision.limit_type or None,
-            blocked_seconds=blocked,
+            retry_after_seconds=decision.retry_after_seconds,
+            kept=kept,
         )
 
     def _note_unknown_status(self, answer: Answer) -> None:
@@ -241,6 +259,16 @@ class Advancer:
             if status and not known and status not in self._unknown_statuses:
                 self._unknown_statuses.add(status)
                 log.warning("job.status_unknown", status=status, job_id=job.job_id)
+
+
+def _stand_back(decision: Decision, claim: Claim, answer: Answer) -> Decision:
+    """Let an import whose probe was not answered stand back, so that others are probes too."""
+    if not (claim.probe and answer.kind in UNANSWERED):
+        return decision
+    match decision:
+        case Verify(delay_seconds=delay) | PollAgain(delay_seconds=delay):
+            return replace(decision, delay_seconds=max(delay, PROBE_AGAIN_SECONDS))
+    return decision
 
 
 def made_up(item: Import) -> Ended:

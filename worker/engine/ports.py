@@ -4,9 +4,9 @@ from collections.abc import Sequence
 from typing import Protocol
 
 from worker.domain.answers import Answer
-from worker.domain.decisions import Call, Claim, Doubt
+from worker.domain.decisions import Claim, Doubt
 from worker.domain.imports import Import
-from worker.domain.outcomes import Admission, Ended, Entrance
+from worker.domain.outcomes import Admission, Ended, Entrance, StopRule
 from worker.domain.requests import ImportRequest
 from worker.domain.states import State
 
@@ -40,8 +40,8 @@ class Door(Protocol):
         """Record an invalid request as a terminal import; safe to repeat."""
         ...
 
-    async def announce_batch(self, batch_id: str, expected: int) -> None:
-        """Keep a batch open until so many imports were admitted."""
+    async def announce_batch(self, batch_id: str, expected: int, rule: StopRule) -> None:
+        """Keep a batch open until so many imports were admitted; give it its stop rule."""
         ...
 
 
@@ -81,27 +81,30 @@ class Ledger(Protocol):
         operation: str = "",
         counted: bool = False,
         stuck: bool = False,
-        answered: bool = False,
+        settled: bool = False,
     ) -> bool:
         """Ask again later."""
         ...
 
-    async def doubt(self, claim: Claim, doubt: Doubt, *, error: str, delay_seconds: float) -> bool:
+    async def doubt(
+        self, claim: Claim, doubt: Doubt, *, error: str, delay_seconds: float, in_outage: bool
+    ) -> bool:
         """Note a doubt, to be resolved later."""
         ...
 
     async def throttle_lane(
         self,
-        lane: str,
-        call: Call,
+        claim: Claim,
         *,
-        granted_seconds_ago: float,
         retry_after_seconds: float | None,
         limit_type: str,
-        backoff_seconds: float,
-        backoff_max_seconds: float,
-    ) -> float:
-        """Block a class of calls after a 429."""
+        concurrent: bool,
+    ) -> tuple[bool, str]:
+        """Let the lane learn from a 429; say whether it counts, and what is kept to now."""
+        ...
+
+    async def charge(self, claim: Claim, calls: int) -> None:
+        """Take the tokens of calls beyond the granted one."""
         ...
 
     async def pause_lane(
@@ -120,8 +123,8 @@ class Ledger(Protocol):
         """Reopen the lane."""
         ...
 
-    async def count_unreachable(self, lane: str) -> int:
-        """Count calls in a row that found nobody."""
+    async def count_failure(self, lane: str, weight: int) -> int:
+        """Count calls in a row without an answer that makes sense."""
         ...
 
     async def load(self, import_id: str) -> Import | None:

@@ -8,6 +8,7 @@ never read, and a 200 that is cut off parses into nothing without an error.
 
 import json
 import math
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -23,6 +24,10 @@ RETRY_AFTER_MAX_SECONDS: Final = 3600.0
 LATEST_EPOCH_SECONDS: Final = 100_000_000_000
 """A greater number is a time in milliseconds."""
 
+CONCURRENCY_TEXT: Final = re.compile(
+    r"concurren|simultaneous|parallel|in.?progress|running|unfinished|pending|too many jobs",
+    re.IGNORECASE,
+)
 PENDING_JOB_TEXT: Final = "already a pending job"
 THROTTLING_CODES: Final = frozenset(
     {"LimitExceededException", "TooManyRequestsException", "ThrottlingException", "Throttling"}
@@ -60,9 +65,16 @@ def read(response: Response) -> Answer:
         kind=_kind_of(response.status, code, message),
         error=_line(f"HTTP {response.status}{f' {code}' if code else ''}: {message}"),
         limit_type=_text(members, "limitType", "LimitType"),
+        concurrent=_is_concurrent(_text(members, "limitType", "LimitType"), message),
         resource_type=_text(members, "resourceType", "ResourceType"),
         retry_after_seconds=_retry_after(response.headers),
     )
+
+
+def _is_concurrent(limit_type: str, message: str) -> bool:
+    """Return whether a 429 says that too many jobs are unfinished; AWS documents no words."""
+    said = limit_type or message
+    return bool(CONCURRENCY_TEXT.search(said))
 
 
 def _read_jobs(response: Response, members: Mapping[str, Any] | None) -> Answer:

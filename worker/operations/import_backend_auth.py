@@ -4,6 +4,7 @@ Source: the AmplifyBackend API reference; request and response members as botoco
 """
 
 import asyncio
+from dataclasses import replace
 from typing import Any, Final
 
 from worker.domain.answers import Answer, Job, Kind
@@ -55,7 +56,7 @@ class ImportBackendAuth:
     async def _read_pages(self, item: Import) -> Answer:
         jobs: tuple[Job, ...] = ()
         paging: dict[str, str] = {}
-        for _ in range(MAX_PAGES):
+        for page in range(1, MAX_PAGES + 1):
             try:
                 response = await self._call(
                     item,
@@ -65,18 +66,21 @@ class ImportBackendAuth:
                     **paging,
                 )
             except CallFailedError as failure:
-                return failure.answer
-            answer = read(response)
+                return replace(failure.answer, calls=page)
+            answer = replace(read(response), calls=page)
             if answer.kind is not Kind.OK:
                 return answer
             if not holds_a_list(response):
-                return Answer(kind=Kind.UNKNOWN, error="the answer held no list of jobs")
+                return Answer(
+                    kind=Kind.UNKNOWN, error="the answer held no list of jobs", calls=page
+                )
             jobs += tuple(job for job in answer.jobs if job.job_id)
             token = next_token_of(response)
             if not token:
-                return Answer(kind=Kind.OK, jobs=jobs)
+                return Answer(kind=Kind.OK, jobs=jobs, calls=page)
             paging = {"NextToken": token}
-        return Answer(kind=Kind.UNKNOWN, error=f"the list has more than {MAX_PAGES} pages")
+        error = f"the list has more than {MAX_PAGES} pages"
+        return Answer(kind=Kind.UNKNOWN, error=error, calls=MAX_PAGES)
 
     async def _ask(self, item: Import, method: str, **params: Any) -> Answer:
         try:

@@ -45,10 +45,29 @@ MEMBERS: Final = Key(
     "imports:members:", "zset", Lifetime.RETENTION, "batchId → its import ids in order of admission"
 )
 LANE: Final = Key(
-    "imports:lane:", "hash", Lifetime.KEPT, "lane → limits, buckets, blocks and pause"
+    "imports:lane:", "hash", Lifetime.KEPT, "lane → its limits, turns, ceiling and pause"
+)
+NAMES: Final = Key("imports:names", "set", Lifetime.KEPT, "every lane ever used or configured")
+DEFAULTS: Final = Key(
+    "imports:defaults", "hash", Lifetime.KEPT, "limits of lanes that have none of their own"
+)
+LIMITER: Final = Key(
+    "imports:limiter:", "hash", Lifetime.KEPT, "lane:class of calls → what is known of its limit"
 )
 WAITING: Final = Key(
-    "imports:waiting:", "zset", Lifetime.EMPTIED, "lane → import ids by priority and admission"
+    "imports:waiting:", "zset", Lifetime.EMPTIED, "lane:priority → import ids in order of start"
+)
+FLOWS: Final = Key(
+    "imports:flows:", "zset", Lifetime.EMPTIED, "lane:priority → batchIds by the turn of their last"
+)
+HELD: Final = Key(
+    "imports:held:", "zset", Lifetime.EMPTIED, "batchId → import ids that its stop rule holds back"
+)
+RELEASES: Final = Key(
+    "imports:releases",
+    "zset",
+    Lifetime.EMPTIED,
+    "batchIds whose held imports go back to their lanes",
 )
 DELAYED: Final = Key(
     "imports:delayed:", "zset", Lifetime.EMPTIED, "lane → waiting import ids by time of next start"
@@ -86,7 +105,13 @@ CATALOGUE: Final = (
     BATCH,
     MEMBERS,
     LANE,
+    NAMES,
+    DEFAULTS,
+    LIMITER,
     WAITING,
+    FLOWS,
+    HELD,
+    RELEASES,
     DELAYED,
     POLLS,
     LEASES,

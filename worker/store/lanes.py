@@ -3,7 +3,6 @@
 Whether a lane exists is not asked here: `ImportViews.lane` tells.
 """
 
-from dataclasses import asdict
 from typing import Final
 
 from redis.asyncio import Redis
@@ -38,7 +37,10 @@ class LaneControl:
         """Reopen a lane, whoever paused it; True when it was paused."""
         return bool(await self._scripts.call("resume_lane", lane=lane, by_hand=True))
 
-    async def set_limits(self, lane: str, limits: LaneLimits, *, set_by: str) -> None:
-        """Change the limits that are not None, until a worker starts and writes the configured."""
-        fields = {name: value for name, value in asdict(limits).items() if value is not None}
-        await self._scripts.call("set_limits", lane=lane, limits=fields, set_by=set_by)
+    async def set_limits(self, lane: str, limits: LaneLimits, *, by: str) -> None:
+        """Change the limits that are known, until they are reset."""
+        await self._scripts.call("set_limits", lane=lane, limits=limits.known(), by=by)
+
+    async def reset(self, lane: str) -> None:
+        """Forget what was set by hand and what was learned: what is configured holds again."""
+        await self._scripts.call("reset_lane", lane=lane)

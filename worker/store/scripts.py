@@ -1,11 +1,11 @@
 """Loads the Lua scripts and calls them: one JSON object in, one reply out.
 
-Each script is its file behind `lib.lua`, behind the key catalogue and the configuration, which are
-written as Lua here: a key or a limit is spelled in one place.
+Each script is its file behind the library, behind the key catalogue and the configuration, which
+are written as Lua here: a key or a limit is spelled in one place.
 """
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from importlib.resources import files
 from typing import Any, Final, Protocol
 
@@ -15,6 +15,18 @@ from worker.store.connection import translated
 from worker.store.keys import CATALOGUE
 
 _DIRECTORY: Final = files("worker.store") / "scripts"
+
+LIBRARY: Final = (
+    "base",
+    "limiter",
+    "learning",
+    "ceiling",
+    "lanes",
+    "queues",
+    "batches",
+    "imports",
+)
+"""The files of the library, in order: each uses what stands before it."""
 
 
 class Script(Protocol):
@@ -30,16 +42,11 @@ class Scripts:
 
     def __init__(self, redis: "Redis", config: Mapping[str, Any]) -> None:
         prelude = "\n".join((_as_lua_local("KEY", _key_names()), _as_lua_local("CONFIG", config)))
-        library = self.library()
+        library = library_text()
         self._scripts: dict[str, Script] = {
             name: redis.register_script(f"{prelude}\n{library}\n{text}")
             for name, text in script_texts().items()
         }
-
-    @staticmethod
-    def library() -> str:
-        """Return the text that stands in front of every script."""
-        return (_DIRECTORY / "lib.lua").read_text()
 
     @translated
     async def call(self, name: str, **args: Any) -> Any:
@@ -52,12 +59,17 @@ class Scripts:
         return await self._scripts[name](args=[json.dumps(args)])
 
 
+def library_text(names: Sequence[str] = LIBRARY) -> str:
+    """Return the text that stands in front of every script, or these files of it."""
+    return "\n".join((_DIRECTORY / "library" / f"{name}.lua").read_text() for name in names)
+
+
 def script_texts() -> dict[str, str]:
     """Return each script's own text by its name, without the library."""
     return {
         path.name.removesuffix(".lua"): path.read_text()
         for path in _DIRECTORY.iterdir()
-        if path.name.endswith(".lua") and path.name != "lib.lua"
+        if path.name.endswith(".lua")
     }
 
 

@@ -3,38 +3,45 @@
 import json
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from hashlib import sha256
 from typing import Any, Final
 
+import structlog
 from redis.asyncio import Redis
 
 from worker.domain.decisions import Call, Claim, Doubt
 from worker.domain.events import SOURCE
 from worker.domain.imports import Import
-from worker.domain.outcomes import Admission, Ended, Entrance, LaneLimits, Verdict
-from worker.domain.requests import ImportRequest, Priority
+from worker.domain.outcomes import (
+    NO_RULE,
+    Admission,
+    Ended,
+    Entrance,
+    LaneLimits,
+    StopRule,
+    Verdict,
+)
+from worker.domain.requests import ImportRequest
 from worker.domain.states import State, sources_of
 from worker.store.connection import translated
-from worker.store.keys import IMPORT, LANE, WAKE
+from worker.store.keys import IMPORT, WAKE
 from worker.store.scripts import Scripts
 
-PRIORITY_RANK: Final = {Priority.HIGH: 0, Priority.NORMAL: 1, Priority.LOW: 2}
+log = structlog.get_logger()
+
 LANES_AT_ONCE: Final = 64
+NOTHING: Final[Mapping[str, int]] = {}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StoreConfig:
-    """What the scripts must know. Rates are calls per second, used where a lane has none."""
+    """What the scripts must know."""
 
     retention_seconds: float
     events_max_length: int
     lease_seconds: float
     settle_seconds: float
-    start_rate: float
-    start_burst: float
-    poll_rate: float
-    poll_burst: float
 
     def for_scripts(self) -> dict[str, Any]:
         """Return the configuration as `lib.lua` names it."""
@@ -44,8 +51,6 @@ class StoreConfig:
             "lease_ms": _ms(self.lease_seconds),
             "settle_ms": _ms(self.settle_seconds),
             "source": SOURCE,
-            "rate": {"start": self.start_rate, "poll": self.poll_rate},
-            "burst": {"start": self.start_burst, "poll": self.poll_burst},
         }
 
 
@@ -69,7 +74,6 @@ class ImportStore:
             id=entrance.import_id,
             task_id=entrance.task_id,
             signature=entrance.signature,
-            priority=PRIORITY_RANK[request.priority],
             idempotency=_digest(request.idempotency_key),
             fields=_fields_of(entrance, request, region),
         )
@@ -96,22 +100,40 @@ class ImportStore:
         )
         return _admission(reply)
 
-    async def announce_batch(self, batch_id: str, expected: int) -> None:
-        """Keep the batch open until `expected` of its imports were admitted."""
-        await self._scripts.call("announce_batch", batch_id=batch_id, expected=expected)
+    async def announce_batch(self, batch_id: str, expected: int, rule: StopRule = NO_RULE) -> None:
+        """Keep the batch open until `expected` of its imports were admitted.
 
-    async def claim(self, limit: int) -> tuple[list[Claim], float | None]:
+        Its stop rule is the one that is given before the first of them is.
+        """
+        await self._scripts.call(
+            "announce_batch",
+            batch_id=batch_id,
+            expected=expected,
+            canary=rule.canary,
+            stop_percent=-1 if rule.stop_percent is None else rule.stop_percent,
+        )
+
+    async def claim(
+        self, limit: int, *, slots: int | None = None, in_flight: Mapping[str, int] = NOTHING
+    ) -> tuple[list[Claim], float | None]:
         """Claim up to `limit` calls that are due and granted.
 
-        Returns the claims, and the seconds until more falls due; None when nothing is scheduled.
+        `in_flight` says how many calls of each lane are on the way, `slots` how many more could be:
+        no lane gets more than its share of them. Returns the claims, and the seconds until more
+        falls due; None when nothing is scheduled. A claim whose record can't be read is left out:
+        it is logged, and the others go on.
         """
         taken_at = time.monotonic()
-        wait_ms, *claims = await self._scripts.call(
-            "claim", limit=limit, lanes=LANES_AT_ONCE, lease_ms=self._lease_ms
+        wait_ms, *replies = await self._scripts.call(
+            "claim",
+            limit=limit,
+            lanes=LANES_AT_ONCE,
+            lease_ms=self._lease_ms,
+            slots=2 * limit if slots is None else slots,
+            in_flight=dict(in_flight),
         )
-        return [
-            _claim(taken_at, *claim) for claim in claims
-        ], None if wait_ms < 0 else wait_ms / 1000
+        claims = [claim for reply in replies if (claim := _readable_claim(taken_at, reply))]
+        return claims, None if wait_ms < 0 else wait_ms / 1000
 
     async def run(
         self, claim: Claim, *, job_id: str, operation: str, status: str, delay_seconds: float
@@ -120,7 +142,6 @@ class ImportStore:
         return await self._change(
             "run",
             claim,
-            call=bucket_of(claim.call),
             job_id=job_id,
             operation=operation,
             status=status,
@@ -133,9 +154,7 @@ class ImportStore:
         """End an import; texts that are empty leave what is known."""
         reply = await self._scripts.call(
             "finish",
-            id=claim.item.id,
-            lease=claim.lease,
-            call=bucket_of(claim.call),
+            **_answer_to(claim),
             state=state,
             sources=sorted(sources_of(state)),
             error=error,
@@ -173,50 +192,66 @@ class ImportStore:
         operation: str = "",
         counted: bool = False,
         stuck: bool = False,
-        answered: bool = False,
+        settled: bool = False,
     ) -> bool:
-        """Ask again after a while: the next poll, or the next inquiry of an import in doubt."""
+        """Ask again after a while: the next poll, or the next inquiry of an import in doubt.
+
+        `settled` says that the job was seen, so that no doubt is left.
+        """
         return await self._change(
             "reschedule",
             claim,
-            call=bucket_of(claim.call),
             delay_ms=_ms(delay_seconds),
             status=status,
             operation=operation,
             counted=counted,
             stuck=stuck,
-            answered=answered,
+            settled=settled,
         )
 
-    async def doubt(self, claim: Claim, doubt: Doubt, *, error: str, delay_seconds: float) -> bool:
-        """Note a doubt, to be resolved by asking the remote side after a while."""
+    async def doubt(
+        self, claim: Claim, doubt: Doubt, *, error: str, delay_seconds: float, in_outage: bool
+    ) -> bool:
+        """Note a doubt, to be resolved by asking the remote side after a while.
+
+        `in_outage` says that nobody is answered: the attempt does not count then.
+        """
         return await self._change(
-            "doubt", claim, doubt=doubt, error=error, delay_ms=_ms(delay_seconds)
+            "doubt",
+            claim,
+            doubt=doubt,
+            error=error,
+            delay_ms=_ms(delay_seconds),
+            in_outage=in_outage,
         )
 
     async def throttle_lane(
         self,
-        lane: str,
-        call: Call,
+        claim: Claim,
         *,
-        granted_seconds_ago: float,
         retry_after_seconds: float | None,
         limit_type: str,
-        backoff_seconds: float,
-        backoff_max_seconds: float,
-    ) -> float:
-        """Block the lane's calls of one class after a 429; return for how many seconds."""
-        blocked_ms = await self._scripts.call(
+        concurrent: bool,
+    ) -> tuple[bool, str]:
+        """Let the lane's limiter learn from a 429, or its ceiling where jobs are too many.
+
+        Returns whether it counts (late ones of one storm count once), and what is kept to now, as
+        people read it.
+        """
+        counted, kept = await self._scripts.call(
             "throttle_lane",
-            lane=lane,
-            call=bucket_of(call),
-            granted_ms_ago=_ms(granted_seconds_ago),
-            retry_after_ms=-1 if retry_after_seconds is None else _ms(retry_after_seconds),
+            lane=claim.item.lane,
+            call=claim.call,
+            grant=claim.grant,
+            retry_after_ms=_ms(retry_after_seconds or 0.0),
             limit_type=limit_type,
-            backoff_ms=_ms(backoff_seconds),
-            backoff_max_ms=_ms(backoff_max_seconds),
+            concurrent=concurrent,
         )
-        return float(blocked_ms) / 1000
+        return bool(counted), str(kept)
+
+    async def charge(self, claim: Claim, calls: int) -> None:
+        """Take the tokens of calls that were made beyond the one that was granted."""
+        await self._scripts.call("charge", lane=claim.item.lane, grant=claim.grant, calls=calls)
 
     async def pause_lane(
         self,
@@ -243,19 +278,29 @@ class ImportStore:
         """Reopen a lane; True when it was paused."""
         return bool(await self._scripts.call("resume_lane", lane=lane))
 
-    async def count_unreachable(self, lane: str) -> int:
-        """Count one more call in a row that found nobody; return the count."""
-        return int(await self._scripts.call("count_unreachable", lane=lane))
+    async def count_failure(self, lane: str, weight: int) -> int:
+        """Count a call without an answer that makes sense; return the weights in a row."""
+        return int(await self._scripts.call("count_failure", lane=lane, weight=weight))
 
-    @translated
-    async def configure_lanes(self, lanes: Mapping[str, LaneLimits]) -> None:
-        """Write the lanes' known limits; every other lane falls back to the defaults."""
-        keys = [key async for key in self._redis.scan_iter(f"{LANE.name}*")]
-        seen = {key.removeprefix(LANE.name) for key in keys}
-        for lane in seen | lanes.keys():
-            limits = asdict(lanes.get(lane, LaneLimits()))
-            fields = {name: False if value is None else value for name, value in limits.items()}
-            await self._scripts.call("configure_lane", lane=lane, limits=fields)
+    async def configure(
+        self, defaults: LaneLimits, lanes: Mapping[str, LaneLimits], by: str
+    ) -> list[str]:
+        """Write the limits that are configured: of these lanes, and of all that have none.
+
+        Returns the lanes whose configured limits were others before, '' for the defaults. What was
+        set by hand stays.
+        """
+        changed = await self._scripts.call(
+            "configure",
+            defaults=defaults.known(),
+            lanes={name: limits.known() for name, limits in lanes.items()},
+            by=by,
+        )
+        return [str(name) for name in changed]
+
+    async def sweep(self) -> list[str]:
+        """Wake lanes that have work and that nobody was going to look at; return their names."""
+        return [str(name) for name in await self._scripts.call("sweep")]
 
     async def overdue(self, limit: int, delay_seconds: float) -> list[Ended]:
         """Take up to `limit` ended imports whose tasks have not finished in time."""
@@ -278,12 +323,18 @@ class ImportStore:
         return Import.from_fields(import_id, fields) if fields else None
 
     async def _change(self, script: str, claim: Claim, **args: Any) -> bool:
-        return bool(await self._scripts.call(script, id=claim.item.id, lease=claim.lease, **args))
+        return bool(await self._scripts.call(script, **_answer_to(claim), **args))
 
 
-def bucket_of(call: Call) -> Call:
-    """Return the class of calls whose limit a call counts against: lists are read like polls."""
-    return Call.START if call is Call.START else Call.POLL
+def _answer_to(claim: Claim) -> dict[str, Any]:
+    """Return what every script is told of the call whose answer it records."""
+    return {
+        "id": claim.item.id,
+        "lease": claim.lease,
+        "call": claim.call,
+        "grant": claim.grant,
+        "answered": claim.answered,
+    }
 
 
 def _ms(seconds: float) -> int:
@@ -303,6 +354,7 @@ def _fields_of(entrance: Entrance, request: ImportRequest, region: str) -> dict[
         "region": region,
         "request_json": request.to_json(),
         "fingerprint": request.fingerprint,
+        "priority": request.priority,
         "metadata": json.dumps(request.metadata),
         **({"batch_id": batch_id} if batch_id else {}),
     }
@@ -318,6 +370,17 @@ def _admission(reply: Sequence[str]) -> Admission:
     return Admission(Verdict(verdict), import_id, item)
 
 
+def _readable_claim(taken_at: float, reply: Sequence[Any]) -> Claim | None:
+    try:
+        return _claim(taken_at, *reply)
+    except (KeyError, ValueError) as error:
+        # Its lease runs out, and it is tried again: somebody may mend the record.
+        log.error(  # noqa: TRY400 - what is wrong is the record, not the code
+            "record.unreadable", import_id=reply[1], error=repr(error)
+        )
+        return None
+
+
 def _claim(
     taken_at: float,
     call: str,
@@ -325,6 +388,7 @@ def _claim(
     lease: str,
     age_ms: int,
     probe: int,
+    grant: str,
     earlier_job_id: str,
     flat: Sequence[str],
 ) -> Claim:
@@ -333,6 +397,7 @@ def _claim(
         lease=lease,
         item=Import.from_fields(import_id, _pairs(flat)),
         age_seconds=age_ms / 1000,
+        grant=grant,
         taken_at=taken_at,
         probe=bool(probe),
         earlier_job_id=earlier_job_id,

@@ -17,19 +17,20 @@ from worker.store.keys import (
     BATCH,
     DELAYED,
     EVENTS,
+    HELD,
     IMPORT,
-    LANE,
     LANES,
     LEASES,
     MEMBERS,
+    NAMES,
     PARKED,
     POLLS,
     TARGET,
     WAITING,
 )
+from worker.store.laneview import LANE_REPLIES, LaneView, lane_view, read_lane, seconds_until
 
 READ_AT_ONCE: Final = 500
-SCANNED_AT_ONCE: Final = 1000
 
 Event = dict[str, Any]
 """A CloudEvents 1.0 object, as it stands in the stream."""
@@ -42,6 +43,8 @@ class BatchCounts:
     `known` counts requests that asked for an import of another batch's: that one ends them.
 
     `by_state` holds every state, `completed_at_ms` is on the store's clock and 0 until the end.
+    `held` imports may not start: the batch was stopped for `stopped_reason`, or waits until its
+    first `canary` imports have ended.
     """
 
     batch_id: str
@@ -50,6 +53,19 @@ class BatchCounts:
     by_state: Mapping[State, int]
     known: int = 0
     completed_at_ms: int = 0
+    held: int = 0
+    stopped_reason: str = ""
+    canary: int = 0
+
+    @property
+    def is_stopped(self) -> bool:
+        """Whether nothing of the batch starts until somebody resumes it."""
+        return bool(self.stopped_reason)
+
+    @property
+    def is_idle(self) -> bool:
+        """Whether nothing of the batch is under way, or about to be."""
+        return not self.by_state[State.STARTING] and not self.by_state[State.RUNNING]
 
     @property
     def total(self) -> int:
@@ -73,45 +89,12 @@ class BatchCounts:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class LaneView:
-    """A lane at one moment. Times are seconds from then on; 0 where nothing is to be waited for.
-
-    `running` counts the imports that hold a place under `max_running`; `fields` is the lane's hash;
-    `read_at_ms` is the moment, on the store's clock.
-    """
-
-    name: str
-    waiting: int
-    running: int
-    paused_reason: str
-    paused_seconds: float
-    start_blocked_seconds: float
-    poll_blocked_seconds: float
-    fields: Mapping[str, str]
-    read_at_ms: float = 0.0
-
-    @property
-    def held(self) -> bool:
-        """Whether the lane is paused by hand: nothing but a hand resumes it."""
-        return "held" in self.fields
-
-    def seconds_since(self, field: str) -> float | None:
-        """Return how long ago the time in a field of the hash was; None where there is none."""
-        then = self.fields.get(field)
-        return None if then is None else max(0.0, (self.read_at_ms - float(then)) / 1000)
-
-    @property
-    def account(self) -> str:
-        """The AWS profile that the lane's calls are made with."""
-        return self.name.rpartition("/")[0]
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
 class Whereabouts:
     """Where an import stands in its lane. What does not apply is None or ''.
 
     `ahead` imports start before it; `due_seconds` is until its next start, poll or inquiry;
-    `holder` is the import that holds the target; `claimed` says that a call is being made.
+    `holder` is the import that holds the target; `claimed` says that a call is being made, `held`
+    that the import's batch holds it back.
     """
 
     lane: LaneView
@@ -119,6 +102,7 @@ class Whereabouts:
     due_seconds: float | None
     holder: str
     claimed: bool
+    held: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -148,7 +132,10 @@ class ImportViews:
 
     async def batch(self, batch_id: str) -> BatchCounts | None:
         """Return the counts of a batch, None when it is not known (any more)."""
-        fields: Any = await self._redis.hgetall(BATCH.name + batch_id)
+        async with self._redis.pipeline(transaction=True) as pipeline:
+            pipeline.hgetall(BATCH.name + batch_id)
+            pipeline.zcard(HELD.name + batch_id)
+            fields, held = await pipeline.execute()
         if not fields:
             return None
         return BatchCounts(
@@ -158,6 +145,9 @@ class ImportViews:
             known=int(fields.get("known", 0)),
             by_state={state: int(fields.get(state, 0)) for state in State},
             completed_at_ms=int(float(fields.get("completed_at_ms", 0))),
+            held=held,
+            stopped_reason=fields.get("stopped_reason", ""),
+            canary=int(fields.get("canary", 0)) if fields.get("gate") == "canary" else 0,
         )
 
     async def members(
@@ -177,41 +167,38 @@ class ImportViews:
         """Return where an import that is under way stands."""
         target = f"{item.lane}/{item.target}"
         async with self._redis.pipeline(transaction=True) as pipeline:
-            _read_lane(pipeline, item.lane)
-            pipeline.zrank(WAITING.name + item.lane, item.id)
+            read_lane(pipeline, item.lane)
+            pipeline.zrank(f"{WAITING.name}{item.lane}:{item.priority}", item.id)
             pipeline.zscore(DELAYED.name + item.lane, item.id)
             pipeline.zscore(POLLS.name + item.lane, item.id)
             pipeline.zscore(LEASES.name + item.lane, item.id)
             pipeline.zscore(PARKED.name + target, item.id)
             pipeline.hget(TARGET.name + target, "holder")
-            *lane, rank, delayed, poll, lease, parked, holder = await pipeline.execute()
-        view = _lane_view(item.lane, lane)
+            pipeline.zscore(HELD.name + item.batch_id, item.id)
+            *lane, rank, delayed, poll, lease, parked, holder, held = await pipeline.execute()
+        view = lane_view(item.lane, lane)
         due = delayed if delayed is not None else poll
         return Whereabouts(
             lane=view,
             ahead=rank,
-            due_seconds=None if due is None else _seconds_until(due, lane[0]),
+            due_seconds=None if due is None else seconds_until(due, lane[0]),
             holder=(holder or "") if parked is not None else "",
             claimed=lease is not None,
+            held=held is not None,
         )
 
     async def lanes(self) -> list[LaneView]:
-        """Return every lane that was ever used or configured, by name. Scans the whole store."""
-        names = [
-            key.removeprefix(LANE.name)
-            async for key in self._redis.scan_iter(f"{LANE.name}*", count=SCANNED_AT_ONCE)
-        ]
-        busy: Any = await self._redis.zrange(LANES.name, 0, -1)
-        return await self._lanes({*names, *busy})
+        """Return every lane that was ever used or configured, by name."""
+        names: Any = await self._redis.smembers(NAMES.name)
+        return await self._lanes(names)
 
     async def lane(self, name: str) -> LaneView | None:
         """Return a lane, None when it was never used or configured."""
         async with self._redis.pipeline(transaction=True) as pipeline:
-            _read_lane(pipeline, name)
-            pipeline.zscore(LANES.name, name)
-            *replies, due = await pipeline.execute()
-        view = _lane_view(name, replies)
-        return view if view.fields or due is not None else None
+            read_lane(pipeline, name)
+            pipeline.sismember(NAMES.name, name)
+            *replies, is_known = await pipeline.execute()
+        return lane_view(name, replies) if is_known else None
 
     async def busy_lanes(self) -> list[LaneView]:
         """Return the lanes that have work, by name."""
@@ -294,42 +281,12 @@ class ImportViews:
         names = sorted(names)
         async with self._redis.pipeline(transaction=False) as pipeline:
             for name in names:
-                _read_lane(pipeline, name)
+                read_lane(pipeline, name)
             replies = await pipeline.execute()
         return [
-            _lane_view(name, replies[index * _LANE_REPLIES : (index + 1) * _LANE_REPLIES])
+            lane_view(name, replies[index * LANE_REPLIES : (index + 1) * LANE_REPLIES])
             for index, name in enumerate(names)
         ]
-
-
-_LANE_REPLIES: Final = 6
-
-
-def _read_lane(pipeline: Any, name: str) -> None:
-    pipeline.time()  # the lane's times are on the server's clock
-    pipeline.hgetall(LANE.name + name)
-    for queue in (WAITING, DELAYED, POLLS, LEASES):
-        pipeline.zcard(queue.name + name)
-
-
-def _lane_view(name: str, replies: Any) -> LaneView:
-    time, fields, waiting, delayed, polls, leases = replies
-    return LaneView(
-        name=name,
-        waiting=waiting + delayed,
-        running=polls + leases,
-        paused_reason=fields.get("paused_reason", ""),
-        paused_seconds=_seconds_until(fields.get("paused_until_ms"), time),
-        start_blocked_seconds=_seconds_until(fields.get("start_blocked_until_ms"), time),
-        poll_blocked_seconds=_seconds_until(fields.get("poll_blocked_until_ms"), time),
-        fields=fields,
-        read_at_ms=time[0] * 1000 + time[1] / 1000,
-    )
-
-
-def _seconds_until(milliseconds: Any, time: tuple[int, int]) -> float:
-    seconds, microseconds = time
-    return max(0.0, float(milliseconds or 0) / 1000 - seconds - microseconds / 1e6)
 
 
 def _entries_of(reply: Any) -> list[Any]:

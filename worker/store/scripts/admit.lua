@@ -1,6 +1,6 @@
 -- Admit an import: write its record, put it into its lane, count its batch, append import.accepted.
 --
--- ARGV  1: JSON object: id, fields (the record's, as text), priority (0 first), digest of the
+-- ARGV  1: JSON object: id, fields (the record's, as text; priority among them), digest of the
 --       idempotencyKey or '', task_id and signature ('' where a task must be made up at the end)
 -- Returns {verdict, id, record...}: verdict is 'accepted', 'known' (this id, or this key with the
 --       same body, was admitted before), 'reused' (this id with another body; nothing was done) or
@@ -57,16 +57,16 @@ if args.idempotency ~= '' then
   record.idempotency = args.idempotency
 end
 
-local sequence = redis.call('INCR', KEY.sequence)
-record.order = string.format('%.0f', args.priority * PRIORITY_STRIDE + sequence)
+record.sequence = string.format('%.0f', redis.call('INCR', KEY.sequence))
 record.accepted_at_ms = now
 record.state = 'waiting'
+admit_to_lane(id, record)
 put(KEY.import .. id, {}, record)
 attach_task(id, args.task_id, args.signature)
-join_batch(id, record, sequence)
+join_batch(id, record, record.sequence)
 count_batch(record, nil, 'waiting')
 append_import_event('accepted', id, record, now)
 local lane = lane_of(record)
-redis.call('ZADD', KEY.waiting .. lane, record.order, id)
+redis.call('SADD', KEY.names, lane)
 schedule_lane(lane, now, now)
 return { 'accepted', id }

@@ -1,13 +1,27 @@
--- Say how many imports a batch will have at least, so that it isn't complete before they came.
+-- Say how many imports a batch will have at least, so that it isn't complete before they came, and
+-- its stop rule, before the first of them comes.
 --
--- ARGV  1: JSON object: batch_id, expected
--- Atomic, so that messages of one batch may arrive in any order.
+-- ARGV  1: JSON object: batch_id, expected, canary (0: none), stop_percent (-1: none)
+-- Returns 0
+-- Atomic, so that messages of one batch may arrive in any order; the first one's rule holds.
 
 local args = cjson.decode(ARGV[1])
 local key = KEY.batch .. args.batch_id
-local known = tonumber(redis.call('HGET', key, 'expected') or 0)
-if args.expected > known then
-  redis.call('HSET', key, 'expected', args.expected)
+local batch = hash_of(key)
+local fields = {}
+if args.expected > tonumber(batch.expected or 0) then
+  fields.expected = args.expected
+end
+if not (batch.accepted or batch.canary or batch.stop_percent) then
+  if args.canary > 0 then
+    fields.canary, fields.gate = args.canary, 'canary'
+  end
+  if args.stop_percent >= 0 then
+    fields.stop_percent = args.stop_percent
+  end
+end
+if next(fields) then
+  put(key, batch, fields)
   redis.call('PERSIST', key)
 end
 return 0

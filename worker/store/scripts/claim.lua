@@ -1,37 +1,20 @@
 -- Claim calls that are due and that the lanes' limits allow now; a claim is a lease and a grant.
 --
--- ARGV  1: JSON object: limit (claims at most), lanes (lanes looked at, at most), lease_ms
+-- ARGV  1: JSON object: limit (claims at most), lanes (lanes looked at, at most), lease_ms, slots (calls
+--       that the conductor could carry beside those on the way), in_flight (lane -> calls on the way)
 -- Returns {wait_ms, claim...}: the time until something falls due (-1: nothing is scheduled), and
---       per claim {call, id, lease, age_ms, probe, earlier_job_id, record as a flat list}
+--       per claim {call, id, lease, age_ms, probe, grant, earlier_job_id, record as a flat list}
 -- Atomic, so that any number of conductors claim each call once and spend each token once.
 
 local args = cjson.decode(ARGV[1])
-local now = now_ms()
+local exact = exact_ms()
+local now = math.floor(exact)
+local defaults = hash_of(KEY.defaults)
 local claims = {}
 local RECLAIMED_AT_ONCE = 100
-local PARKED_AT_ONCE = 200
+local PASSED_AT_ONCE = 200 -- imports that are taken from a lane's queue without being started
 
--- A token bucket's level now, refilled since it was last written.
-local function tokens_of(lane, call)
-  local burst = tonumber(lane[call .. '_burst'] or CONFIG.burst[call])
-  local rate = tonumber(lane[call .. '_rate'] or CONFIG.rate[call])
-  local tokens = tonumber(lane[call .. '_tokens'] or burst)
-  local elapsed = math.max(0, now - tonumber(lane[call .. '_tokens_at_ms'] or now))
-  return math.min(burst, tokens + elapsed * rate / 1000), rate
-end
-
-local function spend(lane_name, call, left)
-  redis.call('HSET', KEY.lane .. lane_name, call .. '_tokens', string.format('%.6f', left),
-    call .. '_tokens_at_ms', now)
-end
-
--- When the next token of a bucket will be there, and its lane not be blocked.
-local function ready_at(lane, call, tokens, rate)
-  local wait = tokens >= 1 and 0 or math.ceil((1 - tokens) / rate * 1000)
-  return math.max(now + wait, tonumber(lane[call .. '_blocked_until_ms'] or 0))
-end
-
-local function claim(lane_name, call, id, record, probe)
+local function claim(lane_name, call, id, record, grant, probe)
   local lease = string.format('%.0f', redis.call('INCR', KEY.sequence))
   record.lease = lease
   redis.call('ZADD', KEY.leases .. lane_name, now + args.lease_ms, id)
@@ -42,7 +25,7 @@ local function claim(lane_name, call, id, record, probe)
     flat[#flat + 1] = value
   end
   claims[#claims + 1] = {
-    call, id, lease, now - tonumber(record.first_start_at_ms or now), probe and 1 or 0,
+    call, id, lease, now - tonumber(record.first_start_at_ms or now), probe and 1 or 0, grant,
     redis.call('HGET', KEY.target .. target_of(record), 'last_job') or '', flat,
   }
 end
@@ -78,22 +61,23 @@ local function promote_delayed(lane_name, latest)
   local due = redis.call('ZRANGEBYSCORE', KEY.delayed .. lane_name, '-inf', latest, 'LIMIT', 0,
     args.limit)
   for _, id in ipairs(due) do
-    redis.call('ZREM', KEY.delayed .. lane_name, id)
-    local order = redis.call('HGET', KEY.import .. id, 'order')
-    if order then
-      redis.call('ZADD', KEY.waiting .. lane_name, order, id)
+    local record = known(id, KEY.delayed .. lane_name)
+    if record then
+      redis.call('ZREM', KEY.delayed .. lane_name, id)
+      requeue(id, record)
     end
   end
   return #due > 0
 end
 
-local function claim_polls(lane_name, most, probe)
+local function claim_polls(lane_name, limiter, most, probe)
   local due = redis.call('ZRANGEBYSCORE', KEY.polls .. lane_name, '-inf', now, 'LIMIT', 0, most)
   for _, id in ipairs(due) do
     local record = known(id, KEY.polls .. lane_name)
     if record then
       redis.call('ZREM', KEY.polls .. lane_name, id)
-      claim(lane_name, record.doubt and 'reconcile' or 'poll', id, record, probe)
+      local grant = grant_text(limiter, grant_call(limiter))
+      claim(lane_name, record.doubt and 'reconcile' or 'poll', id, record, grant, probe)
     end
   end
   return #due
@@ -104,7 +88,8 @@ local function hold_target(id, record)
   local key = KEY.target .. target_of(record)
   local holder = redis.call('HGET', key, 'holder')
   if holder and holder ~= id then
-    redis.call('ZADD', KEY.parked .. target_of(record), record.order, id)
+    local rank = ({ high = 0, normal = 1, low = 2 })[record.priority]
+    redis.call('ZADD', KEY.parked .. target_of(record), rank * 1e14 + tonumber(record.sequence), id)
     return false
   end
   redis.call('HSET', key, 'holder', id)
@@ -112,45 +97,59 @@ local function hold_target(id, record)
   return true
 end
 
-local function claim_starts(lane_name, most, probe)
-  local taken, parked = 0, 0 -- parked counts all that were popped and not taken
-  while taken < most and parked < PARKED_AT_ONCE do
-    local id = redis.call('ZPOPMIN', KEY.waiting .. lane_name)[1]
+-- Whether an import that was taken out of its lane's queue may start now.
+local function may_start(id, record)
+  if not record.state then
+    return false -- somebody deleted it
+  elseif is_stopped(record) then
+    hold(id, record)
+    return false
+  end
+  return hold_target(id, record)
+end
+
+local function claim_starts(queue, limiter, most, above, probe)
+  local taken, passed = 0, 0
+  while taken < most and passed < PASSED_AT_ONCE do
+    local id = pop_waiting(queue)
     if not id then
       break
     end
-    local record = known(id, KEY.waiting .. lane_name)
-    if not record then
-      parked = parked + 1
-    elseif hold_target(id, record) then
+    local record = hash_of(KEY.import .. id)
+    if may_start(id, record) then
       put(KEY.import .. id, record, {
         state = 'starting',
         attempts = tonumber(record.attempts or 0) + 1,
         first_start_at_ms = record.first_start_at_ms or now,
       })
       count_batch(record, 'waiting', 'starting')
-      claim(lane_name, 'start', id, record, probe)
+      claim(queue.name, 'start', id, record, grant_text(limiter, grant_call(limiter), above), probe)
       taken = taken + 1
     else
-      parked = parked + 1
+      passed = passed + 1
     end
   end
   return taken
 end
 
-local function under_way(lane_name)
-  return redis.call('ZCARD', KEY.polls .. lane_name) + redis.call('ZCARD', KEY.leases .. lane_name)
-end
-
-local function allowed(lane, call, tokens, most)
-  if tonumber(lane[call .. '_blocked_until_ms'] or 0) > now then
-    return 0
-  end
-  return math.max(0, math.min(math.floor(tokens), most))
-end
-
 local function first_score(key)
   return tonumber(redis.call('ZRANGE', key, 0, 0, 'WITHSCORES')[2])
+end
+
+local function load_limiters(lane_name, lane)
+  if is_shared(lane, defaults) then
+    local limiter = load_limiter(lane_name, lane, defaults, 'shared', exact)
+    return limiter, limiter
+  end
+  return load_limiter(lane_name, lane, defaults, 'start', exact),
+    load_limiter(lane_name, lane, defaults, 'poll', exact)
+end
+
+local function save_limiters(start, poll)
+  save_limiter(start)
+  if poll ~= start then
+    save_limiter(poll)
+  end
 end
 
 -- A paused lane lets one call through when its time has come: the probe that may reopen it.
@@ -159,44 +158,100 @@ local function claim_probe(lane_name, lane)
   if due > now then
     return due
   end
+  local start, poll = load_limiters(lane_name, lane)
   local function probed()
-    return claim_polls(lane_name, 1, true) > 0 or claim_starts(lane_name, 1, true) > 0
+    if claim_polls(lane_name, poll, 1, true) > 0 then
+      return true
+    end
+    local queue = open_queue(lane_name, lane)
+    local taken = claim_starts(queue, start, 1, false, true)
+    close_queue(queue, lane)
+    return taken > 0
   end
   -- Imports that failed as probes stand back for others; where there is no other, they try again.
   if probed() or (promote_delayed(lane_name, '+inf') and probed()) then
+    save_limiters(start, poll)
     redis.call('HSET', KEY.lane .. lane_name, 'paused_until_ms', now + args.lease_ms)
     return now + args.lease_ms
   end
   return first_score(KEY.polls .. lane_name)
 end
 
+-- How many polls and starts of those that are due are granted. A shared budget is divided: while both
+-- are due, starts get their share of it, to a call; what one does not need is the other's.
+local function divide(lane, start, poll, polls_due, starts_due, most)
+  if start ~= poll then
+    local starts = math.min(starts_due, available(start))
+    local polls = math.min(polls_due, available(poll), math.max(math.ceil(most / 2), most - starts))
+    return polls, math.min(starts, most - polls), {}
+  end
+  local calls = math.min(available(start), most)
+  local share = limit_of(lane, defaults, 'start_share') or 0.5
+  local credit = tonumber(lane.start_credit or 0)
+  local starts = math.min(starts_due, calls, math.max(calls - polls_due, math.floor(share * calls + credit)))
+  local polls = math.min(polls_due, calls - starts)
+  if polls_due > 0 and starts_due > 0 and polls + starts > 0 then
+    credit = clamp(credit + share * (polls + starts) - starts, -1, 1)
+  end
+  return polls, starts, { start_credit = credit }
+end
+
+-- Take note of whether a limiter was what held calls back.
+local function note_demand(limiter, due, taken)
+  limiter.limited = due > taken and available(limiter) == 0 and 1 or 0
+end
+
 local function claim_within_limits(lane_name, lane, most)
-  local poll_tokens, poll_rate = tokens_of(lane, 'poll')
-  local polls = claim_polls(lane_name, allowed(lane, 'poll', poll_tokens, most))
-  poll_tokens = poll_tokens - polls
-  local start_tokens, start_rate = tokens_of(lane, 'start')
-  local room = tonumber(lane.max_running or math.huge) - under_way(lane_name)
-  local starts = claim_starts(lane_name,
-    allowed(lane, 'start', start_tokens, math.min(most - polls, room)))
-  start_tokens = start_tokens - starts
-  if polls > 0 then
-    spend(lane_name, 'poll', poll_tokens)
+  local start, poll = load_limiters(lane_name, lane)
+  local queue = open_queue(lane_name, lane)
+  local unfinished = under_way(lane_name)
+  local room, above = room_under(lane, unfinished, now)
+  room = math.max(0, math.min(room, (limit_of(lane, defaults, 'max_running') or math.huge) - unfinished))
+  local polls_due = redis.call('ZCOUNT', KEY.polls .. lane_name, '-inf', now)
+  local starts_due = math.min(queue.size, room)
+  local polls, starts, fields = divide(lane, start, poll, polls_due, starts_due, most)
+
+  polls = claim_polls(lane_name, poll, polls)
+  starts = claim_starts(queue, start, starts, above)
+  close_queue(queue, lane)
+  if above and starts > 0 then
+    fields.ceiling_try_at_ms = now + tonumber(lane.ceiling_try_ms)
   end
-  if starts > 0 then
-    spend(lane_name, 'start', start_tokens)
+  if next(fields) then
+    put(KEY.lane .. lane_name, lane, fields)
   end
+  starts_due = math.min(queue.size + starts, starts_due)
+  if start == poll then
+    note_demand(start, polls_due + starts_due, polls + starts)
+  else
+    note_demand(start, starts_due, starts)
+    note_demand(poll, polls_due, polls)
+  end
+  save_limiters(start, poll)
 
   local due = math.huge
   local next_poll = first_score(KEY.polls .. lane_name)
   if next_poll then
-    due = math.max(next_poll, ready_at(lane, 'poll', poll_tokens, poll_rate))
+    due = math.max(next_poll, ready_at(poll))
   end
-  if room > starts and redis.call('EXISTS', KEY.waiting .. lane_name) == 1 then
-    due = math.min(due, ready_at(lane, 'start', start_tokens, start_rate))
+  if queue.size > 0 and room > starts then
+    due = math.min(due, ready_at(start))
+  elseif queue.size > 0 and lane.ceiling then
+    due = math.min(due, math.max(tonumber(lane.ceiling_try_at_ms), ready_at(start)))
   end
   return math.min(due, first_score(KEY.delayed .. lane_name) or math.huge)
 end
 
+-- How many calls one lane may add to those on the way. Slots are divided by dynamic thresholds
+-- (Choudhury and Hahne, IEEE/ACM Transactions on Networking, 1998): a lane may hold as many as stay
+-- free, so that one that nobody answers never takes all of them.
+local function slots_for(lane_name, left)
+  local held = args.in_flight[lane_name] or 0
+  local room = math.floor((args.slots - #claims - held) / 2)
+  return math.min(left, math.max(room, held == 0 and 1 or 0))
+end
+
+release_held(now)
 local names = redis.call('ZRANGEBYSCORE', KEY.lanes, '-inf', now, 'LIMIT', 0, args.lanes)
 for position, name in ipairs(names) do
   local left = args.limit - #claims
@@ -211,7 +266,12 @@ for position, name in ipairs(names) do
     due = claim_probe(name, lane)
   else
     -- Lanes that are due together share what this conductor can carry.
-    due = claim_within_limits(name, lane, math.ceil(left / (#names - position + 1)))
+    local most = slots_for(name, math.ceil(left / (#names - position + 1)))
+    if most > 0 then
+      due = claim_within_limits(name, lane, most)
+    else
+      due = now + 50 -- looked at again when this conductor has less on the way; another may have room
+    end
   end
   due = math.min(due or math.huge, first_score(KEY.leases .. name) or math.huge)
   if due == math.huge then
@@ -225,5 +285,5 @@ local next_due = first_score(KEY.lanes)
 if next_due and next_due <= now and #claims > 0 then
   wake() -- more is due than this conductor took: let another one look
 end
-table.insert(claims, 1, next_due and math.max(0, next_due - now) or -1)
+table.insert(claims, 1, next_due and math.max(0, math.ceil(next_due - exact)) or -1)
 return claims

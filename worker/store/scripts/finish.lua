@@ -1,12 +1,14 @@
 -- End an import that is under way.
 --
--- ARGV  1: JSON object: id, lease, call, state, sources (states it may come from), error, job_id,
---       operation, status (an empty text keeps what the record holds)
+-- ARGV  1: JSON object: id, lease, call, grant, answered, state, sources (states it may come from),
+--       error, job_id, operation, status (an empty text keeps what the record holds)
 -- Returns {} when the claim is no longer the caller's, else {1, record as a flat list, tasks as a
 --       flat list of task id and signature}
 -- Atomic, so that an import ends once, with one event, and its batch counts it once.
 
 local args = cjson.decode(ARGV[1])
+local exact = exact_ms()
+local now = math.floor(exact)
 local record = claimed_record(args.id, args.lease)
 local comes_from = false
 for _, source in ipairs(args.sources) do
@@ -15,7 +17,6 @@ end
 if not comes_from then
   return {}
 end
-local now = now_ms()
 local fields = { error = args.error ~= '' and args.error or false, doubt = false, doubt_error = false }
 for _, name in ipairs({ 'job_id', 'operation', 'status' }) do
   if args[name] ~= '' then
@@ -26,5 +27,5 @@ if fields.job_id and not record.started_at_ms then
   fields.started_at_ms = now
 end
 end_import(args.id, record, args.state, fields, now)
-lane_answered(lane_of(record), args.call)
+note_answer(lane_of(record), args, exact)
 return { 1, redis.call('HGETALL', KEY.import .. args.id), redis.call('HGETALL', KEY.tasks .. args.id) }

@@ -1,7 +1,7 @@
 -- Give a start's claim back: the import waits for another start, in its old place in the lane.
 --
--- ARGV  1: JSON object: id, lease, delay_ms, counted (whether the attempt counts), conflict
---       (whether it waits behind another job), error
+-- ARGV  1: JSON object: id, lease, call, grant, answered, delay_ms, counted (whether the attempt
+--       counts), conflict (whether it waits behind another job), error
 -- Returns 1, or 0 when the claim is no longer the caller's
 -- Atomic, so that the import is never in no queue, and its target free for others unless in doubt.
 
@@ -10,32 +10,35 @@ local record = claimed_record(args.id, args.lease)
 if not record or record.state ~= 'starting' then
   return 0
 end
-local now = now_ms()
-local fields = { state = 'waiting', doubt = false, doubt_error = false, polls = 0 }
+local exact = exact_ms()
+local now = math.floor(exact)
+local lane = lane_of(record)
+local fields = { state = 'waiting', doubt = false, doubt_error = false, polls = 0, lease = false }
 fields.error = args.error ~= '' and args.error or false
 if not args.counted then
   fields.attempts = math.max(0, tonumber(record.attempts) - 1)
 end
 if args.conflict then
   fields.conflicts = tonumber(record.conflicts or 0) + 1
-  lane_answered(lane_of(record), 'start')
 end
 if tonumber(record.doubts or 0) == 0 then
   fields.first_start_at_ms = false -- no call can have taken effect: the deadline hasn't begun
 end
 count_batch(record, 'starting', 'waiting')
-local lane = lane_of(record)
+put(KEY.import .. args.id, record, fields)
+redis.call('ZREM', KEY.leases .. lane, args.id)
 if args.delay_ms > 0 then
-  give_back(args.id, record, KEY.delayed, now + args.delay_ms, fields)
+  redis.call('ZADD', KEY.delayed .. lane, now + args.delay_ms, args.id)
 else
-  give_back(args.id, record, KEY.waiting, record.order, fields)
+  requeue(args.id, record)
 end
 -- After a doubt, a job of ours may yet appear: nobody else may start one there, to be taken for it.
 if tonumber(record.doubts or 0) == 0 then
   release_target(args.id, record, now)
 end
+note_answer(lane, args, exact)
 schedule_lane(lane, now + args.delay_ms, now)
-if redis.call('EXISTS', KEY.waiting .. lane) == 1 then
+if has_waiting(lane) then
   schedule_lane(lane, now, now) -- a place under max_running has come free
 end
 return 1

@@ -1,8 +1,8 @@
 -- Give the claim of a poll or an inquiry back: ask again after a while.
 --
--- ARGV  1: JSON object: id, lease, call, delay_ms, status and operation ('' keeps the record's),
---       counted (whether it counts as a poll), stuck (whether to append import.stuck), answered
---       (whether the remote side gave a full answer)
+-- ARGV  1: JSON object: id, lease, call, grant, answered, delay_ms, status and operation ('' keeps the
+--       record's), counted (whether it counts as a poll), stuck (whether to append import.stuck),
+--       settled (whether the job was seen: no doubt is left)
 -- Returns 1, or 0 when the claim is no longer the caller's
 -- Atomic, so that a running job always has its next poll, and import.stuck is told once.
 
@@ -11,7 +11,8 @@ local record = claimed_record(args.id, args.lease)
 if not record or TERMINAL[record.state] then
   return 0
 end
-local now = now_ms()
+local exact = exact_ms()
+local now = math.floor(exact)
 local fields = {}
 if args.status ~= '' then
   fields.status = args.status
@@ -22,11 +23,9 @@ end
 if args.counted then
   fields.polls = tonumber(record.polls or 0) + 1
 end
-local lane = lane_of(record)
-if args.answered then
+if args.settled then
   fields.doubt = false
   fields.doubt_error = false
-  lane_answered(lane, 'poll')
 end
 local stuck = args.stuck and record.stuck ~= '1'
 if stuck then
@@ -36,5 +35,6 @@ give_back(args.id, record, KEY.polls, now + args.delay_ms, fields)
 if stuck then
   append_import_event('stuck', args.id, record, now)
 end
-schedule_lane(lane, now + args.delay_ms, now)
+note_answer(lane_of(record), args, exact)
+schedule_lane(lane_of(record), now + args.delay_ms, now)
 return 1

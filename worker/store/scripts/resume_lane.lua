@@ -14,7 +14,7 @@ if not lane.paused_reason or (lane.held and not args.by_hand) then
   return 0
 end
 put(key, lane, { paused_reason = false, paused_at_ms = false, paused_until_ms = false,
-  probes = false, unreachable = false, held = false })
+  probes = false, failures = false, held = false })
 if args.by_hand then
   -- Imports that stood back after a failed probe need not wait for others any more.
   for _, id in ipairs(redis.call('ZRANGEBYSCORE', KEY.delayed .. args.lane, now, '+inf', 'LIMIT', 0,

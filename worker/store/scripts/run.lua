@@ -1,7 +1,7 @@
 -- The job is known: keep its id, schedule its first poll, append import.started.
 --
--- ARGV  1: JSON object: id, lease, call (what the claim was for), job_id, operation, status,
---       delay_ms
+-- ARGV  1: JSON object: id, lease, call (what the claim was for), grant, answered, job_id, operation,
+--       status, delay_ms
 -- Returns 1, or 0 when the claim is no longer the caller's
 -- Atomic, so that a jobId is never known without a poll being due, nor told twice.
 
@@ -10,7 +10,8 @@ local record = claimed_record(args.id, args.lease)
 if not record or record.state ~= 'starting' then
   return 0
 end
-local now = now_ms()
+local exact = exact_ms()
+local now = math.floor(exact)
 count_batch(record, 'starting', 'running')
 give_back(args.id, record, KEY.polls, now + args.delay_ms, {
   state = 'running',
@@ -24,6 +25,6 @@ give_back(args.id, record, KEY.polls, now + args.delay_ms, {
   error = false,
 })
 append_import_event('started', args.id, record, now)
-lane_answered(lane_of(record), args.call)
+note_answer(lane_of(record), args, exact)
 schedule_lane(lane_of(record), now + args.delay_ms, now)
 return 1

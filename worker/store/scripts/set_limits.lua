@@ -1,14 +1,18 @@
--- Change some of a lane's known limits by hand; the others stay as they are.
+-- Change some of a lane's limits by hand; they hold over restarts of workers, until they are reset.
 --
--- ARGV  1: JSON object: lane, limits (field -> number), set_by
+-- ARGV  1: JSON object: lane, limits (name -> number), by (who)
 -- Returns 0
 -- Atomic, so that a claim sees all of one change, and the lane is looked at under the new limits.
 
 local args = cjson.decode(ARGV[1])
-local now = now_ms()
-local fields = args.limits
-fields.limits_set_at_ms = now
-fields.limits_set_by = args.set_by
-put(KEY.lane .. args.lane, {}, fields)
-schedule_lane(args.lane, now, now) -- it may be put off to what the old limits allowed
+local now = exact_ms()
+local key = KEY.lane .. args.lane
+local before, lane, defaults = hash_of(key), hash_of(key), hash_of(KEY.defaults)
+local fields = { hand_by = args.by, hand_at_ms = math.floor(now) }
+for name, value in pairs(args.limits) do
+  fields['hand_' .. name] = value
+end
+put(key, lane, fields)
+redis.call('SADD', KEY.names, args.lane)
+follow_limits(args.lane, before, defaults, lane, defaults, now)
 return 0

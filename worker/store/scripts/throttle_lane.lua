@@ -1,31 +1,42 @@
--- The remote side said 429: make no call of this class before it may be answered.
+-- The remote side said 429: let the limiter learn from it, or the ceiling where jobs are too many.
 --
--- ARGV  1: JSON object: lane, call ('start' or 'poll'), granted_ms_ago (age of the call),
---       retry_after_ms (-1: not said), limit_type, backoff_ms, backoff_max_ms
--- Returns the milliseconds for which the lane is blocked now
--- Atomic, so that many late answers to calls sent before the block count as one.
+-- ARGV  1: JSON object: lane, call, grant (of the call that was throttled), retry_after_ms (0: not
+--       said), limit_type, concurrent (whether it says that too many jobs are unfinished)
+-- Returns {counted, what is kept now (a text for people)}: counted is 1 unless it is part of a storm
+--       that was counted already
+-- Atomic, so that many late answers to calls sent before the last adjustment count as one.
 
 local args = cjson.decode(ARGV[1])
-local now = now_ms()
+local now = exact_ms()
 local key = KEY.lane .. args.lane
-local call = args.call
-local blocked_at, blocked_until, throttles = unpack(redis.call('HMGET', key,
-  call .. '_blocked_at_ms', call .. '_blocked_until_ms', call .. '_throttles'))
-blocked_until = tonumber(blocked_until or 0)
-throttles = tonumber(throttles or 0)
-if now - args.granted_ms_ago > tonumber(blocked_at or 0) then
-  local pause = args.retry_after_ms
-  if pause < 0 then
-    pause = math.min(args.backoff_ms * 2 ^ math.min(throttles, 16), args.backoff_max_ms)
-  end
-  blocked_until = math.max(blocked_until, now + pause)
-  redis.call('HSET', key, call .. '_blocked_at_ms', now, call .. '_throttles', throttles + 1)
-elseif args.retry_after_ms > 0 then
-  blocked_until = math.max(blocked_until, now + args.retry_after_ms)
-end
-redis.call('HSET', key,
-  call .. '_blocked_until_ms', blocked_until,
-  call .. '_tokens', 0, call .. '_tokens_at_ms', math.max(now, blocked_until),
-  'last_429_at_ms', now, 'last_429_limit_type', args.limit_type)
+local lane = hash_of(key)
+local grant = parse_grant(args.grant)
+local counted, kept = false, ''
 redis.call('HINCRBY', key, 'throttled', 1)
-return math.max(0, blocked_until - now)
+put(key, lane, { last_429_at_ms = math.floor(now), last_429_limit_type = args.limit_type,
+  last_429_call = args.call, failures = false })
+if grant then
+  local limiter = load_limiter(args.lane, lane, hash_of(KEY.defaults), grant.class, now)
+  local others = under_way(args.lane) - 1
+  if args.concurrent then
+    put(key, lane, meet_ceiling(lane, others, grant.above, now))
+    limiter.blocked_until = math.max(limiter.blocked_until, now + args.retry_after_ms)
+    counted, kept = true, others .. ' unfinished jobs at most'
+  else
+    counted = refuse(limiter, grant, args.retry_after_ms, now)
+    kept = string.format('%.3g/s', pace_of(limiter))
+    if lane.ceiling_suspected and not grant.above and counted then
+      put(key, lane, NO_CEILING)
+      put(key, lane, { ceiling_refuted = 1 })
+    end
+    local suspected = args.call == 'start' and suspect_ceiling(lane, limiter.streak, others, now)
+    if suspected then
+      put(key, lane, suspected)
+      believe(limiter, limiter.streak_rate, now)
+      kept = others .. ' unfinished jobs at most, as it seems'
+    end
+  end
+  save_limiter(limiter)
+end
+schedule_lane(args.lane, math.floor(now), math.floor(now))
+return { counted and 1 or 0, kept }

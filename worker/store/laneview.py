@@ -1,0 +1,188 @@
+"""A lane as it stands: its limits and where they come from, its queues, its pause."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import Any, Final
+
+from worker.domain.requests import Priority
+from worker.store.keys import DEFAULTS, DELAYED, LANE, LEASES, LIMITER, POLLS, WAITING
+
+
+class Source(StrEnum):
+    """Where a limit comes from."""
+
+    HAND = "by hand"
+    LANE = "configured"
+    DEFAULT = "default"
+    LEARNED = "learned"
+    UNKNOWN = "not known yet"
+
+
+@dataclass(frozen=True, slots=True)
+class Limit:
+    """One limit in force: calls per second, or calls at once; None where it is not known."""
+
+    value: float | None
+    source: Source
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Budget:
+    """The limit of one class of calls: `start`, `poll`, or `shared` where both have one.
+
+    `pace` is the calls per second that are granted now, `blocked_seconds` how long the remote side
+    wishes not to be called.
+    """
+
+    rate: Limit
+    burst: Limit
+    pace: float
+    blocked_seconds: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LaneView:
+    """A lane at one moment. Times are seconds from then on; 0 where nothing is to be waited for.
+
+    `running` counts the imports that hold a place under `max_running`; `fields` is the lane's hash,
+    `defaults` that of all lanes; `read_at_ms` is the moment, on the store's clock.
+    """
+
+    name: str
+    waiting: int
+    running: int
+    paused_reason: str
+    paused_seconds: float
+    fields: Mapping[str, str]
+    defaults: Mapping[str, str] = field(default_factory=dict)
+    limiters: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
+    read_at_ms: float = 0.0
+
+    @property
+    def held(self) -> bool:
+        """Whether the lane is paused by hand: nothing but a hand resumes it."""
+        return "held" in self.fields
+
+    @property
+    def shared(self) -> bool:
+        """Whether starts and polls have one budget."""
+        return self._configured("shared").value == 1
+
+    @property
+    def max_running(self) -> int | None:
+        """How many unfinished jobs are allowed, as far as anybody said."""
+        most = self._configured("max_running").value
+        return None if most is None else int(most)
+
+    @property
+    def ceiling(self) -> int | None:
+        """How many unfinished jobs AWS allows, as far as its refusals tell."""
+        ceiling = self.fields.get("ceiling")
+        return None if ceiling is None else int(float(ceiling))
+
+    @property
+    def budgets(self) -> dict[str, Budget]:
+        """The budgets of the lane's calls, by class."""
+        classes = ("shared",) if self.shared else ("start", "poll")
+        return {name: self._budget(name) for name in classes}
+
+    @property
+    def start_budget(self) -> Budget:
+        """The budget that starts are made from."""
+        return self._budget("shared" if self.shared else "start")
+
+    @property
+    def start_blocked_seconds(self) -> float:
+        """How long AWS wishes to see no start."""
+        return self.start_budget.blocked_seconds
+
+    @property
+    def is_throttled(self) -> bool:
+        """Whether AWS wishes not to be called."""
+        return any(budget.blocked_seconds for budget in self.budgets.values())
+
+    def seconds_since(self, field: str) -> float | None:
+        """Return how long ago the time in a field of the hash was; None where there is none."""
+        then = self.fields.get(field)
+        return None if then is None else max(0.0, (self.read_at_ms - float(then)) / 1000)
+
+    @property
+    def configured_by(self) -> str | None:
+        """Which worker wrote the configuration last: the lane's, or that of all lanes."""
+        return self.fields.get("configured_by") or self.defaults.get("configured_by")
+
+    @property
+    def account(self) -> str:
+        """The AWS profile that the lane's calls are made with."""
+        return self.name.rpartition("/")[0]
+
+    def _configured(self, name: str) -> Limit:
+        for source, value in (
+            (Source.HAND, self.fields.get(f"hand_{name}")),
+            (Source.LANE, self.fields.get(name)),
+            (Source.DEFAULT, self.defaults.get(name)),
+        ):
+            if value is not None:
+                return Limit(float(value), source)
+        return Limit(None, Source.UNKNOWN)
+
+    def _budget(self, name: str) -> Budget:
+        limiter = {key: float(value) for key, value in self.limiters.get(name, {}).items()}
+        rate, burst = self._configured(f"{name}_rate"), self._configured(f"{name}_burst")
+        learned = limiter.get("rate") if limiter.get("learned") else None
+        if rate.value is None and learned:
+            rate = Limit(learned, Source.LEARNED)
+        if burst.value is None and limiter.get("burst"):
+            burst = Limit(limiter["burst"], Source.LEARNED)
+        pace = limiter.get("rate" if limiter.get("mode") else "pace", rate.value or 0.0)
+        return Budget(
+            rate=rate,
+            burst=burst,
+            pace=pace if rate.source is Source.LEARNED else min(pace, rate.value or pace),
+            blocked_seconds=max(0.0, (limiter.get("blocked_until", 0.0) - self.read_at_ms) / 1000),
+        )
+
+
+_CLASSES: Final = ("start", "poll", "shared")
+_QUEUES: Final = (
+    *(f"{WAITING.name}{{}}:{priority}" for priority in Priority),
+    f"{DELAYED.name}{{}}",
+    f"{POLLS.name}{{}}",
+    f"{LEASES.name}{{}}",
+)
+LANE_REPLIES: Final = 3 + len(_CLASSES) + len(_QUEUES)
+
+
+def read_lane(pipeline: Any, name: str) -> None:
+    """Ask for all that makes up a lane: LANE_REPLIES commands, for `lane_view` to read."""
+    pipeline.time()  # the lane's times are on the server's clock
+    pipeline.hgetall(LANE.name + name)
+    pipeline.hgetall(DEFAULTS.name)
+    for of_calls in _CLASSES:
+        pipeline.hgetall(f"{LIMITER.name}{name}:{of_calls}")
+    for queue in _QUEUES:
+        pipeline.zcard(queue.format(name))
+
+
+def lane_view(name: str, replies: Any) -> LaneView:
+    """Return a lane from the replies to `read_lane`."""
+    time, fields, defaults, *more = replies
+    *waiting, polls, leases = more[len(_CLASSES) :]
+    return LaneView(
+        name=name,
+        waiting=sum(waiting),
+        running=polls + leases,
+        paused_reason=fields.get("paused_reason", ""),
+        paused_seconds=seconds_until(fields.get("paused_until_ms"), time),
+        fields=fields,
+        defaults=defaults,
+        limiters=dict(zip(_CLASSES, more, strict=False)),
+        read_at_ms=time[0] * 1000 + time[1] / 1000,
+    )
+
+
+def seconds_until(milliseconds: Any, time: tuple[int, int]) -> float:
+    """Return how long it is from the server's `time` to a time in a field; 0 for none."""
+    seconds, microseconds = time
+    return max(0.0, float(milliseconds or 0) / 1000 - seconds - microseconds / 1e6)

@@ -1,0 +1,69 @@
+-- The ceiling: how many unfinished jobs the remote side lets a lane have, learned from its refusals.
+--
+-- A 429 for too many jobs says nothing of the rate. Starts are held back until a job ends, and now and
+-- then one more is tried: where it is accepted the ceiling rises, in doubling steps. The remote side
+-- may not say why it refuses: when starts are refused again and again though calls were left out, and
+-- jobs are unfinished, a ceiling is suspected. A start that is accepted once a job has ended confirms
+-- it; anything else refutes it.
+--
+-- Works on a lane's hash in hand; the caller stores the fields that are returned.
+
+local TRY_MS, TRY_MAX_MS = 10000, 120000 -- between tries above the ceiling; doubles while they fail
+local TRY_AGAIN_MS = 1000 -- after one that succeeded
+local STEP_MAX = 64
+local SUSPECT_STREAK = 3 -- refusals in a row
+
+-- How many jobs may be added to `under_way` unfinished ones, and whether that goes above the ceiling.
+local function room_under(lane, under_way, now)
+  local ceiling = tonumber(lane.ceiling)
+  if not ceiling then
+    return math.huge, false
+  elseif under_way < ceiling then
+    return ceiling - under_way, false
+  elseif now >= tonumber(lane.ceiling_try_at_ms) then
+    return tonumber(lane.ceiling_step), true
+  end
+  return 0, false
+end
+
+local NO_CEILING = {
+  ceiling = false, ceiling_step = false, ceiling_try_ms = false, ceiling_try_at_ms = false,
+  ceiling_suspected = false,
+}
+
+-- A start was refused because `under_way` jobs, itself not among them, are unfinished.
+local function meet_ceiling(lane, under_way, above, now)
+  local wait = above and math.min(tonumber(lane.ceiling_try_ms or TRY_MS) * 2, TRY_MAX_MS) or TRY_MS
+  return {
+    ceiling = under_way, ceiling_step = 1, ceiling_try_ms = wait, ceiling_try_at_ms = now + wait,
+  }
+end
+
+-- Starts are refused in a row: nil, or the fields of a ceiling that is only suspected.
+local function suspect_ceiling(lane, streak, under_way, now)
+  if lane.ceiling or lane.ceiling_refuted or streak < SUSPECT_STREAK or under_way < 1 then
+    return nil
+  end
+  local fields = meet_ceiling(lane, under_way, false, now)
+  fields.ceiling_suspected = 1
+  return fields
+end
+
+-- A start was accepted; `above` says that it was one above the ceiling. Returns fields, maybe none.
+local function pass_ceiling(lane, under_way, above, now)
+  local fields = {}
+  if lane.ceiling_refuted then
+    fields.ceiling_refuted = false
+  end
+  if lane.ceiling_suspected and above then
+    return NO_CEILING
+  elseif lane.ceiling_suspected then
+    fields.ceiling_suspected = false
+  end
+  if lane.ceiling and above then
+    fields.ceiling = math.max(under_way, tonumber(lane.ceiling))
+    fields.ceiling_step = math.min(tonumber(lane.ceiling_step) * 2, STEP_MAX)
+    fields.ceiling_try_ms, fields.ceiling_try_at_ms = TRY_MS, now + TRY_AGAIN_MS
+  end
+  return fields
+end

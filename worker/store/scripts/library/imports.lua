@@ -1,0 +1,117 @@
+-- What scripts do to an import: let it go from where it stands, end it, give its claim back.
+
+local TARGET_MEMORY_MS = 86400000 -- how long a free target remembers its last job
+
+-- Take the import out of everything that makes conductors act on it.
+local function leave_queues(id, record)
+  local lane = lane_of(record)
+  redis.call('ZREM', KEY.waiting .. lane .. ':' .. record.priority, id)
+  redis.call('ZREM', KEY.delayed .. lane, id)
+  redis.call('ZREM', KEY.polls .. lane, id)
+  redis.call('ZREM', KEY.leases .. lane, id)
+end
+
+-- Let the next import of the target compete for a start.
+local function release_target(id, record, now)
+  local target = target_of(record)
+  local key = KEY.target .. target
+  if redis.call('HGET', key, 'holder') ~= id then
+    return
+  end
+  redis.call('HDEL', key, 'holder')
+  if record.job_id then
+    redis.call('HSET', key, 'last_job', record.job_id)
+  end
+  redis.call('PEXPIRE', key, TARGET_MEMORY_MS)
+  repeat
+    local parked = redis.call('ZPOPMIN', KEY.parked .. target)[1]
+    local next_record = parked and hash_of(KEY.import .. parked)
+    if parked and next_record.state == 'waiting' then -- one that somebody deleted lets the next one pass
+      requeue(parked, next_record)
+      schedule_lane(lane_of(record), now, now)
+      return
+    end
+  until not parked
+end
+
+-- Owe a task that must be made up the end of an import that is over already.
+local function owe_end(id, task_id, now)
+  local key = KEY.tasks .. id
+  redis.call('HSET', key, task_id, '')
+  redis.call('PEXPIRE', key, CONFIG.retention_ms)
+  redis.call('ZADD', KEY.unfinished, now + CONFIG.lease_ms, id)
+end
+
+-- The one way into a terminal state: record, queues, target, batch, event and expiry together.
+-- `fields` are written with it. The caller has compared state and lease.
+local function end_import(id, record, state, fields, now)
+  local key = KEY.import .. id
+  local from = record.state
+  fields.state = state
+  fields.finished_at_ms = now
+  fields.lease = false
+  put(key, record, fields)
+  if from then
+    leave_queues(id, record)
+    release_target(id, record, now)
+    if has_waiting(lane_of(record)) then
+      schedule_lane(lane_of(record), now, now) -- a place under max_running may have come free
+    end
+  end
+  count_batch(record, from, state)
+  append_import_event(state, id, record, now)
+  redis.call('PEXPIRE', key, CONFIG.retention_ms)
+  if record.idempotency then
+    redis.call('PEXPIRE', KEY.idempotency .. record.idempotency, CONFIG.retention_ms)
+  end
+  if redis.call('EXISTS', KEY.tasks .. id) == 1 then
+    redis.call('PEXPIRE', KEY.tasks .. id, CONFIG.retention_ms)
+    redis.call('ZADD', KEY.unfinished, now + CONFIG.lease_ms, id)
+  end
+  if record.batch_id then
+    if from then
+      judge_batch(record, state, now)
+    end
+    complete_batch(record, now)
+  end
+end
+
+-- Owe a Celery task the end of this import. An empty signature: the task is made up at the end.
+local function attach_task(id, task_id, signature)
+  redis.call('HSET', KEY.tasks .. id, task_id, signature)
+end
+
+-- Write the record of an import that is over before it began. A task that asked for it itself ends
+-- with the error; otherwise one is owed.
+local function reject_new(id, record, task_id, signature, now)
+  if signature == '' then
+    attach_task(id, task_id, signature)
+  end
+  local sequence = redis.call('INCR', KEY.sequence)
+  local fields = {}
+  for name, value in pairs(record) do
+    fields[name] = value
+  end
+  record.state = nil
+  fields.accepted_at_ms = now
+  join_batch(id, record, sequence)
+  end_import(id, record, 'rejected', fields, now)
+end
+
+-- The record if the caller still holds its claim, else nil: its answer comes too late to count.
+local function claimed_record(id, lease)
+  local record = hash_of(KEY.import .. id)
+  if record.lease ~= lease then
+    return nil
+  end
+  return record
+end
+
+-- Give a claim back: to `queue` (a key prefix) at `score`, with `fields` written to the record.
+local function give_back(id, record, queue, score, fields)
+  local lane = lane_of(record)
+  fields.lease = false
+  put(KEY.import .. id, record, fields)
+  redis.call('ZREM', KEY.leases .. lane, id)
+  redis.call('ZADD', queue .. lane, score, id)
+end

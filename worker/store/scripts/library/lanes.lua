@@ -1,0 +1,102 @@
+-- A lane's limits, and the limiters that keep them.
+
+-- The limit of this name: as set by hand, else as configured for the lane, else for all lanes.
+local function limit_of(lane, defaults, name)
+  return tonumber(lane['hand_' .. name] or lane[name] or defaults[name])
+end
+
+-- Whether starts and polls share one budget.
+local function is_shared(lane, defaults)
+  return limit_of(lane, defaults, 'shared') == 1
+end
+
+local function known_limits(lane, defaults, class)
+  return {
+    rate = limit_of(lane, defaults, class .. '_rate'),
+    burst = limit_of(lane, defaults, class .. '_burst'),
+  }
+end
+
+-- Load the limiter of a class of calls ('start', 'poll' or 'shared'), refilled.
+local function load_limiter(name, lane, defaults, class, now)
+  local key = KEY.limiter .. name .. ':' .. class
+  local fields = hash_of(key)
+  local limiter = read_limiter(fields, known_limits(lane, defaults, class), now)
+  limiter.key, limiter.fields, limiter.class = key, fields, class
+  refill(limiter, now)
+  return limiter
+end
+
+-- Store what has changed of a limiter.
+local function save_limiter(limiter)
+  local changed = {}
+  for name in pairs(NEW_LIMITER) do
+    local text = string.format('%.17g', limiter[name])
+    if limiter.fields[name] ~= text then
+      changed[#changed + 1] = name
+      changed[#changed + 1] = text
+    end
+  end
+  if #changed > 0 then
+    redis.call('HSET', limiter.key, unpack(changed))
+  end
+end
+
+-- A grant as text, for the worker to bring back with the answer. `above`: it went above the ceiling.
+local function grant_text(limiter, grant, above)
+  return string.format('%s %.17g %.17g %.17g %d', limiter.class, grant.number, grant.at, grant.pace,
+    above and 1 or 0)
+end
+
+local function parse_grant(text)
+  local class, number, at, pace, above = string.match(text, '^(%a+) (%S+) (%S+) (%S+) (%d)$')
+  if not class then
+    return nil
+  end
+  return {
+    class = class, number = tonumber(number), at = tonumber(at), pace = tonumber(pace), above = above == '1',
+  }
+end
+
+-- How many of the lane's imports hold a place under max_running or a ceiling.
+local function under_way(name)
+  return redis.call('ZCARD', KEY.polls .. name) + redis.call('ZCARD', KEY.leases .. name)
+end
+
+-- A call was answered in full: the lane is reachable, and this call was not throttled.
+local function note_answer(name, args, now)
+  if not args.answered then
+    return
+  end
+  local key = KEY.lane .. name
+  local lane = hash_of(key)
+  if lane.failures then
+    redis.call('HDEL', key, 'failures')
+  end
+  local grant = parse_grant(args.grant)
+  if not grant then
+    return
+  end
+  local limiter = load_limiter(name, lane, hash_of(KEY.defaults), grant.class, now)
+  accept(limiter, grant.number, now)
+  save_limiter(limiter)
+  if args.call == 'start' and (lane.ceiling or lane.ceiling_refuted) then
+    put(key, lane, pass_ceiling(lane, under_way(name), grant.above, now))
+  end
+end
+
+-- The limits of a lane have changed: limiters of classes that are now known, or no longer, begin anew.
+local function follow_limits(name, lane_before, defaults_before, lane, defaults, now)
+  for _, class in ipairs({ 'start', 'poll', 'shared' }) do
+    local before = known_limits(lane_before, defaults_before, class)
+    local known = known_limits(lane, defaults, class)
+    local differ = before.rate ~= known.rate or before.burst ~= known.burst
+    if differ and redis.call('EXISTS', KEY.limiter .. name .. ':' .. class) == 1 then
+      local limiter = load_limiter(name, lane_before, defaults_before, class, now)
+      local new = restart_limiter(limiter, known, now)
+      new.key, new.fields = limiter.key, limiter.fields
+      save_limiter(new)
+    end
+  end
+  schedule_lane(name, now, now) -- it may have been put off to what the old limits allowed
+end

@@ -1,0 +1,281 @@
+-- How a limiter learns the remote side's limit from the answers. Loaded behind limiter.lua, and pure
+-- like it. The choice and its figures: docs/decisions/0006.
+--
+-- The remote side is taken for a token bucket. A 429 says that it is empty, so what was accepted
+-- between two 429s is what flowed in meanwhile, to one call: accepted / time is the rate, the more
+-- exactly the longer it took.
+--
+-- A limiter *seeks* by letting answered calls raise its pace until a 429 comes. Then it *tracks*: in
+-- each cycle the pace swings from a little below the rate to a little above it, so that the bucket
+-- gathers a few tokens, never flows over, and one 429 ends the cycle and measures the rate again. The
+-- better the rate is known, the longer are the cycles and the smaller the swing.
+
+local GAIN, GAIN_SHARE = 0.65, 0.25 -- an answer raises a seeking pace by this, or by this share of it
+local FOUND_SHARE = 0.7 -- the share of the pace that met a seek's 429 for which the rate is taken
+local LEAN = 0.5 -- of an uncertain rate the upper side is tried: too high shows at once, too low never
+local SWING_PER_SPREAD = 1.2
+local SWING_SMALL = 0.03 -- enough where the bucket is too small to level anything out
+local SPAN_MAX = 500 -- calls in the longest cycle, but
+local SPAN_MAX_SECONDS = 60 -- it takes no longer than this,
+local SPAN_SLOW = 20 -- unless it has no more calls than this;
+local SPAN_LONG_SECONDS = 20 -- and with more calls it may take this long
+local SPAN_MIN_SECONDS = 0.25
+local KNOWN = 0.1 -- the spread of a rate that is known well
+local SHIFT = 0.8 -- a rate that falls below this share of what it was known to be has changed
+local REGAIN_SECONDS, REGAIN_SHARE = 5, 0.1 -- a cycle after a fall: at least, and of the time since then
+local BURST_LESS = 0.6 -- a cycle that ended late may have flowed over: the burst is taken for less
+local DROP_SMALL = 0.2 -- by how much a small bucket's rate falls when a cycle ends at once
+local LEVEL_SMALL = 0.98 -- what such a bucket holds at a 429, at most
+local KNOWN_CALLS, KNOWN_SHARE = 20, 0.9 -- so many calls judge a known rate: is it less than this share?
+local JITTER_SECONDS = 0.02 -- by how much the way to the remote side may stretch or shrink a cycle
+local SLOWEST = 0.02 -- no learned rate falls below this
+
+-- How many tokens a swing may let the remote bucket gather.
+local function depth_of(limiter)
+  local burst = burst_of(limiter)
+  if not burst then
+    return 1
+  end
+  local room = burst - reserve_of(limiter) - 0.5
+  return math.max(1, math.min(room, math.max(3, limiter.rate * SLACK_SECONDS)))
+end
+
+-- Choose span and swing of the next cycle.
+local function plan(limiter, now)
+  limiter.rate = math.max(limiter.rate, SLOWEST)
+  local rate, depth = limiter.rate, depth_of(limiter)
+  if rate > SHIFT * limiter.peak then
+    limiter.peak = 0
+  end
+  local longest = SPAN_MAX_SECONDS
+  if limiter.peak > 0 then
+    -- It was higher a while ago and may be again: look often at first, then less and less.
+    longest = clamp(REGAIN_SHARE * (now - limiter.fell_at) / 1000, REGAIN_SECONDS, longest)
+  end
+  local most = math.min(math.max(SPAN_MAX, SPAN_LONG_SECONDS * rate), math.max(longest * rate, SPAN_SLOW))
+  local least = 4 * clamp(rate * SLACK_SECONDS, 1, depth) / most
+  if is_small(limiter) then
+    least = math.min(least, SWING_SMALL)
+  end
+  limiter.swing = clamp(SWING_PER_SPREAD * limiter.spread, least, WIDE)
+  limiter.spread = math.max(limiter.spread, least / 2)
+  limiter.span = math.max(math.min(4 * depth / limiter.swing, most), SPAN_MIN_SECONDS * rate)
+end
+
+-- Look for the rate from `pace` upwards.
+local function seek(limiter, pace, now)
+  limiter.mode, limiter.pace = SEEK, pace
+  limiter.seek_pace, limiter.seek_granted, limiter.seek_at = pace, limiter.granted, now
+  limiter.settled, limiter.begun = limiter.granted, limiter.granted
+end
+
+-- Whether the remote bucket would be empty by now, were the rate what it is believed to be.
+local function is_overdue(limiter, number)
+  local beyond = (number - limiter.begun) / limiter.span - 1
+  local saved = reserve_of(limiter)
+  if limiter.full == 1 then
+    saved = math.max(saved, burst_of(limiter) or 0)
+  end
+  local doubt = limiter.span * limiter.spread / 2
+  return beyond > 0 and limiter.span * limiter.swing * (beyond + beyond ^ 2) > saved + 2 + doubt
+end
+
+-- The call of grant `number` was not throttled.
+local function accept(limiter, number, now)
+  limiter.streak = 0
+  if number <= limiter.settled or limiter.limited == 0 then
+    return
+  end
+  local pace = pace_of(limiter)
+  if pace >= ceiling_of(limiter) then
+    return
+  end
+  if limiter.mode == SEEK then
+    refill(limiter, now)
+    limiter.pace = pace + math.min(GAIN, GAIN_SHARE * pace)
+  elseif is_overdue(limiter, number) then
+    refill(limiter, now)
+    seek(limiter, math.max(pace, FOUND_SHARE * limiter.peak), now)
+  end
+end
+
+-- A pace that grew past the rate r by `gain` a call, up to p, has drained (p - r - r * ln(p / r)) / gain
+-- tokens. No more than `burst` were there, so the rate is at least this. (With e = 1 - r / p, the first
+-- terms of the series in e.)
+local function least_rate(pace, gain, burst)
+  local root = math.sqrt(2 * gain * (burst + 0.5) / pace)
+  return pace * math.max(0, 1 - root / math.sqrt(1 + root / 3))
+end
+
+-- Tell the burst that the last seek drained, from a rate, by the same formula.
+local function learn_burst(limiter, rate)
+  local pace = limiter.found_pace
+  if pace == 0 then
+    return
+  end
+  local burst = (pace - rate - rate * math.log(math.max(1, pace / rate))) / GAIN
+  if rate <= limiter.seek_pace then
+    burst = limiter.found_calls - rate * limiter.found_seconds
+  end
+  -- A seek that did not begin with a full bucket tells only what the bucket held at least.
+  limiter.burst = math.max(1, burst, limiter.found_full == 1 and 0 or limiter.burst)
+end
+
+-- A seek has met a 429: its pace is above the rate, by as much as the burst hid.
+local function found(limiter, grant, accepted, seconds)
+  limiter.mode = TRACK
+  if limiter.full == 1 and limiter.learned == 1 and limiter.spread < KNOWN then
+    limiter.burst = math.max(1, accepted - limiter.rate * seconds) -- more was saved up than we knew
+    return
+  end
+  limiter.found_pace, limiter.found_full = grant.pace, limiter.full
+  if limiter.full == 1 then
+    limiter.found_calls, limiter.found_seconds = accepted, seconds
+    if accepted < SMALL_BURST then
+      limiter.burst, limiter.found_pace = math.max(1, accepted), 0
+    end
+  else
+    limiter.found_calls = math.max(0, grant.number - 1 - limiter.seek_granted)
+    limiter.found_seconds = (grant.at - limiter.seek_at) / 1000
+    limiter.burst = limiter.burst * BURST_LESS
+  end
+  local least = limiter.learned == 1 and limiter.rate or 0
+  limiter.rate, limiter.spread = math.max(least, FOUND_SHARE * grant.pace), WIDE
+end
+
+-- Believe that the rate is `rate`, to a share of `error`, as far as that outweighs what was known.
+local function weigh(limiter, rate, error)
+  local weight = 1 / (1 + (error / limiter.spread) ^ 2)
+  local mean = limiter.rate + weight * (rate - limiter.rate)
+  limiter.rate = clamp(mean, rate * (1 - error), rate * (1 + error))
+  limiter.spread = math.min(math.sqrt(weight) * error, WIDE)
+end
+
+-- A cycle has ended: `accepted` calls in `seconds`, from an empty bucket to an empty bucket.
+local function measure(limiter, grant, accepted, seconds)
+  local before = limiter.rate
+  local rate, highest = accepted / seconds, (accepted + 1) / seconds
+  local jitter = math.min(1, JITTER_SECONDS / seconds)
+  local progress = (grant.number - limiter.begun) / limiter.span
+  learn_burst(limiter, accepted >= 3 and rate or math.min(before, highest))
+  if is_small(limiter) and accepted > 0 and grant.pace > rate and progress > 1 / 3 then
+    -- A small bucket flowed over while it was called too slowly: the rate lies above what came through.
+    local error = (grant.pace - rate) / (grant.pace + rate) + jitter
+    weigh(limiter, (rate + grant.pace) / 2 * (1 - SWING_SMALL / 2), error)
+  elseif is_small(limiter) and accepted > 0 and accepted < 3 then
+    limiter.rate = math.max(rate, (1 - DROP_SMALL) * grant.pace)
+    limiter.spread = DROP_SMALL
+  elseif accepted >= 3 then
+    local error = 1 / accepted + jitter
+    local gain = 2 * limiter.swing * before / limiter.span
+    local least = least_rate(grant.pace, gain, burst_of(limiter) or math.huge)
+    if least > rate then -- the bucket has flowed over
+      rate, error = least, error + (grant.pace - least) / grant.pace / 4
+    end
+    -- A cycle that ended early says that its pace was too high, one that ended late may have hid more.
+    weigh(limiter, rate * (1 + LEAN * error * clamp(2 * progress - 1, -1, 1)), error)
+  elseif highest < before then
+    limiter.rate = highest
+    limiter.spread = highest < 0.9 * before and WIDE or limiter.spread
+  end
+  if accepted >= 3 then
+    limiter.found_pace = 0
+  end
+end
+
+-- Note whether the rate has fallen from what it was known to be.
+local function note_fall(limiter, now)
+  if limiter.rate < SHIFT * limiter.steady then
+    limiter.peak, limiter.fell_at = math.max(limiter.peak, limiter.steady), now
+    limiter.steady = limiter.rate
+  elseif limiter.spread < KNOWN then
+    limiter.steady = limiter.rate
+  end
+end
+
+-- A known rate met a 429. One alone is chance; when fewer calls came through than should have, the rate
+-- is lower than we were told, and is tracked until it is back. Returns whether there is a verdict.
+local function judge_known(limiter, accepted, seconds)
+  if limiter.full == 1 then
+    return true
+  elseif (accepted + 2) / seconds < KNOWN_SHARE * limiter.known.rate then
+    limiter.steady = limiter.known.rate
+    limiter.mode, limiter.rate, limiter.spread = TRACK, (accepted + 2) / seconds, WIDE
+    return true
+  end
+  return accepted >= KNOWN_CALLS
+end
+
+-- The remote bucket was empty but for `level` tokens when `grant` was made.
+local function drain(limiter, grant, level, now)
+  local gained = math.max(0, now - grant.at) / 1000 * limiter.rate
+  limiter.tokens = level + gained - (limiter.granted - grant.number) - reserve_of(limiter)
+  limiter.filled_at = math.max(now, limiter.filled_at)
+end
+
+-- Measure the next cycle from `grant` on.
+local function drop_anchor(limiter, grant)
+  if limiter.full == 1 or grant.number > limiter.anchor + limiter.refused + 1 then
+    limiter.anchor_at = grant.at -- else nothing has flowed out since the last anchor
+  end
+  limiter.anchor, limiter.refused, limiter.full, limiter.unused = grant.number, 0, 0, 0
+  limiter.settled, limiter.begun, limiter.learned = limiter.granted, limiter.granted, 1
+end
+
+-- A 429 that only says once more that the bucket was empty.
+local function note_refusal(limiter, grant, now)
+  if limiter.full == 1 then
+    limiter.full = 0
+  elseif grant.number > limiter.anchor then
+    limiter.refused = limiter.refused + 1
+  end
+  drain(limiter, grant, 0, now)
+end
+
+-- The call of `grant` was throttled. Returns whether that counts: 429s of calls that were on the way
+-- when the last one came are part of the same storm.
+local function refuse(limiter, grant, retry_after_ms, now)
+  refill(limiter, now)
+  limiter.blocked_until = math.max(limiter.blocked_until, now + retry_after_ms)
+  if grant.number <= limiter.settled then
+    note_refusal(limiter, grant, now)
+    return false
+  end
+  if limiter.streak == 0 then
+    limiter.streak_rate = limiter.rate
+  end
+  limiter.streak = limiter.streak + 1
+  if grant.number <= limiter.anchor then -- the lane has come to rest since
+    note_refusal(limiter, grant, now)
+    return true
+  end
+  local accepted = grant.number - limiter.anchor - 1 - limiter.refused
+  local seconds = math.max(grant.at - limiter.anchor_at, 1) / 1000
+  if limiter.mode == SEEK and grant.pace >= ceiling_of(limiter) then
+    if not judge_known(limiter, accepted, seconds) then
+      note_refusal(limiter, grant, now)
+      return true
+    end
+  elseif limiter.mode == SEEK then
+    found(limiter, grant, accepted, seconds)
+  elseif limiter.full == 0 then
+    measure(limiter, grant, accepted, seconds)
+  elseif seconds * limiter.rate < limiter.burst + 3 then
+    limiter.burst = math.max(1, accepted - limiter.rate * seconds) -- less was saved up than we thought
+  end
+  note_fall(limiter, now)
+  plan(limiter, now)
+  -- In a small bucket, a token was there but for what the pace exceeds the rate by.
+  local level = is_small(limiter) and accepted > 0 and math.min(limiter.rate / grant.pace, LEVEL_SMALL) or 0
+  drain(limiter, grant, level, now)
+  drop_anchor(limiter, grant)
+  return true
+end
+
+-- Go back to a rate that was believed before, to be measured anew.
+local function believe(limiter, rate, now)
+  limiter.mode, limiter.rate, limiter.spread = TRACK, rate, math.max(limiter.spread, KNOWN)
+  limiter.settled, limiter.begun, limiter.full = limiter.granted, limiter.granted, 1
+  limiter.anchor, limiter.anchor_at, limiter.refused = limiter.granted, now, 0
+  plan(limiter, now)
+end

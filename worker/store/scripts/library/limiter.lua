@@ -1,0 +1,191 @@
+-- The limiter of one class of a lane's calls: how many may be made now. Loaded behind lib.lua; how a
+-- limit is learned stands in learning.lua.
+--
+-- Pure: a limiter is a table, the time is passed in (milliseconds of the server's clock), nothing here
+-- calls the server. Rates are calls per second, sizes are calls.
+
+local SEEK, TRACK = 0, 1 -- modes: looking for the rate; knowing it, and measuring it again and again
+
+local FIRST_PACE = 4 -- of a limiter that knows nothing
+local SPAN_MIN = 12 -- calls in the shortest cycle
+local WIDE = 0.33 -- the spread of a rate that is hardly known
+local SMALL_BURST = 3 -- a bucket that holds less can keep no reserve worth the name
+local RESERVE_NEW = 3 -- the reserve while the burst is not known
+local SWING_END = 2 -- so many swings above the rate the pace ends: only answers take it further
+local SLACK_SECONDS = 0.05 -- what flows in meanwhile may be granted at once: conductors wake late
+local CROWDING_SECONDS = 0.1 -- calls may arrive closer together than they were granted, by this much
+local CROWDING_LEAST = 0.01 -- what would hardly ever matter is not worth a call less
+local CROWDING_SHARE = 0.02 -- where a known burst has no room for that, they are spaced wider by this
+
+-- What is stored of a limiter, and how a new one begins.
+local NEW_LIMITER = {
+  mode = SEEK,
+  pace = FIRST_PACE, -- calls per second that a seeking limiter grants
+  rate = FIRST_PACE, -- what the remote side is believed to allow
+  spread = WIDE, -- how far off that may be, as a share of it
+  burst = 0, -- what the remote bucket is believed to hold; 0: not known
+  learned = 0, -- 1 once a 429 was seen
+  tokens = 1,
+  filled_at = 0,
+  granted = 0, -- calls granted, ever: the number of the last grant
+  limited = 0, -- 1 while more calls are due than are granted
+  unused = 0, -- tokens that flowed over while none were due
+  blocked_until = 0, -- the remote side's own wish
+  -- A cycle goes from one 429, its anchor, to the next.
+  anchor = 0, -- the grant at which the remote bucket was empty, or full
+  anchor_at = 0,
+  full = 1,
+  refused = 0, -- calls throttled since the anchor
+  settled = 0, -- answers to grants up to this one tell nothing new
+  begun = 0, -- the grant from which on the pace swings
+  span = SPAN_MIN, -- calls until the pace has risen from the low end of the swing to the high one
+  swing = WIDE, -- the pace runs from rate * (1 - swing) to rate * (1 + swing)
+  streak = 0, -- 429s in a row that counted
+  streak_rate = 0, -- the rate before them
+  -- Where the last seek began and what it met: they tell the burst once the rate is known.
+  seek_pace = FIRST_PACE,
+  seek_granted = 0,
+  seek_at = 0,
+  found_pace = 0,
+  found_calls = 0,
+  found_seconds = 0,
+  found_full = 1,
+  steady = 0, -- the rate when it was last known well
+  peak = 0, -- a higher rate that was known before it fell
+  fell_at = 0,
+}
+
+local function clamp(value, low, high)
+  return math.max(low, math.min(value, high))
+end
+
+local function new_limiter(known, now)
+  local limiter = { known = known }
+  for name, value in pairs(NEW_LIMITER) do
+    limiter[name] = value
+  end
+  limiter.filled_at, limiter.anchor_at, limiter.seek_at = now, now, now
+  if known.rate then
+    limiter.pace, limiter.rate, limiter.seek_pace = known.rate, known.rate, known.rate
+    limiter.tokens = known.burst or 1
+  end
+  return limiter
+end
+
+-- Return the limiter that `fields` (name -> text) holds. `known` holds what is configured: rate and
+-- burst, nil where it is to be learned. A limiter that is lost or damaged starts anew.
+local function read_limiter(fields, known, now)
+  local limiter = { known = known }
+  for name in pairs(NEW_LIMITER) do
+    local value = tonumber(fields[name])
+    if not value or value ~= value or math.abs(value) > 1e15 then
+      return new_limiter(known, now)
+    end
+    limiter[name] = value
+  end
+  local is_sound = math.min(limiter.rate, limiter.pace, limiter.span) > 0
+    and limiter.filled_at < now + 60000 and limiter.blocked_until < now + 86400000
+  return is_sound and limiter or new_limiter(known, now)
+end
+
+-- Begin anew with what is configured now, and with no token more than there was.
+local function restart_limiter(limiter, known, now)
+  local new = new_limiter(known, now)
+  new.tokens = math.min(limiter.tokens, new.tokens)
+  for _, name in ipairs({ 'granted', 'settled', 'begun', 'anchor', 'seek_granted' }) do
+    new[name] = limiter.granted
+  end
+  return new
+end
+
+-- The burst as configured or learned; nil while it is not known.
+local function burst_of(limiter)
+  return limiter.known.burst or (limiter.burst > 0 and limiter.burst or nil)
+end
+
+local function is_small(limiter)
+  return (burst_of(limiter) or SMALL_BURST) < SMALL_BURST
+end
+
+-- How many tokens are left in the remote bucket on purpose: the way there is not even.
+local function reserve_of(limiter)
+  local burst = burst_of(limiter)
+  if not burst then
+    return RESERVE_NEW
+  end
+  return clamp((burst - 1) / 2, 0, math.max(1, limiter.rate * SLACK_SECONDS))
+end
+
+-- The most that a known rate grants.
+local function ceiling_of(limiter)
+  local rate = limiter.known.rate
+  if not rate then
+    return math.huge
+  end
+  local crowded = 1 + rate * CROWDING_SECONDS - (burst_of(limiter) or math.huge)
+  return rate / (1 + clamp(crowded, 0, CROWDING_SHARE))
+end
+
+-- The calls per second that are granted now.
+local function pace_of(limiter)
+  local pace = limiter.pace
+  if limiter.mode == TRACK then
+    local position = 2 * (limiter.granted - limiter.begun) / limiter.span - 1
+    if is_small(limiter) then
+      position = position * 2 / 3 + 1 / 3 -- such a bucket would only flow over
+    end
+    pace = limiter.rate * (1 + limiter.swing * math.min(position, SWING_END))
+  end
+  return math.min(pace, ceiling_of(limiter))
+end
+
+-- How many calls may be granted at once after a rest.
+local function capacity_of(limiter)
+  local burst, pace = burst_of(limiter), pace_of(limiter)
+  if limiter.known.burst then
+    local crowded = pace * CROWDING_SECONDS
+    return math.max(1, burst - (crowded > CROWDING_LEAST and crowded or 0))
+  elseif burst then
+    return math.max(1, burst - reserve_of(limiter))
+  end
+  return math.max(2, 1 + pace * SLACK_SECONDS)
+end
+
+-- Let tokens flow in up to `now`.
+local function refill(limiter, now)
+  local gained = math.max(0, now - limiter.filled_at) / 1000 * pace_of(limiter)
+  local capacity = capacity_of(limiter)
+  local over = limiter.tokens + gained - capacity
+  if over > 0 and (limiter.limited == 0 or limiter.filled_at < limiter.blocked_until) then
+    limiter.unused = limiter.unused + over
+  end
+  limiter.tokens = math.min(limiter.tokens + gained, capacity)
+  limiter.filled_at = math.max(now, limiter.filled_at)
+  if limiter.unused >= 1 then
+    -- The lane rests and the remote bucket fills unseen: no cycle is measured across that.
+    limiter.unused, limiter.refused, limiter.begun = 0, 0, limiter.granted
+    limiter.anchor, limiter.anchor_at, limiter.full = limiter.granted, now, 1
+  end
+end
+
+-- How many calls are granted now, by a limiter that was refilled.
+local function available(limiter)
+  if limiter.filled_at < limiter.blocked_until then
+    return 0
+  end
+  return math.max(0, math.floor(limiter.tokens + 1e-6))
+end
+
+-- Grant one call. Returns the grant: its number, when it was made, and the pace then.
+local function grant_call(limiter)
+  local pace = pace_of(limiter)
+  limiter.tokens = limiter.tokens - 1
+  limiter.granted = limiter.granted + 1
+  return { number = limiter.granted, at = limiter.filled_at, pace = pace }
+end
+
+-- When the next call will be granted, by a limiter that was refilled.
+local function ready_at(limiter)
+  local wait = math.max(0, 1 - limiter.tokens) / pace_of(limiter) * 1000
+  return math.max(limiter.filled_at + wait, limiter.blocked_until)
+end

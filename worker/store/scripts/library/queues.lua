@@ -1,0 +1,93 @@
+-- The order in which a lane's imports start: fair between priorities, and within one between batches.
+--
+-- Self-clocked fair queueing (Golestani, INFOCOM 1994), twice. Within a priority, each import takes a
+-- turn behind the last one of its batch, and not before the turn that is being served: a batch of ten
+-- that comes behind one of a hundred thousand starts every other time. Between priorities, the one
+-- with the lowest turn is next; each has ten times the share of the next lower one.
+
+local PRIORITIES = { 'high', 'normal', 'low' }
+local WEIGHTS = { high = 100, normal = 10, low = 1 }
+local ROUND = 1e6 -- an order is a turn, and below it the order of admission
+
+-- Put an import into its lane behind all others of its batch. Sets record.order; the caller stores it.
+local function enqueue(id, record)
+  local lane = lane_of(record)
+  local queue = lane .. ':' .. record.priority
+  local batch = record.batch_id or ''
+  local served = redis.call('HGET', KEY.lane .. lane, 'served_' .. record.priority)
+  local last = redis.call('ZSCORE', KEY.flows .. queue, batch)
+  local turn = math.max(tonumber(served or 0), tonumber(last or 0)) + 1
+  redis.call('ZADD', KEY.flows .. queue, turn, batch)
+  record.order = string.format('%.0f', turn * ROUND + tonumber(record.sequence) % ROUND)
+  redis.call('ZADD', KEY.waiting .. queue, record.order, id)
+end
+
+-- Put an import back in its old place.
+local function requeue(id, record)
+  redis.call('ZADD', KEY.waiting .. lane_of(record) .. ':' .. record.priority, record.order, id)
+end
+
+local function has_waiting(lane)
+  for _, priority in ipairs(PRIORITIES) do
+    if redis.call('EXISTS', KEY.waiting .. lane .. ':' .. priority) == 1 then
+      return true
+    end
+  end
+  return false
+end
+
+-- Open a lane's queues to take imports out; `lane` is its hash.
+local function open_queue(name, lane)
+  local queue = { name = name, size = 0, sizes = {}, turns = {}, served = {} }
+  queue.turn = tonumber(lane.turn or 0)
+  for _, priority in ipairs(PRIORITIES) do
+    queue.sizes[priority] = redis.call('ZCARD', KEY.waiting .. name .. ':' .. priority)
+    queue.size = queue.size + queue.sizes[priority]
+    queue.turns[priority] = tonumber(lane['turn_' .. priority])
+  end
+  return queue
+end
+
+-- The priority that is next. One that has just come to have imports takes its turn now.
+local function next_priority(queue)
+  local best
+  for _, priority in ipairs(PRIORITIES) do
+    if queue.sizes[priority] > 0 then
+      queue.turns[priority] = queue.turns[priority] or queue.turn + 1 / WEIGHTS[priority]
+      if not best or queue.turns[priority] < queue.turns[best] then
+        best = priority
+      end
+    end
+  end
+  return best
+end
+
+-- Take out the import that is next; nil where none waits.
+local function pop_waiting(queue)
+  local priority = next_priority(queue)
+  if not priority then
+    return nil
+  end
+  local popped = redis.call('ZPOPMIN', KEY.waiting .. queue.name .. ':' .. priority)
+  queue.size = queue.size - 1
+  queue.sizes[priority] = queue.sizes[priority] - 1
+  queue.turn = queue.turns[priority]
+  queue.turns[priority] = queue.turn + 1 / WEIGHTS[priority]
+  queue.served[priority] = math.max(queue.served[priority] or 0, math.floor(tonumber(popped[2]) / ROUND))
+  return popped[1]
+end
+
+-- Store whose turn it is, and forget batches whose last turn has come.
+local function close_queue(queue, lane)
+  local fields = {}
+  for priority, served in pairs(queue.served) do
+    served = math.max(served, tonumber(lane['served_' .. priority] or 0))
+    fields['served_' .. priority] = string.format('%.0f', served)
+    fields['turn_' .. priority] = queue.sizes[priority] > 0 and queue.turns[priority] or false
+    redis.call('ZREMRANGEBYSCORE', KEY.flows .. queue.name .. ':' .. priority, '-inf', served)
+  end
+  if next(fields) then
+    fields.turn = queue.turn
+    put(KEY.lane .. queue.name, lane, fields)
+  end
+end
