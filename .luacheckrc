@@ -14,7 +14,7 @@ local SHARED = {
   -- learning
   "accept", "refuse", "believe",
   -- ceiling
-  "room_under", "meet_ceiling", "suspect_ceiling", "pass_ceiling", "NO_CEILING",
+  "room_under", "try_above", "meet_ceiling", "suspect_ceiling", "pass_ceiling", "NO_CEILING",
   -- lanes
   "limit_of", "is_shared", "load_limiter", "save_limiter", "grant_text", "parse_grant", "under_way",
   "note_answer", "follow_limits",

@@ -215,7 +215,7 @@ local function claim_within_limits(lane_name, lane, most)
   starts = claim_starts(queue, start, starts, above)
   close_queue(queue, lane)
   if above and starts > 0 then
-    fields.ceiling_try_at_ms = now + tonumber(lane.ceiling_try_ms)
+    put(KEY.lane .. lane_name, lane, try_above(lane, now))
   end
   if next(fields) then
     put(KEY.lane .. lane_name, lane, fields)

@@ -24,12 +24,14 @@ if grant then
     counted, kept = true, others .. ' unfinished jobs at most'
   else
     counted = refuse(limiter, grant, args.retry_after_ms, now)
-    kept = string.format('%.3g/s', pace_of(limiter))
     if lane.ceiling_suspected and not grant.above and counted then
+      believe(limiter, tonumber(lane.ceiling_rate), now)
       put(key, lane, NO_CEILING)
       put(key, lane, { ceiling_refuted = 1 })
     end
-    local suspected = args.call == 'start' and suspect_ceiling(lane, limiter.streak, others, now)
+    kept = string.format('%.3g/s', pace_of(limiter))
+    local suspected = args.call == 'start' and limiter.steady > 0
+      and suspect_ceiling(lane, limiter.streak, limiter.rate, others, now)
     if suspected then
       put(key, lane, suspected)
       believe(limiter, limiter.streak_rate, now)

@@ -26,26 +26,36 @@ local function room_under(lane, under_way, now)
   return 0, false
 end
 
+-- Starts go above the ceiling now: one such try at a time, and a larger one if it is accepted.
+local function try_above(lane, now)
+  return {
+    ceiling_next_step = math.min(tonumber(lane.ceiling_step) * 2, STEP_MAX),
+    ceiling_try_at_ms = now + tonumber(lane.ceiling_try_ms),
+  }
+end
+
 local NO_CEILING = {
-  ceiling = false, ceiling_step = false, ceiling_try_ms = false, ceiling_try_at_ms = false,
-  ceiling_suspected = false,
+  ceiling = false, ceiling_step = false, ceiling_next_step = false,
+  ceiling_try_ms = false, ceiling_try_at_ms = false, ceiling_suspected = false, ceiling_rate = false,
 }
 
 -- A start was refused because `under_way` jobs, itself not among them, are unfinished.
 local function meet_ceiling(lane, under_way, above, now)
   local wait = above and math.min(tonumber(lane.ceiling_try_ms or TRY_MS) * 2, TRY_MAX_MS) or TRY_MS
   return {
-    ceiling = under_way, ceiling_step = 1, ceiling_try_ms = wait, ceiling_try_at_ms = now + wait,
+    ceiling = under_way, ceiling_step = 1, ceiling_next_step = 1,
+    ceiling_try_ms = wait, ceiling_try_at_ms = now + wait,
   }
 end
 
--- Starts are refused in a row: nil, or the fields of a ceiling that is only suspected.
-local function suspect_ceiling(lane, streak, under_way, now)
+-- Starts are refused in a row: nil, or the fields of a ceiling that is only suspected. `rate` is what
+-- the refusals have lowered the rate to; it holds after all should the suspicion be refuted.
+local function suspect_ceiling(lane, streak, rate, under_way, now)
   if lane.ceiling or lane.ceiling_refuted or streak < SUSPECT_STREAK or under_way < 1 then
     return nil
   end
   local fields = meet_ceiling(lane, under_way, false, now)
-  fields.ceiling_suspected = 1
+  fields.ceiling_suspected, fields.ceiling_rate = 1, rate
   return fields
 end
 
@@ -58,11 +68,11 @@ local function pass_ceiling(lane, under_way, above, now)
   if lane.ceiling_suspected and above then
     return NO_CEILING
   elseif lane.ceiling_suspected then
-    fields.ceiling_suspected = false
+    fields.ceiling_suspected, fields.ceiling_rate = false, false
   end
   if lane.ceiling and above then
     fields.ceiling = math.max(under_way, tonumber(lane.ceiling))
-    fields.ceiling_step = math.min(tonumber(lane.ceiling_step) * 2, STEP_MAX)
+    fields.ceiling_step = tonumber(lane.ceiling_next_step)
     fields.ceiling_try_ms, fields.ceiling_try_at_ms = TRY_MS, now + TRY_AGAIN_MS
   end
   return fields

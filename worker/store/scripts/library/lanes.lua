@@ -79,6 +79,9 @@ local function note_answer(name, args, now)
   end
   local limiter = load_limiter(name, lane, hash_of(KEY.defaults), grant.class, now)
   accept(limiter, grant.number, now)
+  if lane.ceiling_suspected and grant.above then
+    believe(limiter, tonumber(lane.ceiling_rate), now)
+  end
   save_limiter(limiter)
   if args.call == 'start' and (lane.ceiling or lane.ceiling_refuted) then
     put(key, lane, pass_ceiling(lane, under_way(name), grant.above, now))

@@ -23,9 +23,10 @@ local SPAN_MIN_SECONDS = 0.25
 local KNOWN = 0.1 -- the spread of a rate that is known well
 local SHIFT = 0.8 -- a rate that falls below this share of what it was known to be has changed
 local REGAIN_SECONDS, REGAIN_SHARE = 5, 0.1 -- a cycle after a fall: at least, and of the time since then
+local BURST_MORE = 0.5
 local BURST_LESS = 0.6 -- a cycle that ended late may have flowed over: the burst is taken for less
-local DROP_SMALL = 0.2 -- by how much a small bucket's rate falls when a cycle ends at once
-local LEVEL_SMALL = 0.98 -- what such a bucket holds at a 429, at most
+local DROP_SMALL, DROP_SMALL_MOST = 0.1, 0.5 -- by how much such a rate falls when cycles end at once
+local LEVEL_SMALL, SURE = 0.98, 0.25 -- what such a bucket holds at a 429, at most; and the spread to say so
 local KNOWN_CALLS, KNOWN_SHARE = 20, 0.9 -- so many calls judge a known rate: is it less than this share?
 local JITTER_SECONDS = 0.02 -- by how much the way to the remote side may stretch or shrink a cycle
 local SLOWEST = 0.02 -- no learned rate falls below this
@@ -128,7 +129,7 @@ local function found(limiter, grant, accepted, seconds)
     limiter.burst = math.max(1, accepted - limiter.rate * seconds) -- more was saved up than we knew
     return
   end
-  limiter.found_pace, limiter.found_full = grant.pace, limiter.full
+  limiter.found_pace, limiter.found_number, limiter.found_full = grant.pace, grant.number, limiter.full
   if limiter.full == 1 then
     limiter.found_calls, limiter.found_seconds = accepted, seconds
     if accepted < SMALL_BURST then
@@ -163,8 +164,9 @@ local function measure(limiter, grant, accepted, seconds)
     local error = (grant.pace - rate) / (grant.pace + rate) + jitter
     weigh(limiter, (rate + grant.pace) / 2 * (1 - SWING_SMALL / 2), error)
   elseif is_small(limiter) and accepted > 0 and accepted < 3 then
-    limiter.rate = math.max(rate, (1 - DROP_SMALL) * grant.pace)
-    limiter.spread = DROP_SMALL
+    local drop = math.min(DROP_SMALL * 2 ^ limiter.shorts, DROP_SMALL_MOST)
+    limiter.rate = math.min(before, math.max(rate, (1 - drop) * grant.pace))
+    limiter.spread, limiter.shorts = math.min(drop, WIDE), limiter.shorts + 1
   elseif accepted >= 3 then
     local error = 1 / accepted + jitter
     local gain = 2 * limiter.swing * before / limiter.span
@@ -177,9 +179,11 @@ local function measure(limiter, grant, accepted, seconds)
   elseif highest < before then
     limiter.rate = highest
     limiter.spread = highest < 0.9 * before and WIDE or limiter.spread
+  elseif is_small(limiter) and limiter.spread < SURE then
+    limiter.burst = limiter.burst + BURST_MORE -- what a small bucket should have held was not there
   end
   if accepted >= 3 then
-    limiter.found_pace = 0
+    limiter.found_pace, limiter.shorts = 0, 0
   end
 end
 
@@ -228,6 +232,8 @@ local function note_refusal(limiter, grant, now)
     limiter.full = 0
   elseif grant.number > limiter.anchor then
     limiter.refused = limiter.refused + 1
+  elseif grant.number < limiter.found_number then -- its answer was overtaken: it was counted as accepted
+    limiter.found_calls = math.max(0, limiter.found_calls - 1)
   end
   drain(limiter, grant, 0, now)
 end
@@ -260,14 +266,14 @@ local function refuse(limiter, grant, retry_after_ms, now)
     found(limiter, grant, accepted, seconds)
   elseif limiter.full == 0 then
     measure(limiter, grant, accepted, seconds)
-  elseif seconds * limiter.rate < limiter.burst + 3 then
+  elseif accepted > 0 and seconds * limiter.rate < limiter.burst + 3 then
     limiter.burst = math.max(1, accepted - limiter.rate * seconds) -- less was saved up than we thought
   end
   note_fall(limiter, now)
   plan(limiter, now)
   -- In a small bucket, a token was there but for what the pace exceeds the rate by.
-  local level = is_small(limiter) and accepted > 0 and math.min(limiter.rate / grant.pace, LEVEL_SMALL) or 0
-  drain(limiter, grant, level, now)
+  local is_sure = is_small(limiter) and accepted >= 3 and limiter.spread < SURE
+  drain(limiter, grant, is_sure and math.min(limiter.rate / grant.pace, LEVEL_SMALL) or 0, now)
   drop_anchor(limiter, grant)
   return true
 end

@@ -42,11 +42,13 @@ local NEW_LIMITER = {
   swing = WIDE, -- the pace runs from rate * (1 - swing) to rate * (1 + swing)
   streak = 0, -- 429s in a row that counted
   streak_rate = 0, -- the rate before them
+  shorts = 0, -- cycles in a row that ended at once
   -- Where the last seek began and what it met: they tell the burst once the rate is known.
   seek_pace = FIRST_PACE,
   seek_granted = 0,
   seek_at = 0,
   found_pace = 0,
+  found_number = 0,
   found_calls = 0,
   found_seconds = 0,
   found_full = 1,
@@ -57,45 +59,6 @@ local NEW_LIMITER = {
 
 local function clamp(value, low, high)
   return math.max(low, math.min(value, high))
-end
-
-local function new_limiter(known, now)
-  local limiter = { known = known }
-  for name, value in pairs(NEW_LIMITER) do
-    limiter[name] = value
-  end
-  limiter.filled_at, limiter.anchor_at, limiter.seek_at = now, now, now
-  if known.rate then
-    limiter.pace, limiter.rate, limiter.seek_pace = known.rate, known.rate, known.rate
-    limiter.tokens = known.burst or 1
-  end
-  return limiter
-end
-
--- Return the limiter that `fields` (name -> text) holds. `known` holds what is configured: rate and
--- burst, nil where it is to be learned. A limiter that is lost or damaged starts anew.
-local function read_limiter(fields, known, now)
-  local limiter = { known = known }
-  for name in pairs(NEW_LIMITER) do
-    local value = tonumber(fields[name])
-    if not value or value ~= value or math.abs(value) > 1e15 then
-      return new_limiter(known, now)
-    end
-    limiter[name] = value
-  end
-  local is_sound = math.min(limiter.rate, limiter.pace, limiter.span) > 0
-    and limiter.filled_at < now + 60000 and limiter.blocked_until < now + 86400000
-  return is_sound and limiter or new_limiter(known, now)
-end
-
--- Begin anew with what is configured now, and with no token more than there was.
-local function restart_limiter(limiter, known, now)
-  local new = new_limiter(known, now)
-  new.tokens = math.min(limiter.tokens, new.tokens)
-  for _, name in ipairs({ 'granted', 'settled', 'begun', 'anchor', 'seek_granted' }) do
-    new[name] = limiter.granted
-  end
-  return new
 end
 
 -- The burst as configured or learned; nil while it is not known.
@@ -149,6 +112,45 @@ local function capacity_of(limiter)
     return math.max(1, burst - reserve_of(limiter))
   end
   return math.max(2, 1 + pace * SLACK_SECONDS)
+end
+
+local function new_limiter(known, now)
+  local limiter = { known = known }
+  for name, value in pairs(NEW_LIMITER) do
+    limiter[name] = value
+  end
+  limiter.filled_at, limiter.anchor_at, limiter.seek_at = now, now, now
+  if known.rate then
+    limiter.pace, limiter.rate, limiter.seek_pace = known.rate, known.rate, known.rate
+    limiter.tokens = known.burst and capacity_of(limiter) or 1
+  end
+  return limiter
+end
+
+-- Return the limiter that `fields` (name -> text) holds. `known` holds what is configured: rate and
+-- burst, nil where it is to be learned. A limiter that is lost or damaged starts anew.
+local function read_limiter(fields, known, now)
+  local limiter = { known = known }
+  for name in pairs(NEW_LIMITER) do
+    local value = tonumber(fields[name])
+    if not value or value ~= value or math.abs(value) > 1e15 then
+      return new_limiter(known, now)
+    end
+    limiter[name] = value
+  end
+  local is_sound = math.min(limiter.rate, limiter.pace, limiter.span) > 0
+    and limiter.filled_at < now + 60000 and limiter.blocked_until < now + 86400000
+  return is_sound and limiter or new_limiter(known, now)
+end
+
+-- Begin anew with what is configured now, and with no token more than there was.
+local function restart_limiter(limiter, known, now)
+  local new = new_limiter(known, now)
+  new.tokens = math.min(limiter.tokens, new.tokens)
+  for _, name in ipairs({ 'granted', 'settled', 'begun', 'anchor', 'seek_granted' }) do
+    new[name] = limiter.granted
+  end
+  return new
 end
 
 -- Let tokens flow in up to `now`.

@@ -1,0 +1,305 @@
+"""Limits as the scripts keep them: known, shared, learned, lost, and how many jobs are too many."""
+
+import asyncio
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from tests.conftest import GENEROUS, MakeStore
+from tests.support import members
+from worker.domain.decisions import Call, Claim
+from worker.domain.outcomes import Entrance, LaneLimits
+from worker.domain.requests import ImportRequest
+from worker.domain.states import State
+from worker.store.lanes import LaneControl
+from worker.store.laneview import LaneView, Source
+from worker.store.store import ImportStore, StoreConfig
+from worker.store.views import ImportViews
+
+pytestmark = pytest.mark.parametrize("store_url", ["valkey", "redis"], indirect=True)
+
+LANE = "default/us-east-1"
+LIMITER = f"imports:limiter:{LANE}:start"
+
+
+async def admit(store: ImportStore, *apps: str, **more: Any) -> None:
+    for app in apps:
+        request = ImportRequest.parse(members(app, **more))
+        await store.admit(Entrance(import_id=f"i-{app}", task_id=f"i-{app}"), request, "us-east-1")
+
+
+async def claimed(store: ImportStore, limit: int = 100) -> list[Claim]:
+    return (await store.claim(limit))[0]
+
+
+async def run(store: ImportStore, claim: Claim, delay_seconds: float = 60) -> None:
+    claim = replace(claim, answered=True)
+    await store.run(claim, job_id="j", operation="", status="", delay_seconds=delay_seconds)
+
+
+async def end(store: ImportStore, claim: Claim) -> None:
+    claim = replace(claim, answered=True)
+    await store.finish(claim, State.SUCCEEDED, error="", job_id="j", operation="", status="")
+
+
+async def throttle(store: ImportStore, claim: Claim, *, concurrent: bool = False) -> str:
+    """Answer a start with a 429; return what is kept to from then on."""
+    _, kept = await store.throttle_lane(
+        claim, retry_after_seconds=None, limit_type="", concurrent=concurrent
+    )
+    await store.requeue(claim)
+    return kept
+
+
+async def lane_of(redis: Any) -> LaneView:
+    lane = await ImportViews(redis).lane(LANE)
+    assert lane is not None
+    return lane
+
+
+async def test_a_limit_is_learned_by_all_workers_together(
+    make_store: MakeStore, redis: Any
+) -> None:
+    stores = [await make_store(LaneLimits()) for _ in range(2)]
+    await admit(stores[0], *(f"d{n}" for n in range(20)))
+    granted = 0
+    while granted < 6:
+        for store in stores:
+            for claim in await claimed(store):
+                granted += 1
+                await run(store, claim)
+        await asyncio.sleep(0.02)
+    assert 4 < float(await redis.hget(LIMITER, "pace")) <= 4 + 6 * 0.65 + 1e-9
+    (claim,) = await _next(stores[0])
+    assert "/s" in await throttle(stores[1], claim)
+    rate = (await lane_of(redis)).start_budget.rate
+    assert rate.source is Source.LEARNED
+    assert rate.value == pytest.approx(5.5, abs=2.5)
+
+
+async def _next(store: ImportStore) -> list[Claim]:
+    while True:
+        claims, wait_seconds = await store.claim(1)
+        if claims:
+            return claims
+        await asyncio.sleep(wait_seconds or 0.01)
+
+
+@pytest.mark.parametrize("damage", [{"tokens": "nan"}, {"pace": ""}, {"rate": "-1"}, None])
+async def test_a_limiter_that_is_lost_or_damaged_starts_anew(
+    make_store: MakeStore, redis: Any, damage: dict[str, str] | None
+) -> None:
+    store = await make_store(LaneLimits())
+    await admit(store, "d1", "d2")
+    await run(store, (await claimed(store))[0])
+    if damage:
+        await redis.hset(LIMITER, mapping=damage)
+    else:
+        await redis.delete(LIMITER)
+    assert [claim.item.id for claim in await _next(store)] == ["i-d2"]
+
+
+async def test_starts_and_polls_share_a_budget_of_which_starts_keep_their_share(
+    make_store: MakeStore,
+) -> None:
+    limits = LaneLimits(shared=True, shared_rate=100, shared_burst=10, start_share=0.25)
+    store = await make_store(limits)
+    await admit(store, *(f"d{n}" for n in range(60)))
+    running = await _next(store)
+    for _ in range(12):
+        for claim in running:
+            await run(store, claim, delay_seconds=0)
+        await asyncio.sleep(0.1)
+        running = [claim for claim in await claimed(store) if claim.call is Call.START]
+    calls = {Call.START: 0, Call.POLL: 0}
+    for _ in range(30):
+        await asyncio.sleep(0.05)
+        for claim in await claimed(store):
+            calls[claim.call] += 1
+            if claim.call is Call.START:
+                await run(store, claim, delay_seconds=0)
+            else:
+                await store.reschedule(claim)
+    share = calls[Call.START] / sum(calls.values())
+    assert share == pytest.approx(0.25, abs=0.05), calls
+    assert sum(calls.values()) <= 10 + 100 * 30 * 0.07
+
+
+async def test_what_one_of_two_does_not_need_of_a_shared_budget_is_the_other_s(
+    make_store: MakeStore,
+) -> None:
+    store = await make_store(LaneLimits(shared=True, shared_rate=50, shared_burst=10))
+    await admit(store, *(f"d{n}" for n in range(20)))
+    assert len(await claimed(store)) == 5  # of ten at once, what calls that crowd leave of it
+
+
+async def test_the_last_configuration_holds_for_all_workers_and_is_shown(
+    make_store: MakeStore, redis: Any
+) -> None:
+    one, other = await make_store(GENEROUS), await make_store(GENEROUS)
+    assert await one.configure(LaneLimits(start_rate=3), {}, by="one") == [""]
+    lanes = {LANE: LaneLimits(start_rate=0.001, start_burst=1)}
+    assert await other.configure(LaneLimits(start_rate=3), lanes, by="other") == [LANE]
+    assert await other.configure(LaneLimits(start_rate=3), lanes, by="other") == []
+    await admit(one, "d1", "d2")
+    assert len(await claimed(one)) == 1
+    assert await claimed(one) == [], "the worker that was configured otherwise keeps it too"
+    lane = await lane_of(redis)
+    assert (lane.start_budget.rate.value, lane.configured_by) == (0.001, "other")
+    assert await one.configure(LaneLimits(start_rate=50), {}, by="one") == ["", LANE]
+    await asyncio.sleep(0.05)
+    assert len(await claimed(one)) == 1
+    assert (await lane_of(redis)).configured_by == "one"
+
+
+async def test_a_reset_lane_learns_anew(make_store: MakeStore, redis: Any) -> None:
+    store = await make_store(LaneLimits())
+    control = LaneControl(redis, _config())
+    await admit(store, "d1", "d2", "d3")
+    await throttle(store, (await claimed(store))[0])
+    assert (await lane_of(redis)).start_budget.rate.value is not None
+    await control.reset(LANE)
+    lane = await lane_of(redis)
+    assert (lane.start_budget.rate.value, lane.ceiling) == (None, None)
+    assert len(await claimed(store)) == 1
+
+
+def _config() -> StoreConfig:
+    return StoreConfig(
+        retention_seconds=60, events_max_length=1000, lease_seconds=30, settle_seconds=0
+    )
+
+
+async def test_too_many_jobs_hold_starts_back_until_one_ends_and_leave_the_rate_alone(
+    make_store: MakeStore, redis: Any
+) -> None:
+    store = await make_store()
+    await admit(store, *(f"d{n}" for n in range(6)))
+    first, second, third = await claimed(store, 3)
+    for claim in (first, second):
+        await run(store, claim, delay_seconds=0)
+    assert await throttle(store, third, concurrent=True) == "2 unfinished jobs at most"
+    polls = await claimed(store)
+    assert [claim.call for claim in polls] == [Call.POLL, Call.POLL]
+    assert (await lane_of(redis)).ceiling == 2
+    await end(store, polls[0])
+    assert [claim.item.id for claim in await claimed(store)] == ["i-d2"]
+    assert await claimed(store) == []
+    assert float(await redis.hget(LIMITER, "mode")) == 0, "the rate is believed as before"
+
+
+async def test_a_ceiling_rises_in_doubling_steps_while_more_is_accepted(
+    make_store: MakeStore, redis: Any
+) -> None:
+    store = await make_store()
+    await admit(store, *(f"d{n}" for n in range(12)))
+    (claim,) = await claimed(store, 1)
+    await run(store, claim)
+    (claim,) = await claimed(store, 1)
+    await throttle(store, claim, concurrent=True)
+    assert await claimed(store) == []
+    for expected in (1, 2, 4):
+        await redis.hset(f"imports:lane:{LANE}", "ceiling_try_at_ms", 0)  # the time has come
+        await redis.zadd("imports:lanes", {LANE: 0})
+        tried = await claimed(store)
+        assert len(tried) == expected
+        for claim in tried:
+            await run(store, claim)
+    assert (await lane_of(redis)).ceiling == 8
+
+
+async def known_well(store: ImportStore, redis: Any) -> None:
+    """Let a lane have a rate that is known well, and one job that runs."""
+    await admit(store, *(f"d{n}" for n in range(12)))
+    (claim,) = await claimed(store, 1)
+    await run(store, claim, delay_seconds=0)
+    await redis.hset(LIMITER, mapping={"steady": 100, "rate": 100, "mode": 1, "spread": 0.02})
+    await redis.hset(LIMITER, mapping={"learned": 1, "span": 500, "swing": 0.02, "full": 0})
+
+
+async def refuse_in_a_row(store: ImportStore, times: int) -> str:
+    kept = ""
+    for _ in range(times):
+        (claim,) = [c for c in await _next(store) if c.call is Call.START] or await _next(store)
+        kept = await throttle(store, claim)
+    return kept
+
+
+async def test_starts_that_are_refused_again_and_again_are_taken_for_too_many_jobs(
+    make_store: MakeStore, redis: Any
+) -> None:
+    """The remote side doesn't say why. A start that is accepted once a job ended confirms it."""
+    store = await make_store(LaneLimits(poll_rate=1000, poll_burst=100))
+    await known_well(store, redis)
+    (poll,) = await claimed(store, 1)
+    assert poll.call is Call.POLL
+    assert "1 unfinished jobs at most, as it seems" in await refuse_in_a_row(store, 3)
+    assert (await store.claim(5))[0] == []
+    assert float(await redis.hget(LIMITER, "rate")) == pytest.approx(100)
+    await end(store, poll)
+    (claim,) = await _next(store)
+    await run(store, claim)
+    lane = await lane_of(redis)
+    assert (lane.ceiling, lane.fields.get("ceiling_suspected")) == (1, None)
+
+
+async def test_a_rate_that_fell_is_not_taken_for_too_many_jobs_for_long(
+    make_store: MakeStore, redis: Any
+) -> None:
+    store = await make_store(LaneLimits(poll_rate=1000, poll_burst=100))
+    await known_well(store, redis)
+    (poll,) = await claimed(store, 1)
+    await refuse_in_a_row(store, 3)
+    await end(store, poll)
+    (claim,) = await _next(store)
+    await throttle(store, claim)
+    lane = await lane_of(redis)
+    assert lane.ceiling is None
+    assert lane.start_budget.pace < 50
+
+
+async def test_a_stranded_lane_is_found_and_woken(make_store: MakeStore, redis: Any) -> None:
+    store = await make_store()
+    await admit(store, "d1")
+    assert await store.sweep() == []
+    await redis.delete("imports:lanes", "imports:wake")
+    assert await claimed(store) == []
+    assert await store.sweep() == [LANE]
+    assert await redis.exists("imports:wake")
+    assert len(await claimed(store)) == 1
+
+
+async def test_the_pages_of_a_list_are_calls_like_any_other(make_store: MakeStore) -> None:
+    store = await make_store(LaneLimits(start_rate=100, poll_rate=1, poll_burst=5))
+    await admit(store, "d1")
+    await run(store, (await claimed(store))[0], delay_seconds=0)
+    (poll,) = await claimed(store)
+    await store.charge(poll, 10)
+    await store.reschedule(poll)
+    _, wait_seconds = await store.claim(10)
+    assert wait_seconds is not None
+    assert 6 < wait_seconds <= 8
+
+
+async def test_an_unreadable_record_stops_no_other_claim(make_store: MakeStore, redis: Any) -> None:
+    store = await make_store()
+    await admit(store, "d1", "d2")
+    await redis.hset("imports:import:i-d1", "attempts", "junk")
+    await redis.hset("imports:import:i-d1", "conflicts", "junk")
+    await redis.hset("imports:import:i-d1", "attempts", "0")
+    assert [claim.item.id for claim in await claimed(store)] == ["i-d2"]
+
+
+async def test_no_lane_takes_all_the_slots_of_a_conductor(make_store: MakeStore) -> None:
+    store = await make_store()
+    await admit(store, *(f"d{n}" for n in range(40)))
+    await admit(store, *(f"de{n}" for n in range(3)), account="other")
+    in_flight: dict[str, int] = {}
+    for _ in range(20):
+        slots = 20 - sum(in_flight.values())
+        for claim in (await store.claim(min(slots, 100), slots=slots, in_flight=in_flight))[0]:
+            in_flight[claim.item.lane] = in_flight.get(claim.item.lane, 0) + 1
+        await asyncio.sleep(0.01)
+    assert in_flight["other/us-east-1"] == 3
+    assert in_flight[LANE] <= 10
