@@ -277,7 +277,7 @@ for position, name in ipairs(names) do
   if due == math.huge then
     redis.call('ZREM', KEY.lanes, name)
   else
-    redis.call('ZADD', KEY.lanes, math.ceil(due), name)
+    redis.call('ZADD', KEY.lanes, math.ceil(due - (exact - now)), name)
   end
 end
 
