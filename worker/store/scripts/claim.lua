@@ -252,7 +252,7 @@ local function slots_for(lane_name, left)
 end
 
 release_held(now)
-local names = redis.call('ZRANGEBYSCORE', KEY.lanes, '-inf', now, 'LIMIT', 0, args.lanes)
+local names = redis.call('ZRANGEBYSCORE', KEY.lanes, '-inf', exact, 'LIMIT', 0, args.lanes)
 for position, name in ipairs(names) do
   local left = args.limit - #claims
   if left <= 0 then
@@ -277,12 +277,12 @@ for position, name in ipairs(names) do
   if due == math.huge then
     redis.call('ZREM', KEY.lanes, name)
   else
-    redis.call('ZADD', KEY.lanes, math.ceil(due - (exact - now)), name)
+    redis.call('ZADD', KEY.lanes, math.max(due, exact), name) -- behind those that were not looked at
   end
 end
 
 local next_due = first_score(KEY.lanes)
-if next_due and next_due <= now and #claims > 0 then
+if next_due and next_due <= exact and #claims > 0 then
   wake() -- more is due than this conductor took: let another one look
 end
 table.insert(claims, 1, next_due and math.max(0, math.ceil(next_due - exact)) or -1)

@@ -79,15 +79,17 @@ end
 
 -- Store whose turn it is, and forget batches whose last turn has come.
 local function close_queue(queue, lane)
-  local fields = {}
+  if not next(queue.served) then
+    return
+  end
+  local fields = { turn = queue.turn }
+  for _, priority in ipairs(PRIORITIES) do
+    fields['turn_' .. priority] = queue.sizes[priority] > 0 and queue.turns[priority] or false
+  end
   for priority, served in pairs(queue.served) do
     served = math.max(served, tonumber(lane['served_' .. priority] or 0))
     fields['served_' .. priority] = string.format('%.0f', served)
-    fields['turn_' .. priority] = queue.sizes[priority] > 0 and queue.turns[priority] or false
     redis.call('ZREMRANGEBYSCORE', KEY.flows .. queue.name .. ':' .. priority, '-inf', served)
   end
-  if next(fields) then
-    fields.turn = queue.turn
-    put(KEY.lane .. queue.name, lane, fields)
-  end
+  put(KEY.lane .. queue.name, lane, fields)
 end
