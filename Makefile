@@ -5,10 +5,10 @@ BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test bench lint format lock up down
+.PHONY: help install demo test bench bench-limits simulate-limits lint format lock up down
 
 help: ## List the targets
-	@awk -F':.*## ' '/^[a-z-]+:.*## /{printf "  make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F':.*## ' '/^[a-z-]+:.*## /{printf "  make %-15s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 install: $(INSTALLED) ## Make .venv from the hash-locked requirements, and touch nothing else
 
@@ -28,6 +28,12 @@ test: install ## Every test; Redis, RabbitMQ and Chromium are used where this ma
 
 bench: install ## What an import costs: Redis commands, CPU, time to its start
 	$(BIN)/python -m tests.benchmarks.bench_import
+
+bench-limits: install ## How well hidden quotas are spent, by real workers; a quarter of an hour
+	$(BIN)/python -m tests.benchmarks.bench_limits
+
+simulate-limits: install ## The limiter beside other ways to spend a quota, in simulated time
+	$(BIN)/python -m tests.benchmarks.simulate_limits
 
 lint: install ## ruff, mypy --strict, the layers, and luacheck where it is installed
 	$(BIN)/ruff check .

@@ -38,11 +38,8 @@ WORK_PREFIX: Final = "amplify-import-demo-"
 KEPT_PREFIX: Final = "amplify-import-kept-"
 STALE_SECONDS: Final = 60.0
 
-# The sandbox's jobs take seconds, not minutes, and its accounts allow from 5 to 8 starts a second:
-# a rate above the lowest of these shows what throttling looks like.
+# The sandbox's jobs take seconds, not minutes. How many calls its accounts allow is not told.
 DEMO_SETTINGS: Final = {
-    "IMPORTS_START_RATE": "6",
-    "IMPORTS_POLL_RATE": "20",
     "IMPORTS_POLL_MIN_SECONDS": "0.5",
     "IMPORTS_POLL_MAX_SECONDS": "2",
     "IMPORTS_SETTLE_SECONDS": "1",
@@ -90,6 +87,7 @@ async def _demonstrate(directory: Path, apps: int) -> int:
         )
         await import_rows(plan, server, env)
         await write_results(plan, settings_of(server.url))
+        await _show_lanes(server, scenario)
         await _show_events(server)
         _show_ledger(practice.sandbox.snapshot())
     return 0
@@ -191,6 +189,21 @@ def _free_port_near(port: int) -> int:
                 continue
             return int(probe.getsockname()[1])
     raise click.ClickException("There is no free port for Flower.")
+
+
+async def _show_lanes(server: EmbeddedServer, scenario: Scenario) -> None:
+    """Print what the lanes have found out about the quotas that nobody told them."""
+    async with open_views(settings_of(server.url)) as views:
+        lanes = await views.lanes()
+    click.echo("\nWhat the lanes learned of their quotas:")
+    for lane in lanes:
+        learned, quota = lane.start_budget, scenario.accounts[lane.account].quota
+        if learned.rate.value and quota and quota.starts:
+            burst = f", {learned.burst.value:.0f} at once" if learned.burst.value else ""
+            click.echo(
+                f"  {lane.name:20} {learned.rate.value:.1f} starts/s{burst};"
+                f" it allows {quota.starts.rate:g}/s, {quota.starts.burst} at once"
+            )
 
 
 async def _show_events(server: EmbeddedServer) -> None:

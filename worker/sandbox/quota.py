@@ -13,6 +13,8 @@ from worker.sandbox.api import OperationClass, limit_exceeded
 from worker.sandbox.clock import Instant
 from worker.sandbox.scenario import Bucket, BucketName, Quota, RateChange, RetryAfter
 
+RATE_MESSAGE = "Rate exceeded"
+
 
 class TokenBucket:
     """Full at the start; a call takes one token or none."""
@@ -68,12 +70,15 @@ class Limiter:
         wait_seconds = bucket.take(now.elapsed) if bucket else 0.0
         if wait_seconds:
             headers = _retry_after(self.quota.retry_after, wait_seconds, now)
-            raise limit_exceeded(self.quota.limit_type, "Rate exceeded", headers)
+            raise limit_exceeded(self.quota.limit_type, RATE_MESSAGE, headers)
 
     def check_running(self, running: int) -> None:
         """Refuse a job beyond `max_running`; when one ends is unknown, so no Retry-After."""
-        if self.quota.max_running is not None and running >= self.quota.max_running:
-            raise limit_exceeded("CONCURRENT_JOBS", "Too many jobs are in progress", {})
+        if self.quota.max_running is None or running < self.quota.max_running:
+            return
+        limit_type = self.quota.running_limit_type
+        message = "Too many jobs are in progress" if limit_type else RATE_MESSAGE
+        raise limit_exceeded(limit_type or self.quota.limit_type, message, {})
 
 
 def _bucket(quota: Quota, name: BucketName, bucket: Bucket) -> TokenBucket:

@@ -143,6 +143,8 @@ class Quota(_Model):
     retry_after: RetryAfter = RetryAfter.NONE
     limit_type: str = "REQUESTS_PER_SECOND"
     max_running: int | None = Field(default=None, ge=1)
+    # Empty: the 429 for too many jobs looks like any other.
+    running_limit_type: str = "CONCURRENT_JOBS"
 
     @model_validator(mode="after")
     def _buckets_fit(self) -> Self:

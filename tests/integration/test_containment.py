@@ -1,0 +1,89 @@
+"""Trouble stays where it is: lanes that nobody answers, quotas that nobody told, too many jobs."""
+
+from typing import Any
+
+import pytest
+
+from tests.conftest import StartWorker
+from tests.support import ACCESS_KEY, Producer, Sandbox, members, wait_until
+from worker.sandbox.scenario import Scenario
+
+LANE = "default/us-east-1"
+CALM: dict[str, Any] = {"jobs": {"min_seconds": 0.2, "max_seconds": 0.3}}
+FAULTS = {
+    "an outage": {"error_504_before": 1.0},
+    "a region that hangs": {"hang": 1.0},
+    "resets": {"reset_before": 1.0},
+}
+
+
+@pytest.mark.parametrize("fault", FAULTS.values(), ids=FAULTS)
+def test_a_lane_that_is_not_answered_pauses_burns_nothing_and_reopens(
+    start_worker: StartWorker, producer: Producer, sandbox: Sandbox, fault: dict[str, float]
+) -> None:
+    faults = {"ImportBackendAuth": fault, "ListBackendJobs": fault}
+    settings = {"hang_seconds": 60}
+    sandbox.reset(Scenario.model_validate({**CALM, "faults": faults, "fault_settings": settings}))
+    start_worker(IMPORTS_MAX_ATTEMPTS="2", IMPORTS_START_BURST="12", IMPORTS_START_RATE="20")
+    tasks = [producer.send(members(f"dlost{n}")) for n in range(40)]
+    paused = producer.wait_for_event("lane.paused", lane=LANE)
+    assert paused["data"]["reason"]
+    calls = len(sandbox.calls())
+    assert calls <= 40
+    sandbox.reset(Scenario.model_validate(CALM))
+    producer.wait_for_event("lane.resumed", lane=LANE)
+    results = [task.get(timeout=60) for task in tasks]
+    assert {result["outcome"] for result in results} == {"succeeded"}
+    assert len(producer.events("lane.paused")) == 1
+    assert len(sandbox.jobs()) == 40
+
+
+def test_a_region_that_hangs_does_not_hold_up_another(
+    start_worker: StartWorker, producer: Producer, sandbox: Sandbox
+) -> None:
+    """Fifty imports hang, with slots for twenty calls; another lane's are done meanwhile."""
+    for n in range(50):
+        sandbox.script(f"dhang{n}", faults=[{"kind": "hang"}])
+    worker = start_worker(IMPORTS_MAX_IN_FLIGHT="20", IMPORTS_LEASE_SECONDS="40")
+    for n in range(50):
+        producer.send(members(f"dhang{n}"))
+    wait_until(lambda: len(sandbox.calls(app="dhang")) >= 8, "calls hang")
+    tasks = [producer.send(members(f"dfine{n}", region="eu-west-1")) for n in range(20)]
+    for task in tasks:
+        assert task.get(timeout=15)["outcome"] == "succeeded"
+    assert len(sandbox.calls(app="dhang")) <= 15
+    worker.kill()  # it would wait for the calls that hang
+
+
+@pytest.mark.parametrize("limit_type", ["CONCURRENT_JOBS", ""], ids=["named", "not named"])
+def test_more_jobs_than_aws_allows_wait_for_the_others_to_end(
+    start_worker: StartWorker, producer: Producer, sandbox: Sandbox, limit_type: str
+) -> None:
+    quota = {"max_running": 4, "running_limit_type": limit_type}
+    jobs = {"min_seconds": 1, "max_seconds": 1.5}
+    sandbox.reset(Scenario.model_validate({"jobs": jobs, "quota": quota}))
+    start_worker(IMPORTS_START_RATE="", IMPORTS_START_BURST="")
+    tasks = [producer.send(members(f"dmany{n}")) for n in range(24)]
+    results = [task.get(timeout=60) for task in tasks]
+    assert {result["attempts"] for result in results} == {1}
+    throttled = [call for call in sandbox.calls() if call["status"] == 429]
+    assert len(throttled) <= 12
+    if limit_type:
+        assert producer.redis.hget(f"imports:lane:{LANE}", "ceiling")
+
+
+def test_a_hidden_quota_is_learned_by_a_real_worker(
+    start_worker: StartWorker, producer: Producer, sandbox: Sandbox
+) -> None:
+    quota = {"starts": {"rate": 10, "burst": 5}}
+    sandbox.reset(Scenario.model_validate({**CALM, "quota": quota}))
+    start_worker(IMPORTS_START_RATE="", IMPORTS_START_BURST="")
+    tasks = [producer.send(members(f"dquota{n}")) for n in range(100)]
+    for task in tasks:
+        assert task.get(timeout=40)["outcome"] == "succeeded"
+    statuses = [call["status"] for call in sandbox.calls()]
+    assert statuses.count(429) <= 8
+    assert float(producer.redis.hget(f"imports:limiter:{LANE}:start", "rate") or 0) == (
+        pytest.approx(10, rel=0.15)
+    )
+    assert sandbox.snapshot()["max_concurrent"][f"{ACCESS_KEY}/us-east-1/starts"] <= 6
