@@ -34,6 +34,7 @@ class Conductor:
 
     def __init__(self, runtime: Runtime, name: str) -> None:
         self._name = name
+        self._runtime = runtime
         self._store = runtime.store
         self._advancer = runtime.advancer
         self._admitter = runtime.admitter
@@ -68,6 +69,7 @@ class Conductor:
         if changed:
             log.info("limits.configured", lanes=[name or "defaults" for name in changed])
         await self._requests.open()
+        await self._runtime.prepare()
 
     async def _run(self) -> None:
         await self._through_outages(self._prepare)

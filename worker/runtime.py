@@ -50,6 +50,10 @@ class Runtime:
         )
         self._thread.start()
 
+    async def prepare(self) -> None:
+        """Get ready for calls, on the loop."""
+        await self._aws.warm_up()
+
     def run(self, coroutine: Coroutine[Any, Any, T]) -> T:
         """Run a coroutine on the loop and return its result; callable from any other thread."""
         return asyncio.run_coroutine_threadsafe(coroutine, self._loop).result()

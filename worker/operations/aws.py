@@ -8,7 +8,7 @@ import asyncio
 import os
 from collections import defaultdict
 from collections.abc import Mapping
-from contextlib import AsyncExitStack
+from contextlib import AsyncExitStack, suppress
 from contextvars import ContextVar
 from typing import Any, Final
 
@@ -113,6 +113,17 @@ class Aws:
                 kind = Kind.UNKNOWN if sent else Kind.CREDENTIALS
                 raise CallFailedError(kind, error) from error
         return kept[-1]
+
+    async def warm_up(self) -> None:
+        """Load what the first call would load, and call nobody: that call is as quick as others.
+
+        A slow first call reaches AWS closer to the next ones than it was granted before them.
+        """
+        nobody = {"aws_access_key_id": "nobody", "aws_secret_access_key": "nobody"}
+        with suppress(BotoCoreError):  # a configuration that can't be read: calls will say so
+            session = self._session(DEFAULT_ACCOUNT)
+            async with session.client(SERVICE, region_name="us-east-1", **nobody):
+                pass
 
     def region_of(self, account: str) -> str:
         """Return the region that the environment or the account's profile names, else ''."""

@@ -44,7 +44,7 @@ class StoreConfig:
     settle_seconds: float
 
     def for_scripts(self) -> dict[str, Any]:
-        """Return the configuration as `lib.lua` names it."""
+        """Return the configuration as the scripts name it."""
         return {
             "retention_ms": _ms(self.retention_seconds),
             "events_max_length": self.events_max_length,
