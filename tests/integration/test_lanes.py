@@ -164,6 +164,7 @@ async def test_a_set_rate_is_obeyed_by_the_next_claims_over_restarts_until_it_is
     assert (shown["start"]["rate"], shown["start"]["rateFrom"]) == (200, "by hand")
     assert (shown["poll"]["rateFrom"], shown["maxRunning"]) == (None, 4)
     assert (shown["configuredBy"], shown["running"]) == ("w2", 4)
+    assert "configured by" not in command("lanes").stdout  # by hand comes first
     assert socket.gethostname() in shown["setByHandBy"]
     assert 0 <= shown["setByHandSecondsAgo"] < 20
 
@@ -171,6 +172,7 @@ async def test_a_set_rate_is_obeyed_by_the_next_claims_over_restarts_until_it_is
     shown = listed(command)
     assert (shown["start"]["rate"], shown["start"]["rateFrom"]) == (7, "configured")
     assert shown["maxRunning"] is shown["setByHandBy"] is None
+    assert "configured by w2" in command("lanes").stdout
 
 
 async def test_set_rate_changes_only_what_is_given_and_a_lane_may_be_new(
@@ -244,6 +246,7 @@ async def test_json_tells_all_of_a_lane(command: CommandLine, store: ImportStore
     await throttle(store, claim)
     shown = listed(command)
     assert 0 <= shown.pop("last429SecondsAgo") < 20
+    assert 0 <= shown.pop("configuredSecondsAgo") < 20
     assert 30 < shown["start"].pop("blockedSeconds") <= 60
     assert 30 + 4 < shown.pop("drainSeconds") <= 60 + 4
     poll = shown.pop("poll")

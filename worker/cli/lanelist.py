@@ -33,6 +33,7 @@ def as_json(lane: LaneView) -> dict[str, Any]:
         "setByHandBy": lane.fields.get("hand_by"),
         "setByHandSecondsAgo": lane.seconds_since("hand_at_ms"),
         "configuredBy": lane.configured_by,
+        "configuredSecondsAgo": lane.configured_seconds_ago,
         "waiting": lane.waiting,
         "running": lane.running,
         "throttled": int(lane.fields.get("throttled", 0)),
@@ -137,6 +138,8 @@ def _notes(lane: LaneView) -> list[str]:
         notes.append(f"AWS allows {lane.ceiling:,} unfinished jobs{seems}: starts wait for ends")
     if (ago := lane.seconds_since("hand_at_ms")) is not None:
         notes.append(f"limits set by {lane.fields.get('hand_by', 'hand')} {span(ago)} ago")
+    if lane.is_configured and (ago := lane.configured_seconds_ago) is not None:
+        notes.append(f"configured by {lane.configured_by} {span(ago)} ago")
     return notes
 
 

@@ -104,18 +104,40 @@ class LaneView:
 
     def seconds_since(self, field: str) -> float | None:
         """Return how long ago the time in a field of the hash was; None where there is none."""
-        then = self.fields.get(field)
-        return None if then is None else max(0.0, (self.read_at_ms - float(then)) / 1000)
+        return self._seconds_since(self.fields.get(field))
 
     @property
     def configured_by(self) -> str | None:
         """Which worker wrote the configuration last: the lane's, or that of all lanes."""
-        return self.fields.get("configured_by") or self.defaults.get("configured_by")
+        return self._configuration.get("configured_by")
+
+    @property
+    def configured_seconds_ago(self) -> float | None:
+        """How long ago that was."""
+        return self._seconds_since(self._configuration.get("configured_at_ms"))
+
+    @property
+    def is_configured(self) -> bool:
+        """Whether a limit in force is what some worker's configuration says."""
+        names = (f"{budget}_{limit}" for budget in self.budgets for limit in ("rate", "burst"))
+        return any(
+            self._configured(name).source in {Source.LANE, Source.DEFAULT}
+            for name in (*names, "max_running")
+        )
 
     @property
     def account(self) -> str:
         """The AWS profile that the lane's calls are made with."""
         return self.name.rpartition("/")[0]
+
+    @property
+    def _configuration(self) -> Mapping[str, str]:
+        return self.fields if "configured_by" in self.fields else self.defaults
+
+    def _seconds_since(self, milliseconds: str | None) -> float | None:
+        if milliseconds is None:
+            return None
+        return max(0.0, (self.read_at_ms - float(milliseconds)) / 1000)
 
     def _configured(self, name: str) -> Limit:
         for source, value in (
