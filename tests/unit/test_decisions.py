@@ -166,12 +166,22 @@ START_ROWS: list[tuple[str, Answer, Decision]] = [
     ("a pending job: wait behind it", answered(Kind.CONFLICT), WaitBehind(4, "said so")),
     ("404: rejected", answered(Kind.NOT_FOUND), End(State.REJECTED, "said so")),
     ("429: the limiter is told", THROTTLED, SLOW_DOWN),
+    (
+        "429, too many jobs: starts wait for one to end",
+        answered(Kind.THROTTLED, concurrent=True),
+        Throttle(None, "", concurrent=True),
+    ),
     ("credentials: the lane pauses", answered(Kind.CREDENTIALS), REFUSED_CREDENTIALS),
     ("5xx and the like: reconcile", answered(Kind.UNKNOWN), Verify(Doubt.UNKNOWN, 10, "said so")),
     ("unreachable: reconcile", answered(Kind.UNREACHABLE), Verify(Doubt.UNKNOWN, 10, "said so")),
 ]
 
 POLL_ROWS: list[tuple[str, Answer, Decision]] = [
+    (
+        "429: no start, so not for too many jobs",
+        answered(Kind.THROTTLED, concurrent=True),
+        Throttle(None, ""),
+    ),
     ("200 under way: poll again", seen(job()), PollAgain(job(), 4)),
     ("200 with success: succeeded", seen(DONE), End(State.SUCCEEDED, "", DONE)),
     ("200 with failure: failed", seen(BROKEN), End(State.FAILED, "no such pool", BROKEN)),

@@ -193,6 +193,24 @@ def test_a_limits_type_is_read_under_any_name(code: str, member: str) -> None:
     assert answer_of(429, {"code": code, member: "calls"}).limit_type == "calls"
 
 
+@pytest.mark.parametrize(
+    ("body", "concurrent"),
+    [
+        ({"limitType": "CONCURRENT_JOBS", "message": "Slow down."}, True),
+        ({"LimitType": "jobsInProgress"}, True),
+        ({"message": "You have too many jobs running."}, True),
+        ({"message": "Number of simultaneous imports exceeded"}, True),
+        ({"limitType": "REQUESTS_PER_SECOND", "message": "Too many concurrent requests"}, False),
+        ({"message": "Rate exceeded"}, False),
+        ({}, False),
+    ],
+)
+def test_a_limit_of_unfinished_jobs_is_told_from_a_rate(
+    body: dict[str, str], *, concurrent: bool
+) -> None:
+    assert answer_of(429, body).concurrent is concurrent
+
+
 @pytest.mark.parametrize("member", ["resourceType", "ResourceType"])
 def test_what_is_not_found_is_named(member: str) -> None:
     answer = answer_of(404, {"message": "not found", member: "App"})

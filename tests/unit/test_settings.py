@@ -204,6 +204,34 @@ def test_a_lanes_file_gives_each_lane_its_limits(lanes_file: Path) -> None:
     }
 
 
+def test_lanes_without_limits_of_their_own_have_those_of_the_file_then_the_variables(
+    lanes_file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lanes_file.write_text("[defaults]\nstart_rate = 2\nmax_running = 9\n")
+    monkeypatch.setenv("IMPORTS_START_RATE", "7")
+    monkeypatch.setenv("IMPORTS_POLL_RATE", "3")
+    defaults = load_settings().lane_defaults
+    assert defaults == LaneSettings(start_rate=2, poll_rate=3, max_running=9)
+
+
+def test_starts_and_polls_may_share_a_budget(lanes_file: Path) -> None:
+    lanes_file.write_text(
+        "[defaults]\nshared = true\nshared_rate = 10\n"
+        '[lanes."acme/eu-central-1"]\nstart_share = 0.3\n'
+        '[lanes."acme/us-east-1"]\nshared = false\n'
+    )
+    settings = load_settings()
+    assert settings.lane_defaults == LaneSettings(shared=True, shared_rate=10)
+    assert settings.lanes["acme/eu-central-1"].start_share == 0.3
+    assert settings.lanes["acme/us-east-1"].shared is False
+
+
+@pytest.mark.parametrize("member", ["shared_rate = 5", "shared_burst = 5", "start_share = 0.5"])
+def test_a_limit_of_a_budget_that_is_not_shared_is_named(lanes_file: Path, member: str) -> None:
+    lanes_file.write_text(f'[defaults]\nshared = true\n[lanes."a/b"]\nshared = false\n{member}\n')
+    assert '"a/b": shared_rate, shared_burst and start_share need' in lanes_refusal(lanes_file)
+
+
 def test_an_empty_lanes_file_limits_nothing(lanes_file: Path) -> None:
     lanes_file.touch()
     assert load_settings().lanes == {}
@@ -241,6 +269,8 @@ def test_a_file_that_holds_no_lanes_is_named(lanes_file: Path, text: str) -> Non
         ("poll_burst", "inf"),
         ("max_running", "0"),
         ("max_running", "2.5"),
+        ("shared", "'perhaps'"),
+        ("start_share", "1"),
         ("start_raet", "1"),
     ],
 )

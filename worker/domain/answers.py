@@ -41,7 +41,7 @@ class Answer:
     """The answer to one call. `jobs` holds one job for a start or a poll, any number for a list.
 
     `error` is one printable line for people; `retry_after_seconds` is the server's own wish;
-    `concurrent` says of a throttled start that too many jobs are unfinished; `calls` is how many
+    `concurrent` says of a 429 that it speaks of unfinished jobs; `calls` is how many
     calls it took, pages of a list being one each.
     """
 

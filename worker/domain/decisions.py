@@ -140,7 +140,7 @@ def decide_start(answer: Answer, claim: Claim, policy: Policy, jitter: float) ->
         case Kind.OK if answer.job.error or policy.outcome_of(answer.job.status):
             return _end_of(answer.job, policy)
         case Kind.THROTTLED:
-            return _throttle(answer)
+            return Throttle(answer.retry_after_seconds, answer.limit_type, answer.concurrent)
         case Kind.CREDENTIALS:
             return PauseLane(answer.error)
         case Kind.NOT_FOUND:
@@ -194,7 +194,7 @@ def deadline_of(claim: Claim, policy: Policy) -> float:
 
 
 def _throttle(answer: Answer) -> Throttle:
-    return Throttle(answer.retry_after_seconds, answer.limit_type, answer.concurrent)
+    return Throttle(answer.retry_after_seconds, answer.limit_type)
 
 
 def _decide_doubtful_start(answer: Answer, claim: Claim, policy: Policy, jitter: float) -> Decision:
