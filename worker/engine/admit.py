@@ -82,7 +82,7 @@ class Admitter:
                 error = InvalidRequestError((("importId", "appears twice in this message"),))
                 parcel = _Parcel(error, _entrance(fallback, batch_id))
             parcels[parcel.entrance.import_id] = parcel
-        return await self._admit_all(list(parcels.values()))
+        return await self._admit_all(list(parcels.values()), in_order=rule.canary)
 
     async def admit_entries(self, entries: Sequence[tuple[str, str]]) -> list[Admission]:
         """Admit stream entries, given as id and text; junk becomes a rejected import as well."""
@@ -90,10 +90,15 @@ class Admitter:
             [_unpack(_decode(text), derive_import_id("stream", entry)) for entry, text in entries]
         )
 
-    async def _admit_all(self, parcels: Sequence["_Parcel"]) -> list[Admission]:
-        """Admit requests that no Celery task of the producer's stands for."""
+    async def _admit_all(self, parcels: Sequence["_Parcel"], in_order: int = 0) -> list[Admission]:
+        """Admit requests that no Celery task of the producer's stands for.
+
+        The first `in_order` one by one: canaries are the first of a batch, not the first to arrive.
+        """
         admissions: list[Admission] = []
-        for start in range(0, len(parcels), ADMITTED_TOGETHER):
+        for parcel in parcels[:in_order]:
+            admissions += await self._admit_together([parcel])
+        for start in range(in_order, len(parcels), ADMITTED_TOGETHER):
             admissions += await self._admit_together(parcels[start : start + ADMITTED_TOGETHER])
         return admissions
 
