@@ -534,8 +534,8 @@ async def test_nothing_is_left_behind_but_what_the_catalogue_says(
         Entrance(import_id="i3", task_id="i3", batch_id="b"), ("-", "-"), ("-", "-"), "no"
     )
     claim = (await store.claim(10))[0][0]
+    assert await store.grant_more(claim) == 0
     await throttle(store, claim)
-    await store.charge(claim, 2)
     await store.requeue(claim)
     await asyncio.sleep(0.1)  # the limiter lets the bucket fill
     for import_id in ("i1", "i2"):

@@ -41,8 +41,7 @@ class Answer:
     """The answer to one call. `jobs` holds one job for a start or a poll, any number for a list.
 
     `error` is one printable line for people; `retry_after_seconds` is the server's own wish;
-    `concurrent` says of a 429 that it speaks of unfinished jobs; `calls` is how many
-    calls it took, pages of a list being one each.
+    `concurrent` says of a 429 that it speaks of unfinished jobs.
     """
 
     kind: Kind
@@ -52,7 +51,6 @@ class Answer:
     resource_type: str = ""
     retry_after_seconds: float | None = None
     concurrent: bool = False
-    calls: int = 1
 
     @property
     def job(self) -> Job:

@@ -5,11 +5,13 @@ recorded before anybody is told. A process that dies anywhere in between leaves 
 out, and the store says what that means.
 """
 
+import asyncio
 import logging
 import random
 import time
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from typing import Final
 
 import structlog
@@ -107,8 +109,6 @@ class Advancer:
             self._note_unknown_status(answer)
             decision = _DECIDE[claim.call](answer, claim, self._policy, self._jitter())
             log.debug("call.answered", call=claim.call, kind=answer.kind, decision=decision)
-            if answer.calls > 1:
-                await self._ledger.charge(claim, answer.calls - 1)
             in_outage = await self._mind_lane(claim, answer)
             await self._carry_out(_stand_back(decision, claim, answer), claim, in_outage=in_outage)
 
@@ -119,7 +119,14 @@ class Advancer:
             case Call.POLL:
                 return await self._operation.status(claim.item)
             case Call.RECONCILE:
-                return await self._operation.find(claim.item)
+                return await self._operation.find(claim.item, partial(self._another, claim))
+
+    async def _another(self, claim: Claim) -> None:
+        """Wait until a claim is granted another call."""
+        wait_seconds = await self._ledger.grant_more(claim)
+        while wait_seconds > 0:
+            await asyncio.sleep(wait_seconds)
+            wait_seconds = await self._ledger.grant_more(claim)
 
     async def _mind_lane(self, claim: Claim, answer: Answer) -> bool:
         """Keep the lane's pause in step with what the answer says about everybody's calls.

@@ -1,6 +1,6 @@
 """What the engine needs of the world, as protocols. Wired once, in `worker.runtime`."""
 
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from typing import Protocol
 
 from worker.domain.answers import Answer
@@ -22,8 +22,8 @@ class Operation(Protocol):
         """Ask for the import's job; one call."""
         ...
 
-    async def find(self, item: Import) -> Answer:
-        """List the target's jobs of this operation."""
+    async def find(self, item: Import, another: Callable[[], Awaitable[None]]) -> Answer:
+        """List the target's jobs of this operation; `another` grants each call but the first."""
         ...
 
 
@@ -103,8 +103,8 @@ class Ledger(Protocol):
         """Let the lane learn from a 429; say whether it counts, and what is kept to now."""
         ...
 
-    async def charge(self, claim: Claim, calls: int) -> None:
-        """Take the tokens of calls beyond the granted one."""
+    async def grant_more(self, claim: Claim) -> float:
+        """Grant a claim one more call; return 0, or the seconds until it may be granted."""
         ...
 
     async def pause_lane(

@@ -4,7 +4,7 @@ Source: the AmplifyBackend API reference; request and response members as botoco
 """
 
 import asyncio
-from dataclasses import replace
+from collections.abc import Awaitable, Callable
 from typing import Any, Final
 
 from worker.domain.answers import Answer, Job, Kind
@@ -41,22 +41,24 @@ class ImportBackendAuth:
         """Ask for the job of a running import."""
         return await self._ask(item, "get_backend_job", JobId=item.job_id)
 
-    async def find(self, item: Import) -> Answer:
+    async def find(self, item: Import, another: Callable[[], Awaitable[None]]) -> Answer:
         """List the target's import jobs, every page of them, within the time of one call.
 
-        A page that fails makes the whole answer fail; empty pages are read past. A list that is
-        not read to its end proves no absence.
+        `another` grants each page but the first. A page that fails makes the whole answer fail;
+        empty pages are read past. A list that is not read to its end proves no absence.
         """
         try:
             async with asyncio.timeout(self._aws.timeout_seconds):
-                return await self._read_pages(item)
+                return await self._read_pages(item, another)
         except TimeoutError:
             return Answer(kind=Kind.UNKNOWN, error="the list of jobs took too long")
 
-    async def _read_pages(self, item: Import) -> Answer:
+    async def _read_pages(self, item: Import, another: Callable[[], Awaitable[None]]) -> Answer:
         jobs: tuple[Job, ...] = ()
         paging: dict[str, str] = {}
-        for page in range(1, MAX_PAGES + 1):
+        for _ in range(MAX_PAGES):
+            if paging:
+                await another()
             try:
                 response = await self._call(
                     item,
@@ -66,21 +68,18 @@ class ImportBackendAuth:
                     **paging,
                 )
             except CallFailedError as failure:
-                return replace(failure.answer, calls=page)
-            answer = replace(read(response), calls=page)
+                return failure.answer
+            answer = read(response)
             if answer.kind is not Kind.OK:
                 return answer
             if not holds_a_list(response):
-                return Answer(
-                    kind=Kind.UNKNOWN, error="the answer held no list of jobs", calls=page
-                )
+                return Answer(kind=Kind.UNKNOWN, error="the answer held no list of jobs")
             jobs += tuple(job for job in answer.jobs if job.job_id)
             token = next_token_of(response)
             if not token:
-                return Answer(kind=Kind.OK, jobs=jobs, calls=page)
+                return Answer(kind=Kind.OK, jobs=jobs)
             paging = {"NextToken": token}
-        error = f"the list has more than {MAX_PAGES} pages"
-        return Answer(kind=Kind.UNKNOWN, error=error, calls=MAX_PAGES)
+        return Answer(kind=Kind.UNKNOWN, error=f"the list has more than {MAX_PAGES} pages")
 
     async def _ask(self, item: Import, method: str, **params: Any) -> Answer:
         try:

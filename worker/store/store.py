@@ -249,9 +249,10 @@ class ImportStore:
         )
         return bool(counted), str(kept)
 
-    async def charge(self, claim: Claim, calls: int) -> None:
-        """Take the tokens of calls that were made beyond the one that was granted."""
-        await self._scripts.call("charge", lane=claim.item.lane, grant=claim.grant, calls=calls)
+    async def grant_more(self, claim: Claim) -> float:
+        """Grant a claim one more call; return 0, or the seconds until it may be granted."""
+        wait_ms = await self._scripts.call("grant_more", lane=claim.item.lane, grant=claim.grant)
+        return float(wait_ms) / 1000
 
     async def pause_lane(
         self,
