@@ -8,7 +8,7 @@ local SHARED = {
   "TERMINAL", "exact_ms", "now_ms", "iso_time", "hash_of", "put", "append_event", "append_import_event",
   "wake", "schedule_lane", "lane_of", "target_of",
   -- limiter
-  "SEEK", "TRACK", "WIDE", "SMALL_BURST", "SLACK_SECONDS", "NEW_LIMITER", "clamp", "read_limiter",
+  "SEEK", "TRACK", "WIDE", "SMALL_BURST", "SLACK_SECONDS", "NEW_LIMITER", "clamp", "open_limiter",
   "restart_limiter", "burst_of", "is_small", "reserve_of", "ceiling_of", "pace_of", "refill", "available",
   "grant_call", "ready_at",
   -- learning
@@ -17,14 +17,15 @@ local SHARED = {
   "room_under", "try_above", "meet_ceiling", "suspect_ceiling", "pass_ceiling", "NO_CEILING",
   -- lanes
   "limit_of", "is_shared", "load_limiter", "save_limiter", "grant_text", "parse_grant", "under_way",
-  "note_answer", "follow_limits",
+  "note_answer", "forget_learned",
   -- queues
-  "enqueue", "requeue", "has_waiting", "open_queue", "pop_waiting", "close_queue",
+  "enqueue", "requeue", "has_waiting", "open_queue", "grow_queue", "pop_waiting",
+  "close_queue",
   -- batches
   "count_batch", "complete_batch", "join_batch", "count_known", "hold", "admit_to_lane", "is_stopped",
   "stop_batch", "open_batch", "release_held", "judge_batch",
   -- imports
-  "release_target", "owe_end", "end_import", "attach_task", "reject_new", "claimed_record", "give_back",
+  "unpark", "release_target", "owe_end", "end_import", "attach_task", "reject_new", "claimed_record", "give_back",
 }
 files["worker/store/scripts"] = { read_globals = SHARED }
 files["worker/store/scripts/library"] = {

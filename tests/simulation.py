@@ -53,13 +53,13 @@ class LearningLimiter:
         runtime = lua.LuaRuntime()
         self._lua: Any = runtime.execute(
             library_text(("limiter", "learning"))
-            + "\nreturn { new = new_limiter, read = read_limiter, refill = refill, accept = accept,"
+            + "\nreturn { open = open_limiter, refill = refill, accept = accept,"
             " available = available, grant = grant_call, ready_at = ready_at, refuse = refuse,"
             " pace_of = pace_of }"
         )
         self._table_from: Any = runtime.table_from
-        self._known = self._table_from(known)
-        self.state: Any = self._lua.new(self._known, 0.0)
+        self._known = known.get("rate", 0), known.get("burst", 0)
+        self.restore({}, 0.0)
 
     @property
     def rate(self) -> float:
@@ -73,11 +73,11 @@ class LearningLimiter:
 
     def restore(self, fields: dict[str, str], now: float) -> None:
         """Go on with a limiter as the store holds it."""
-        self.state = self._lua.read(self._table_from(fields), self._known, now * 1000)
+        self.state: Any = self._lua.open(self._table_from(fields), *self._known, now * 1000)
 
     def stored(self) -> dict[str, str]:
         """Return the limiter as the store holds it."""
-        return {name: repr(value) for name, value in self.state.items() if name != "known"}
+        return {name: repr(value) for name, value in self.state.items()}
 
     def available(self, now: float, due: int) -> int:
         """Return how many calls are granted now."""

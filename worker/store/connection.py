@@ -42,8 +42,9 @@ def translated(
 def connect(url: str) -> "Redis":
     """Return a client of the store; it connects when first used.
 
-    A command that fails for want of a connection is sent again a few times: every script may run
-    twice, because each compares the state and lease that it found.
+    A command that fails for want of a connection is sent again a few times. Every script may run
+    twice: most compare the state and lease that they find; a claim whose reply was lost falls
+    silent and is taken up again after its lease; a failure or a 429 that counts twice is harmless.
     """
     pool = BlockingConnectionPool.from_url(
         url,

@@ -150,7 +150,7 @@ class LaneView:
         return Limit(None, Source.UNKNOWN)
 
     def _budget(self, name: str) -> Budget:
-        limiter = {key: float(value) for key, value in self.limiters.get(name, {}).items()}
+        limiter = _numbers(self.limiters.get(name, {}))
         rate, burst = self._configured(f"{name}_rate"), self._configured(f"{name}_burst")
         learned = limiter.get("rate") if limiter.get("learned") else None
         if rate.value is None and learned:
@@ -164,6 +164,14 @@ class LaneView:
             pace=pace if rate.source is Source.LEARNED else min(pace, rate.value or pace),
             blocked_seconds=max(0.0, (limiter.get("blocked_until", 0.0) - self.read_at_ms) / 1000),
         )
+
+
+def _numbers(fields: Mapping[str, str]) -> dict[str, float]:
+    """Return a limiter's fields; none of one that is damaged, which will start anew."""
+    try:
+        return {name: float(value) for name, value in fields.items()}
+    except ValueError:
+        return {}
 
 
 _CLASSES: Final = ("start", "poll", "shared")

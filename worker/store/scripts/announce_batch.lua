@@ -22,6 +22,8 @@ if not (batch.accepted or batch.canary or batch.stop_percent) then
 end
 if next(fields) then
   put(key, batch, fields)
-  redis.call('PERSIST', key)
+  if not batch.accepted then
+    redis.call('PEXPIRE', key, CONFIG.retention_ms) -- until the first one comes
+  end
 end
 return 0

@@ -11,8 +11,10 @@ local exact = exact_ms()
 local now = math.floor(exact)
 local defaults = hash_of(KEY.defaults)
 local claims = {}
-local RECLAIMED_AT_ONCE = 100
 local PASSED_AT_ONCE = 200 -- imports that are taken from a lane's queue without being started
+local SHARE = 0.5 -- the part of starts where starts and polls share something, unless configured
+local PROBES_TRIED = 20 -- imports that stood back and are looked at for a probe
+local tidied = 200 -- silent claims and delayed imports that may still be moved: others want to be served
 
 local function claim(lane_name, call, id, record, grant, probe)
   local lease = string.format('%.0f', redis.call('INCR', KEY.sequence))
@@ -42,8 +44,8 @@ end
 
 -- Claims that fell silent: a start is in doubt, a poll is simply due again.
 local function reclaim(lane_name)
-  local silent = redis.call('ZRANGEBYSCORE', KEY.leases .. lane_name, '-inf', now, 'LIMIT', 0,
-    RECLAIMED_AT_ONCE)
+  local silent = redis.call('ZRANGEBYSCORE', KEY.leases .. lane_name, '-inf', now, 'LIMIT', 0, tidied)
+  tidied = tidied - #silent
   for _, id in ipairs(silent) do
     local record = known(id, KEY.leases .. lane_name)
     if record then
@@ -57,9 +59,10 @@ local function reclaim(lane_name)
   end
 end
 
-local function promote_delayed(lane_name, latest)
-  local due = redis.call('ZRANGEBYSCORE', KEY.delayed .. lane_name, '-inf', latest, 'LIMIT', 0,
-    args.limit)
+-- Let imports wait in their lane again that were delayed until `latest`, `most` of them.
+local function promote_delayed(lane_name, latest, most)
+  local due = redis.call('ZRANGEBYSCORE', KEY.delayed .. lane_name, '-inf', latest, 'LIMIT', 0, most)
+  tidied = math.max(0, tidied - #due)
   for _, id in ipairs(due) do
     local record = known(id, KEY.delayed .. lane_name)
     if record then
@@ -72,40 +75,44 @@ end
 
 local function claim_polls(lane_name, limiter, most, probe)
   local due = redis.call('ZRANGEBYSCORE', KEY.polls .. lane_name, '-inf', now, 'LIMIT', 0, most)
+  local taken = 0
   for _, id in ipairs(due) do
     local record = known(id, KEY.polls .. lane_name)
     if record then
       redis.call('ZREM', KEY.polls .. lane_name, id)
       local grant = grant_text(limiter, grant_call(limiter))
       claim(lane_name, record.doubt and 'reconcile' or 'poll', id, record, grant, probe)
+      taken = taken + 1
     end
   end
-  return #due
+  return taken
 end
 
--- The target's own import goes first; others for the same target stand aside until it is over.
-local function hold_target(id, record)
-  local key = KEY.target .. target_of(record)
-  local holder = redis.call('HGET', key, 'holder')
-  if holder and holder ~= id then
-    local rank = ({ high = 0, normal = 1, low = 2 })[record.priority]
-    redis.call('ZADD', KEY.parked .. target_of(record), rank * 1e14 + tonumber(record.sequence), id)
-    return false
-  end
-  redis.call('HSET', key, 'holder', id)
-  redis.call('PERSIST', key)
-  return true
-end
-
--- Whether an import that was taken out of its lane's queue may start now.
-local function may_start(id, record)
+-- Whether an import that was taken out of its lane's queue may start now. One that may not waits
+-- elsewhere: for its target, which one import at a time holds, or until its batch goes on.
+local function may_start(id, record, queue)
   if not record.state then
     return false -- somebody deleted it
+  end
+  local target = target_of(record)
+  local holder = redis.call('HGET', KEY.target .. target, 'holder')
+  if holder == id then
+    return true -- a doubt is resolved, and it goes on as it began
   elseif is_stopped(record) then
     hold(id, record)
+    local priority = not holder and unpark(target)
+    if priority then -- nobody else would let those pass that wait for the target
+      grow_queue(queue, priority)
+    end
+    return false
+  elseif holder then
+    local rank = ({ high = 0, normal = 1, low = 2 })[record.priority]
+    redis.call('ZADD', KEY.parked .. target, rank * 1e14 + tonumber(record.sequence), id)
     return false
   end
-  return hold_target(id, record)
+  redis.call('HSET', KEY.target .. target, 'holder', id)
+  redis.call('PERSIST', KEY.target .. target)
+  return true
 end
 
 local function claim_starts(queue, limiter, most, above, probe)
@@ -116,7 +123,7 @@ local function claim_starts(queue, limiter, most, above, probe)
       break
     end
     local record = hash_of(KEY.import .. id)
-    if may_start(id, record) then
+    if may_start(id, record, queue) then
       put(KEY.import .. id, record, {
         state = 'starting',
         attempts = tonumber(record.attempts or 0) + 1,
@@ -152,6 +159,30 @@ local function save_limiters(start, poll)
   end
 end
 
+-- How many more jobs may be under way, whether that goes above the ceiling, and how many there might be
+-- without one.
+local function room_for_jobs(lane_name, lane)
+  local unfinished = under_way(lane_name)
+  local allowed = math.max(0, (limit_of(lane, defaults, 'max_running') or math.huge) - unfinished)
+  local room, above = room_under(lane, unfinished, now)
+  return math.min(room, allowed), above, allowed
+end
+
+-- When the lane can make its next call, as far as its limits tell.
+local function next_call(lane_name, lane, start, poll, waiting, room, allowed)
+  local due = first_score(KEY.delayed .. lane_name) or math.huge
+  local next_poll = first_score(KEY.polls .. lane_name)
+  if next_poll then
+    due = math.min(due, math.max(next_poll, ready_at(poll)))
+  end
+  if waiting > 0 and room > 0 then
+    due = math.min(due, ready_at(start))
+  elseif waiting > 0 and allowed > 0 then -- there is a ceiling
+    due = math.min(due, math.max(tonumber(lane.ceiling_try_at_ms), ready_at(start)))
+  end
+  return due
+end
+
 -- A paused lane lets one call through when its time has come: the probe that may reopen it.
 local function claim_probe(lane_name, lane)
   local due = tonumber(lane.paused_until_ms)
@@ -159,41 +190,43 @@ local function claim_probe(lane_name, lane)
     return due
   end
   local start, poll = load_limiters(lane_name, lane)
+  local queue = open_queue(lane_name, lane)
+  local room, above, allowed = room_for_jobs(lane_name, lane)
   local function probed()
-    if claim_polls(lane_name, poll, 1, true) > 0 then
-      return true
-    end
-    local queue = open_queue(lane_name, lane)
-    local taken = claim_starts(queue, start, 1, false, true)
-    close_queue(queue, lane)
-    return taken > 0
+    return claim_polls(lane_name, poll, math.min(1, available(poll)), true) > 0
+      or claim_starts(queue, start, math.min(1, available(start), room), above, true) > 0
   end
-  -- Imports that failed as probes stand back for others; where there is no other, they try again.
-  if probed() or (promote_delayed(lane_name, '+inf') and probed()) then
-    save_limiters(start, poll)
+  local found = probed()
+  for _ = 1, PROBES_TRIED do
+    -- Imports that failed as probes stand back for others; where there is no other, they try again.
+    if found or queue.size > 0 or not promote_delayed(lane_name, '+inf', 1) then
+      break
+    end
+    close_queue(queue, lane)
+    queue = open_queue(lane_name, lane)
+    found = probed()
+  end
+  close_queue(queue, lane)
+  save_limiters(start, poll)
+  if found then
     redis.call('HSET', KEY.lane .. lane_name, 'paused_until_ms', now + args.lease_ms)
     return now + args.lease_ms
   end
-  return first_score(KEY.polls .. lane_name)
+  return next_call(lane_name, lane, start, poll, queue.size, room, allowed)
 end
 
--- How many polls and starts of those that are due are granted. A shared budget is divided: while both
--- are due, starts get their share of it, to a call; what one does not need is the other's.
-local function divide(lane, start, poll, polls_due, starts_due, most)
-  if start ~= poll then
-    local starts = math.min(starts_due, available(start))
-    local polls = math.min(polls_due, available(poll), math.max(math.ceil(most / 2), most - starts))
-    return polls, math.min(starts, most - polls), {}
+-- Divide `most` calls between those that are due: starts get their share, to a call over time; what one
+-- of the two does not need is the other's. Returns polls, starts.
+local function divide(lane_name, lane, most, polls, starts, share)
+  if polls + starts <= most then
+    return polls, starts
+  elseif most == 0 then
+    return 0, 0
   end
-  local calls = math.min(available(start), most)
-  local share = limit_of(lane, defaults, 'start_share') or 0.5
   local credit = tonumber(lane.start_credit or 0)
-  local starts = math.min(starts_due, calls, math.max(calls - polls_due, math.floor(share * calls + credit)))
-  local polls = math.min(polls_due, calls - starts)
-  if polls_due > 0 and starts_due > 0 and polls + starts > 0 then
-    credit = clamp(credit + share * (polls + starts) - starts, -1, 1)
-  end
-  return polls, starts, { start_credit = credit }
+  local granted = clamp(math.floor(share * most + credit), math.max(0, most - polls), math.min(starts, most))
+  put(KEY.lane .. lane_name, lane, { start_credit = clamp(credit + share * most - granted, -1, 1) })
+  return most - granted, granted
 end
 
 -- Take note of whether a limiter was what held calls back.
@@ -204,21 +237,23 @@ end
 local function claim_within_limits(lane_name, lane, most)
   local start, poll = load_limiters(lane_name, lane)
   local queue = open_queue(lane_name, lane)
-  local unfinished = under_way(lane_name)
-  local room, above = room_under(lane, unfinished, now)
-  room = math.max(0, math.min(room, (limit_of(lane, defaults, 'max_running') or math.huge) - unfinished))
+  local room, above, allowed = room_for_jobs(lane_name, lane)
   local polls_due = redis.call('ZCOUNT', KEY.polls .. lane_name, '-inf', now)
   local starts_due = math.min(queue.size, room)
-  local polls, starts, fields = divide(lane, start, poll, polls_due, starts_due, most)
+  local polls, starts
+  if start == poll then
+    local share = limit_of(lane, defaults, 'start_share') or SHARE
+    polls, starts = divide(lane_name, lane, math.min(available(start), most), polls_due, starts_due, share)
+  else
+    polls, starts = math.min(polls_due, available(poll)), math.min(starts_due, available(start))
+    polls, starts = divide(lane_name, lane, most, polls, starts, SHARE)
+  end
 
   polls = claim_polls(lane_name, poll, polls)
   starts = claim_starts(queue, start, starts, above)
   close_queue(queue, lane)
   if above and starts > 0 then
     put(KEY.lane .. lane_name, lane, try_above(lane, now))
-  end
-  if next(fields) then
-    put(KEY.lane .. lane_name, lane, fields)
   end
   starts_due = math.min(queue.size + starts, starts_due)
   if start == poll then
@@ -229,17 +264,7 @@ local function claim_within_limits(lane_name, lane, most)
   end
   save_limiters(start, poll)
 
-  local due = math.huge
-  local next_poll = first_score(KEY.polls .. lane_name)
-  if next_poll then
-    due = math.max(next_poll, ready_at(poll))
-  end
-  if queue.size > 0 and room > starts then
-    due = math.min(due, ready_at(start))
-  elseif queue.size > 0 and lane.ceiling then
-    due = math.min(due, math.max(tonumber(lane.ceiling_try_at_ms), ready_at(start)))
-  end
-  return math.min(due, first_score(KEY.delayed .. lane_name) or math.huge)
+  return next_call(lane_name, lane, start, poll, queue.size, room - starts, allowed - starts)
 end
 
 -- How many calls one lane may add to those on the way. Slots are divided by dynamic thresholds
@@ -260,7 +285,7 @@ for position, name in ipairs(names) do
   end
   local lane = hash_of(KEY.lane .. name)
   reclaim(name)
-  promote_delayed(name, now)
+  promote_delayed(name, now, math.min(tidied, args.limit))
   local due
   if lane.paused_reason then
     due = claim_probe(name, lane)

@@ -5,48 +5,41 @@
 -- Atomic, so that a claim sees all limits of one configuration. The last writer wins, and is shown.
 
 local args = cjson.decode(ARGV[1])
-local now = exact_ms()
+local now = now_ms()
 local changed = {}
 local NAMES = {
   'start_rate', 'start_burst', 'poll_rate', 'poll_burst', 'shared_rate', 'shared_burst', 'shared',
   'start_share', 'max_running',
 }
 
--- Write `limits` and nothing else to a hash; say whether that changes them.
-local function configure(key, before, limits)
-  local fields = { configured_by = args.by, configured_at_ms = math.floor(now) }
+-- Write `limits` and no others to a hash; note whether that changes them.
+local function configure(name, key, limits)
+  local before = hash_of(key)
+  local fields = { configured_by = args.by, configured_at_ms = now }
   local differs = false
-  for _, name in ipairs(NAMES) do
-    fields[name] = limits[name] or false
-    differs = differs or tonumber(before[name]) ~= limits[name]
+  for _, limit in ipairs(NAMES) do
+    fields[limit] = limits[limit] or false
+    differs = differs or tonumber(before[limit]) ~= limits[limit]
   end
-  local after = {}
-  for name, value in pairs(before) do
-    after[name] = value
+  put(key, before, fields)
+  if differs then
+    changed[#changed + 1] = name
   end
-  put(key, after, fields)
-  return after, differs
 end
 
-local defaults_before = hash_of(KEY.defaults)
-local defaults, differ = configure(KEY.defaults, defaults_before, args.defaults)
-if differ then
-  changed[1] = ''
-end
+configure('', KEY.defaults, args.defaults)
 for name in pairs(args.lanes) do
   redis.call('SADD', KEY.names, name)
 end
 for _, name in ipairs(redis.call('SMEMBERS', KEY.names)) do
-  local before = hash_of(KEY.lane .. name)
-  local after, differs = before, false
-  if args.lanes[name] or before.configured_by then
-    after, differs = configure(KEY.lane .. name, before, args.lanes[name] or {})
+  if args.lanes[name] or redis.call('HEXISTS', KEY.lane .. name, 'configured_by') == 1 then
+    configure(name, KEY.lane .. name, args.lanes[name] or {})
   end
-  if differs then
-    changed[#changed + 1] = name
-  end
-  if differs or differ then
-    follow_limits(name, before, defaults_before, after, defaults, now)
+end
+if #changed > 0 then
+  -- Lanes may have been put off to what the old limits allowed.
+  for _, name in ipairs(redis.call('ZRANGE', KEY.lanes, 0, -1)) do
+    schedule_lane(name, now, now)
   end
 end
 return changed

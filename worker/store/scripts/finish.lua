@@ -27,5 +27,5 @@ if fields.job_id and not record.started_at_ms then
   fields.started_at_ms = now
 end
 end_import(args.id, record, args.state, fields, now)
-note_answer(lane_of(record), args, exact)
+note_answer(lane_of(record), args, exact, args.call == 'start' and args.state ~= 'rejected')
 return { 1, redis.call('HGETALL', KEY.import .. args.id), redis.call('HGETALL', KEY.tasks .. args.id) }

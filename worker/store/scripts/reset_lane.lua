@@ -6,20 +6,23 @@
 -- Atomic, so that no claim sees half of it.
 
 local args = cjson.decode(ARGV[1])
-local now = now_ms()
+local now = exact_ms()
 local key = KEY.lane .. args.lane
+local lane, defaults = hash_of(key), hash_of(KEY.defaults)
 local fields = { ceiling_refuted = false }
 for name in pairs(NO_CEILING) do
   fields[name] = false
 end
-for _, name in ipairs(redis.call('HKEYS', key)) do
+for name in pairs(lane) do
   if string.sub(name, 1, 5) == 'hand_' then
     fields[name] = false
   end
 end
-put(key, {}, fields)
+put(key, lane, fields)
 for _, class in ipairs({ 'start', 'poll', 'shared' }) do
-  redis.call('DEL', KEY.limiter .. args.lane .. ':' .. class)
+  if redis.call('EXISTS', KEY.limiter .. args.lane .. ':' .. class) == 1 then
+    forget_learned(load_limiter(args.lane, lane, defaults, class, now), now)
+  end
 end
 schedule_lane(args.lane, now, now)
 return 0

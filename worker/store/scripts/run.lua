@@ -25,6 +25,6 @@ give_back(args.id, record, KEY.polls, now + args.delay_ms, {
   error = false,
 })
 append_import_event('started', args.id, record, now)
-note_answer(lane_of(record), args, exact)
+note_answer(lane_of(record), args, exact, args.call == 'start')
 schedule_lane(lane_of(record), now + args.delay_ms, now)
 return 1

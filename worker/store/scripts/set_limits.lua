@@ -5,14 +5,12 @@
 -- Atomic, so that a claim sees all of one change, and the lane is looked at under the new limits.
 
 local args = cjson.decode(ARGV[1])
-local now = exact_ms()
-local key = KEY.lane .. args.lane
-local before, lane, defaults = hash_of(key), hash_of(key), hash_of(KEY.defaults)
-local fields = { hand_by = args.by, hand_at_ms = math.floor(now) }
+local now = now_ms()
+local fields = { hand_by = args.by, hand_at_ms = now }
 for name, value in pairs(args.limits) do
   fields['hand_' .. name] = value
 end
-put(key, lane, fields)
+put(KEY.lane .. args.lane, {}, fields)
 redis.call('SADD', KEY.names, args.lane)
-follow_limits(args.lane, before, defaults, lane, defaults, now)
+schedule_lane(args.lane, now, now) -- it may have been put off to what the old limits allowed
 return 0

@@ -19,6 +19,7 @@ if grant then
   local limiter = load_limiter(args.lane, lane, hash_of(KEY.defaults), grant.class, now)
   local others = under_way(args.lane) - 1
   if args.concurrent then
+    put(key, lane, { ceiling_suspected = false, ceiling_rate = false })
     put(key, lane, meet_ceiling(lane, others, grant.above, now))
     limiter.blocked_until = math.max(limiter.blocked_until, now + args.retry_after_ms)
     counted, kept = true, others .. ' unfinished jobs at most'

@@ -43,7 +43,7 @@ local function hash_of(key)
   return hash
 end
 
--- Write `fields` (a table; false removes one) to a hash and to its copy in hand.
+-- Write `fields` (a table; false removes one) to a hash and to its copy in hand. Numbers are exact.
 local function put(key, copy, fields)
   local set, gone = {}, {}
   for name, value in pairs(fields) do
@@ -51,9 +51,9 @@ local function put(key, copy, fields)
       copy[name] = nil
       gone[#gone + 1] = name
     else
-      copy[name] = tostring(value)
+      copy[name] = type(value) == 'number' and string.format('%.17g', value) or tostring(value)
       set[#set + 1] = name
-      set[#set + 1] = tostring(value)
+      set[#set + 1] = copy[name]
     end
   end
   if #set > 0 then

@@ -18,7 +18,8 @@ local function count_batch(record, from, to)
   redis.call('HINCRBY', key, to, 1)
 end
 
--- Emit batch.completed once all that is accepted, and all that was announced, is terminal.
+-- Emit batch.completed once all that is accepted, and all that was announced, is terminal. What is
+-- over so far is kept for the retention time, and on from there when more comes.
 local function complete_batch(record, now)
   local key = KEY.batch .. record.batch_id
   local batch = hash_of(key)
@@ -31,14 +32,16 @@ local function complete_batch(record, now)
   local accepted = tonumber(batch.accepted or 0)
   data.known = tonumber(batch.known or 0)
   data.total = accepted + data.known
-  if finished < accepted or data.total < tonumber(batch.expected or 0) then
+  if finished < accepted then
     return
   end
-  append_event('batch.completed', record.batch_id .. '/completed/' .. data.total, record.batch_id, now,
-    data)
-  redis.call('HSET', key, 'completed_at_ms', now)
   redis.call('PEXPIRE', key, CONFIG.retention_ms)
   redis.call('PEXPIRE', KEY.members .. record.batch_id, CONFIG.retention_ms)
+  if data.total >= tonumber(batch.expected or 0) then
+    append_event('batch.completed', record.batch_id .. '/completed/' .. data.total, record.batch_id, now,
+      data)
+    redis.call('HSET', key, 'completed_at_ms', now)
+  end
 end
 
 local function join_batch(id, record, sequence)
@@ -58,8 +61,6 @@ local function count_known(id, batch_id, now)
   local members = KEY.members .. batch_id
   if redis.call('ZADD', members, 'NX', redis.call('INCR', KEY.sequence), id) == 1 then
     redis.call('HINCRBY', KEY.batch .. batch_id, 'known', 1)
-    redis.call('PERSIST', KEY.batch .. batch_id)
-    redis.call('PERSIST', members)
     complete_batch({ batch_id = batch_id }, now)
   end
 end
@@ -133,6 +134,14 @@ local function release_held(now)
   end
 end
 
+-- Whether all that was announced of a batch has come and started.
+local function has_begun(key)
+  local names = { 'expected', 'accepted', 'known', 'waiting' }
+  local expected, accepted, known, waiting = unpack(redis.call('HMGET', key, unpack(names)))
+  return expected and tonumber(accepted) + tonumber(known or 0) >= tonumber(expected)
+    and tonumber(waiting or 0) == 0
+end
+
 -- An import that was let in has ended: does its batch's rule stop the batch, or open its gate?
 local function judge_batch(record, state, now)
   local key = KEY.batch .. record.batch_id
@@ -145,7 +154,9 @@ local function judge_batch(record, state, now)
   local bad = redis.call('HINCRBY', key, 'judged_bad', is_bad and 1 or 0)
   percent = tonumber(percent or (gate and 0) or 100)
   local of = gate and tonumber(canary) or math.max(judged, JUDGED_AT_LEAST)
-  if bad * 100 > percent * of then
+  if has_begun(key) then
+    return -- there is nothing left to stop
+  elseif bad * 100 > percent * of then
     local what = gate and 'its first ' .. canary or judged .. ' imports'
     stop_batch(record.batch_id, bad .. ' of ' .. what .. ' ended badly', now)
   elseif gate and judged >= tonumber(canary) then

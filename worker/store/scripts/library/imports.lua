@@ -11,7 +11,20 @@ local function leave_queues(id, record)
   redis.call('ZREM', KEY.leases .. lane, id)
 end
 
--- Let the next import of the target compete for a start.
+-- Let the next import that waits for a target compete for a start. Returns its priority, nil for none.
+local function unpark(target)
+  repeat
+    local parked = redis.call('ZPOPMIN', KEY.parked .. target)[1]
+    local record = parked and hash_of(KEY.import .. parked)
+    if parked and record.state == 'waiting' then -- one that somebody deleted lets the next one pass
+      requeue(parked, record)
+      return record.priority
+    end
+  until not parked
+  return nil
+end
+
+-- The target is free again, should this import have held it.
 local function release_target(id, record, now)
   local target = target_of(record)
   local key = KEY.target .. target
@@ -23,15 +36,9 @@ local function release_target(id, record, now)
     redis.call('HSET', key, 'last_job', record.job_id)
   end
   redis.call('PEXPIRE', key, TARGET_MEMORY_MS)
-  repeat
-    local parked = redis.call('ZPOPMIN', KEY.parked .. target)[1]
-    local next_record = parked and hash_of(KEY.import .. parked)
-    if parked and next_record.state == 'waiting' then -- one that somebody deleted lets the next one pass
-      requeue(parked, next_record)
-      schedule_lane(lane_of(record), now, now)
-      return
-    end
-  until not parked
+  if unpark(target) then
+    schedule_lane(lane_of(record), now, now)
+  end
 end
 
 -- Owe a task that must be made up the end of an import that is over already.

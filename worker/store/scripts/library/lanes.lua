@@ -10,20 +10,14 @@ local function is_shared(lane, defaults)
   return limit_of(lane, defaults, 'shared') == 1
 end
 
-local function known_limits(lane, defaults, class)
-  return {
-    rate = limit_of(lane, defaults, class .. '_rate'),
-    burst = limit_of(lane, defaults, class .. '_burst'),
-  }
-end
-
 -- Load the limiter of a class of calls ('start', 'poll' or 'shared'), refilled.
 local function load_limiter(name, lane, defaults, class, now)
   local key = KEY.limiter .. name .. ':' .. class
   local fields = hash_of(key)
-  local limiter = read_limiter(fields, known_limits(lane, defaults, class), now)
+  local rate = limit_of(lane, defaults, class .. '_rate') or 0
+  local burst = limit_of(lane, defaults, class .. '_burst') or 0
+  local limiter = open_limiter(fields, rate, burst, now)
   limiter.key, limiter.fields, limiter.class = key, fields, class
-  refill(limiter, now)
   return limiter
 end
 
@@ -40,6 +34,13 @@ local function save_limiter(limiter)
   if #changed > 0 then
     redis.call('HSET', limiter.key, unpack(changed))
   end
+end
+
+-- Let a limiter learn anew; calls that are on the way go on being counted.
+local function forget_learned(limiter, now)
+  local new = restart_limiter(limiter, limiter.known_rate, limiter.known_burst, now)
+  new.key, new.fields = limiter.key, limiter.fields
+  save_limiter(new)
 end
 
 -- A grant as text, for the worker to bring back with the answer. `above`: it went above the ceiling.
@@ -63,8 +64,9 @@ local function under_way(name)
   return redis.call('ZCARD', KEY.polls .. name) + redis.call('ZCARD', KEY.leases .. name)
 end
 
--- A call was answered in full: the lane is reachable, and this call was not throttled.
-local function note_answer(name, args, now)
+-- A call was answered in full: the lane is reachable, and this call was not throttled. `accepted`: it was
+-- a start, and there is a job now.
+local function note_answer(name, args, now, accepted)
   if not args.answered then
     return
   end
@@ -79,27 +81,11 @@ local function note_answer(name, args, now)
   end
   local limiter = load_limiter(name, lane, hash_of(KEY.defaults), grant.class, now)
   accept(limiter, grant.number, now)
-  if lane.ceiling_suspected and grant.above then
-    believe(limiter, tonumber(lane.ceiling_rate), now)
-  end
-  save_limiter(limiter)
-  if args.call == 'start' and (lane.ceiling or lane.ceiling_refuted) then
+  if accepted and (lane.ceiling or lane.ceiling_refuted) then
+    if lane.ceiling_suspected and grant.above then
+      believe(limiter, tonumber(lane.ceiling_rate), now)
+    end
     put(key, lane, pass_ceiling(lane, under_way(name), grant.above, now))
   end
-end
-
--- The limits of a lane have changed: limiters of classes that are now known, or no longer, begin anew.
-local function follow_limits(name, lane_before, defaults_before, lane, defaults, now)
-  for _, class in ipairs({ 'start', 'poll', 'shared' }) do
-    local before = known_limits(lane_before, defaults_before, class)
-    local known = known_limits(lane, defaults, class)
-    local differ = before.rate ~= known.rate or before.burst ~= known.burst
-    if differ and redis.call('EXISTS', KEY.limiter .. name .. ':' .. class) == 1 then
-      local limiter = load_limiter(name, lane_before, defaults_before, class, now)
-      local new = restart_limiter(limiter, known, now)
-      new.key, new.fields = limiter.key, limiter.fields
-      save_limiter(new)
-    end
-  end
-  schedule_lane(name, now, now) -- it may have been put off to what the old limits allowed
+  save_limiter(limiter)
 end

@@ -83,6 +83,9 @@ end
 
 -- The call of grant `number` was not throttled.
 local function accept(limiter, number, now)
+  if number > limiter.granted then -- a grant of one that was lost
+    return
+  end
   limiter.streak = 0
   if number <= limiter.settled or limiter.limited == 0 then
     return
@@ -202,8 +205,8 @@ end
 local function judge_known(limiter, accepted, seconds)
   if limiter.full == 1 then
     return true
-  elseif (accepted + 2) / seconds < KNOWN_SHARE * limiter.known.rate then
-    limiter.steady = limiter.known.rate
+  elseif (accepted + 2) / seconds < KNOWN_SHARE * limiter.known_rate then
+    limiter.steady = limiter.known_rate
     limiter.mode, limiter.rate, limiter.spread = TRACK, (accepted + 2) / seconds, WIDE
     return true
   end
@@ -213,7 +216,8 @@ end
 -- The remote bucket was empty but for `level` tokens when `grant` was made.
 local function drain(limiter, grant, level, now)
   local gained = math.max(0, now - grant.at) / 1000 * limiter.rate
-  limiter.tokens = level + gained - (limiter.granted - grant.number) - reserve_of(limiter)
+  local there = math.min(level + gained, burst_of(limiter) or math.huge)
+  limiter.tokens = there - (limiter.granted - grant.number) - reserve_of(limiter)
   limiter.filled_at = math.max(now, limiter.filled_at)
 end
 
@@ -243,7 +247,9 @@ end
 local function refuse(limiter, grant, retry_after_ms, now)
   refill(limiter, now)
   limiter.blocked_until = math.max(limiter.blocked_until, now + retry_after_ms)
-  if grant.number <= limiter.settled then
+  if grant.number > limiter.granted then -- a grant of one that was lost
+    return false
+  elseif grant.number <= limiter.settled then
     note_refusal(limiter, grant, now)
     return false
   end

@@ -1,5 +1,5 @@
--- The limiter of one class of a lane's calls: how many may be made now. Loaded behind lib.lua; how a
--- limit is learned stands in learning.lua.
+-- The limiter of one class of a lane's calls: how many may be made now. How a limit is learned stands in
+-- learning.lua.
 --
 -- Pure: a limiter is a table, the time is passed in (milliseconds of the server's clock), nothing here
 -- calls the server. Rates are calls per second, sizes are calls.
@@ -19,6 +19,8 @@ local CROWDING_SHARE = 0.02 -- where a known burst has no room for that, they ar
 
 -- What is stored of a limiter, and how a new one begins.
 local NEW_LIMITER = {
+  known_rate = 0, -- what is configured; 0: to be learned
+  known_burst = 0,
   mode = SEEK,
   pace = FIRST_PACE, -- calls per second that a seeking limiter grants
   rate = FIRST_PACE, -- what the remote side is believed to allow
@@ -63,7 +65,10 @@ end
 
 -- The burst as configured or learned; nil while it is not known.
 local function burst_of(limiter)
-  return limiter.known.burst or (limiter.burst > 0 and limiter.burst or nil)
+  if limiter.known_burst > 0 then
+    return limiter.known_burst
+  end
+  return limiter.burst > 0 and limiter.burst or nil
 end
 
 local function is_small(limiter)
@@ -81,8 +86,8 @@ end
 
 -- The most that a known rate grants.
 local function ceiling_of(limiter)
-  local rate = limiter.known.rate
-  if not rate then
+  local rate = limiter.known_rate
+  if rate == 0 then
     return math.huge
   end
   local crowded = 1 + rate * CROWDING_SECONDS - (burst_of(limiter) or math.huge)
@@ -105,7 +110,7 @@ end
 -- How many calls may be granted at once after a rest.
 local function capacity_of(limiter)
   local burst, pace = burst_of(limiter), pace_of(limiter)
-  if limiter.known.burst then
+  if limiter.known_burst > 0 then
     local crowded = pace * CROWDING_SECONDS
     return math.max(1, burst - (crowded > CROWDING_LEAST and crowded or 0))
   elseif burst then
@@ -114,43 +119,47 @@ local function capacity_of(limiter)
   return math.max(2, 1 + pace * SLACK_SECONDS)
 end
 
-local function new_limiter(known, now)
-  local limiter = { known = known }
+-- Begin with what is configured: `rate` and `burst`, 0 where it is to be learned.
+local function new_limiter(rate, burst, now)
+  local limiter = {}
   for name, value in pairs(NEW_LIMITER) do
     limiter[name] = value
   end
+  limiter.known_rate, limiter.known_burst = rate, burst
   limiter.filled_at, limiter.anchor_at, limiter.seek_at = now, now, now
-  if known.rate then
-    limiter.pace, limiter.rate, limiter.seek_pace = known.rate, known.rate, known.rate
-    limiter.tokens = known.burst and capacity_of(limiter) or 1
+  if rate > 0 then
+    limiter.pace, limiter.rate, limiter.seek_pace = rate, rate, rate
+    limiter.tokens = burst > 0 and capacity_of(limiter) or 1
   end
   return limiter
 end
 
--- Return the limiter that `fields` (name -> text) holds. `known` holds what is configured: rate and
--- burst, nil where it is to be learned. A limiter that is lost or damaged starts anew.
-local function read_limiter(fields, known, now)
-  local limiter = { known = known }
-  for name in pairs(NEW_LIMITER) do
-    local value = tonumber(fields[name])
-    if not value or value ~= value or math.abs(value) > 1e15 then
-      return new_limiter(known, now)
-    end
-    limiter[name] = value
-  end
-  local is_sound = math.min(limiter.rate, limiter.pace, limiter.span) > 0
-    and limiter.filled_at < now + 60000 and limiter.blocked_until < now + 86400000
-  return is_sound and limiter or new_limiter(known, now)
-end
-
--- Begin anew with what is configured now, and with no token more than there was.
-local function restart_limiter(limiter, known, now)
-  local new = new_limiter(known, now)
+-- Begin anew, with no token more than there was, and as little leave to call. Grants go on being counted:
+-- calls are on the way.
+local function restart_limiter(limiter, rate, burst, now)
+  local new = new_limiter(rate, burst, now)
   new.tokens = math.min(limiter.tokens, new.tokens)
+  new.blocked_until = limiter.blocked_until
   for _, name in ipairs({ 'granted', 'settled', 'begun', 'anchor', 'seek_granted' }) do
     new[name] = limiter.granted
   end
   return new
+end
+
+-- Return the limiter that `fields` (name -> text) holds; nil when it is lost or damaged.
+local function read_limiter(fields, now)
+  local limiter = {}
+  for name in pairs(NEW_LIMITER) do
+    local value = tonumber(fields[name])
+    if not value or value ~= value or math.abs(value) > 1e15 then
+      return nil
+    end
+    limiter[name] = value
+  end
+  local is_sound = math.min(limiter.rate, limiter.pace, limiter.span) > 0
+    and math.min(limiter.known_rate, limiter.known_burst) >= 0
+    and limiter.filled_at < now + 60000 and limiter.blocked_until < now + 86400000
+  return is_sound and limiter or nil
 end
 
 -- Let tokens flow in up to `now`.
@@ -190,4 +199,18 @@ end
 local function ready_at(limiter)
   local wait = math.max(0, 1 - limiter.tokens) / pace_of(limiter) * 1000
   return math.max(limiter.filled_at + wait, limiter.blocked_until)
+end
+
+-- Return the limiter that `fields` holds, refilled, under what is configured now. One that is lost,
+-- damaged or from the future starts anew, and so does one that was told other limits.
+local function open_limiter(fields, rate, burst, now)
+  local limiter = read_limiter(fields, now)
+  if not limiter then
+    return new_limiter(rate, burst, now)
+  end
+  refill(limiter, now)
+  if limiter.known_rate ~= rate or limiter.known_burst ~= burst then
+    return restart_limiter(limiter, rate, burst, now)
+  end
+  return limiter
 end

@@ -48,6 +48,12 @@ local function open_queue(name, lane)
   return queue
 end
 
+-- An import was put into an open queue.
+local function grow_queue(queue, priority)
+  queue.size = queue.size + 1
+  queue.sizes[priority] = queue.sizes[priority] + 1
+end
+
 -- The priority that is next. One that has just come to have imports takes its turn now.
 local function next_priority(queue)
   local best
