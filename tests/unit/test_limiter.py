@@ -11,6 +11,10 @@ from tests.simulation import LearningLimiter, Outcome, Setting, simulate
 steady = settings(derandomize=True, database=None, deadline=None, max_examples=60)
 
 
+SHUT = 1e-9
+"""A rate at which nothing is accepted."""
+
+
 def backlog(calls: int) -> tuple[tuple[float, int], ...]:
     return ((0.0, calls),)
 
@@ -137,6 +141,20 @@ def test_a_known_rate_that_is_too_high_is_lowered_and_comes_back_when_it_can() -
     assert outcome.used >= 0.9
     assert outcome.share_refused <= 0.03
     assert between(outcome.accepted, 110, 125) >= 0.9 * 10 * 15
+
+
+@pytest.mark.parametrize("known", [{}, {"rate": 10, "burst": 5}], ids=["hidden", "known"])
+@pytest.mark.parametrize("since", [0, 60], ids=["new", "learned"])
+@pytest.mark.parametrize(("seconds", "refused", "late"), [(5, 6, 60), (60, 9, 25), (300, 16, 95)])
+def test_a_quota_that_was_shut_is_used_again_soon_after_it_opens(
+    known: dict[str, float], since: float, seconds: float, refused: int, late: float
+) -> None:
+    """Nothing says that it opens: it is tried more and more seldom, at last about once a minute."""
+    opens = since + seconds
+    setting = Setting(rates=((0, 10), (since, SHUT), (opens, 10)), burst=5, demand=backlog(4000))
+    outcome = simulate(LearningLimiter(**known), setting)
+    assert between(outcome.refused, since, opens) <= refused
+    assert between(outcome.accepted, opens + late, opens + late + 100) >= 0.9 * 10 * 100
 
 
 def test_a_burst_is_discovered_and_used_after_a_rest() -> None:

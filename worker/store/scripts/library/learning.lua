@@ -23,6 +23,8 @@ local SPAN_MIN_SECONDS = 0.25
 local KNOWN = 0.1 -- the spread of a rate that is known well
 local SHIFT = 0.8 -- a rate that falls below this share of what it was known to be has changed
 local REGAIN_SECONDS, REGAIN_SHARE = 5, 0.1 -- a cycle after a fall: at least, and of the time since then
+local DRY_LEAST = 0.25 -- while all is refused, a rate may always fall to this share of what it was before
+local DRY_SECONDS = 60 -- so long a rate that was never known is low because it is, not because all is refused
 local BURST_MORE = 0.5
 local BURST_LESS = 0.6 -- a cycle that ended late may have flowed over: the burst is taken for less
 local DROP_SMALL, DROP_SMALL_MOST = 0.1, 0.5 -- by how much such a rate falls when cycles end at once
@@ -41,6 +43,12 @@ local function depth_of(limiter)
   return math.max(1, math.min(room, math.max(3, limiter.rate * SLACK_SECONDS)))
 end
 
+-- How long a cycle may be at a rate that was higher `at` some time and may be again: look often at first,
+-- then less and less.
+local function regain_seconds(at, now)
+  return clamp(REGAIN_SHARE * (now - at) / 1000, REGAIN_SECONDS, SPAN_MAX_SECONDS)
+end
+
 -- Choose span and swing of the next cycle.
 local function plan(limiter, now)
   limiter.rate = math.max(limiter.rate, SLOWEST)
@@ -48,11 +56,7 @@ local function plan(limiter, now)
   if rate > SHIFT * limiter.peak then
     limiter.peak = 0
   end
-  local longest = SPAN_MAX_SECONDS
-  if limiter.peak > 0 then
-    -- It was higher a while ago and may be again: look often at first, then less and less.
-    longest = clamp(REGAIN_SHARE * (now - limiter.fell_at) / 1000, REGAIN_SECONDS, longest)
-  end
+  local longest = limiter.peak > 0 and regain_seconds(limiter.fell_at, now) or SPAN_MAX_SECONDS
   local most = math.min(math.max(SPAN_MAX, SPAN_LONG_SECONDS * rate), math.max(longest * rate, SPAN_SLOW))
   local least = 4 * clamp(rate * SLACK_SECONDS, 1, depth) / most
   if is_small(limiter) then
@@ -81,16 +85,31 @@ local function is_overdue(limiter, number)
   return beyond > 0 and limiter.span * limiter.swing * (beyond + beyond ^ 2) > saved + 2 + doubt
 end
 
+-- The rate before a fall, or before all was refused; nil where that was only a guess.
+local function rate_before(limiter, now)
+  if limiter.peak > 0 then
+    return limiter.peak
+  end
+  return now - limiter.streak_at > 1000 * DRY_SECONDS and limiter.streak_rate or nil
+end
+
 -- The call of grant `number` was not throttled.
 local function accept(limiter, number, now)
   if number > limiter.granted then -- a grant of one that was lost
     return
   end
+  local streak, pace = limiter.streak, pace_of(limiter)
   limiter.streak = 0
-  if number <= limiter.settled or limiter.limited == 0 then
+  if number <= limiter.settled then
+    return
+  elseif streak >= 2 and limiter.mode == TRACK and rate_before(limiter, now) then
+    -- All was refused, and now it is not: what it was before may be back. Seek it from halfway.
+    refill(limiter, now)
+    seek(limiter, math.max(pace, math.sqrt(pace * FOUND_SHARE * rate_before(limiter, now))), now)
+    return
+  elseif limiter.limited == 0 then
     return
   end
-  local pace = pace_of(limiter)
   if pace >= ceiling_of(limiter) then
     return
   end
@@ -99,6 +118,7 @@ local function accept(limiter, number, now)
     limiter.pace = pace + math.min(GAIN, GAIN_SHARE * pace)
   elseif is_overdue(limiter, number) then
     refill(limiter, now)
+    limiter.burst = limiter.burst * BURST_LESS
     seek(limiter, math.max(pace, FOUND_SHARE * limiter.peak), now)
   end
 end
@@ -128,6 +148,9 @@ end
 -- A seek has met a 429: its pace is above the rate, by as much as the burst hid.
 local function found(limiter, grant, accepted, seconds)
   limiter.mode = TRACK
+  if limiter.learned == 1 and grant.number == limiter.seek_granted + 1 then
+    return -- nothing came through: there is no more than we knew
+  end
   if limiter.full == 1 and limiter.learned == 1 and limiter.spread < KNOWN then
     limiter.burst = math.max(1, accepted - limiter.rate * seconds) -- more was saved up than we knew
     return
@@ -141,7 +164,6 @@ local function found(limiter, grant, accepted, seconds)
   else
     limiter.found_calls = math.max(0, grant.number - 1 - limiter.seek_granted)
     limiter.found_seconds = (grant.at - limiter.seek_at) / 1000
-    limiter.burst = limiter.burst * BURST_LESS
   end
   local least = limiter.learned == 1 and limiter.rate or 0
   limiter.rate, limiter.spread = math.max(least, FOUND_SHARE * grant.pace), WIDE
@@ -156,7 +178,7 @@ local function weigh(limiter, rate, error)
 end
 
 -- A cycle has ended: `accepted` calls in `seconds`, from an empty bucket to an empty bucket.
-local function measure(limiter, grant, accepted, seconds)
+local function measure(limiter, grant, accepted, seconds, now)
   local before = limiter.rate
   local rate, highest = accepted / seconds, (accepted + 1) / seconds
   local jitter = math.min(1, JITTER_SECONDS / seconds)
@@ -180,7 +202,8 @@ local function measure(limiter, grant, accepted, seconds)
     -- A cycle that ended early says that its pace was too high, one that ended late may have hid more.
     weigh(limiter, rate * (1 + LEAN * error * clamp(2 * progress - 1, -1, 1)), error)
   elseif highest < before then
-    limiter.rate = highest
+    local dry = math.min(DRY_LEAST * limiter.streak_rate, 1 / regain_seconds(limiter.streak_at, now))
+    limiter.rate = accepted == 0 and math.max(highest, dry) or highest
     limiter.spread = highest < 0.9 * before and WIDE or limiter.spread
   elseif is_small(limiter) and limiter.spread < SURE then
     limiter.burst = limiter.burst + BURST_MORE -- what a small bucket should have held was not there
@@ -193,7 +216,10 @@ end
 -- Note whether the rate has fallen from what it was known to be.
 local function note_fall(limiter, now)
   if limiter.rate < SHIFT * limiter.steady then
-    limiter.peak, limiter.fell_at = math.max(limiter.peak, limiter.steady), now
+    if limiter.peak == 0 or limiter.streak == 1 then
+      limiter.fell_at = now -- it falls on while all is refused
+    end
+    limiter.peak = math.max(limiter.peak, limiter.steady)
     limiter.steady = limiter.rate
   elseif limiter.spread < KNOWN then
     limiter.steady = limiter.rate
@@ -254,7 +280,7 @@ local function refuse(limiter, grant, retry_after_ms, now)
     return false
   end
   if limiter.streak == 0 then
-    limiter.streak_rate = limiter.rate
+    limiter.streak_rate, limiter.streak_at = limiter.rate, now
   end
   limiter.streak = limiter.streak + 1
   if grant.number <= limiter.anchor then -- the lane has come to rest since
@@ -271,7 +297,7 @@ local function refuse(limiter, grant, retry_after_ms, now)
   elseif limiter.mode == SEEK then
     found(limiter, grant, accepted, seconds)
   elseif limiter.full == 0 then
-    measure(limiter, grant, accepted, seconds)
+    measure(limiter, grant, accepted, seconds, now)
   elseif accepted > 0 and seconds * limiter.rate < limiter.burst + 3 then
     limiter.burst = math.max(1, accepted - limiter.rate * seconds) -- less was saved up than we thought
   end

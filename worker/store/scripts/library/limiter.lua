@@ -44,6 +44,7 @@ local NEW_LIMITER = {
   swing = WIDE, -- the pace runs from rate * (1 - swing) to rate * (1 + swing)
   streak = 0, -- 429s in a row that counted
   streak_rate = 0, -- the rate before them
+  streak_at = 0, -- when they began
   shorts = 0, -- cycles in a row that ended at once
   -- Where the last seek began and what it met: they tell the burst once the rate is known.
   seek_pace = FIRST_PACE,
