@@ -12,6 +12,7 @@ from worker.domain.decisions import Call, Claim
 from worker.domain.outcomes import Entrance, LaneLimits
 from worker.domain.requests import ImportRequest
 from worker.domain.states import State
+from worker.store.batches import BatchControl
 from worker.store.lanes import LaneControl
 from worker.store.laneview import LaneView, Source
 from worker.store.store import ImportStore, StoreConfig
@@ -173,6 +174,84 @@ def _config() -> StoreConfig:
     )
 
 
+async def test_grants_of_before_a_reset_teach_nothing(make_store: MakeStore, redis: Any) -> None:
+    store = await make_store(LaneLimits())
+    await admit(store, "d1", "d2")
+    (late,) = await claimed(store)
+    await LaneControl(redis, _config()).reset(LANE)
+    await throttle(store, late)
+    limiter = await redis.hgetall(LIMITER)
+    assert (limiter["learned"], limiter["granted"]) == ("0", "1")
+
+
+async def test_calls_that_one_conductor_can_carry_are_divided_between_starts_and_polls(
+    make_store: MakeStore,
+) -> None:
+    store = await make_store()
+    await admit(store, *(f"d{n}" for n in range(20)))
+    for claim in await claimed(store, 10):
+        await run(store, claim, delay_seconds=0)
+    calls = [claim.call for _ in range(10) for claim in await claimed(store, 1)]
+    assert calls.count(Call.START) == 5, calls
+
+
+async def test_a_ceiling_under_a_full_lane_keeps_no_conductor_busy(
+    make_store: MakeStore, redis: Any
+) -> None:
+    store = await make_store(replace(GENEROUS, max_running=2))
+    await admit(store, "d1", "d2", "d3")
+    first, second = await claimed(store)
+    await run(store, first)
+    await throttle(store, second, concurrent=True)
+    (second,) = await claimed(store, 1) or await _above_the_ceiling(store, redis)
+    await run(store, second)
+    assert await _above_the_ceiling(store, redis) == []
+    _, wait_seconds = await store.claim(10)
+    assert wait_seconds is not None
+    assert wait_seconds > 1
+
+
+async def _above_the_ceiling(store: ImportStore, redis: Any) -> list[Claim]:
+    await redis.hset(f"imports:lane:{LANE}", "ceiling_try_at_ms", 0)  # the time has come
+    await redis.zadd("imports:lanes", {LANE: 0})
+    return await claimed(store)
+
+
+async def _probe(store: ImportStore, redis: Any) -> list[Claim]:
+    """Pause the lane, unless it is, and return what is claimed once the time has come."""
+    await store.pause_lane(LANE, "no", probe=False, delay_seconds=60, delay_max_seconds=60)
+    await redis.hset(f"imports:lane:{LANE}", "paused_until_ms", 0)
+    await redis.zadd("imports:lanes", {LANE: 0})
+    return await claimed(store)
+
+
+async def test_a_probe_passes_the_limiter_and_the_room_like_any_call(
+    make_store: MakeStore, redis: Any
+) -> None:
+    slow = await make_store(LaneLimits(start_rate=0.001, start_burst=1))
+    await admit(slow, "d1", "d2")
+    (claim,) = await claimed(slow)
+    await slow.requeue(claim)
+    assert await _probe(slow, redis) == []
+    full = await make_store(replace(GENEROUS, max_running=1))
+    assert await _probe(full, redis) == [], "a limit begins with no more tokens than there were"
+    await asyncio.sleep(0.01)
+    (probe,) = await _probe(full, redis)
+    await run(full, probe)
+    assert await _probe(full, redis) == []
+
+
+async def test_a_probe_is_found_behind_many_that_may_not_start(
+    make_store: MakeStore, redis: Any
+) -> None:
+    store = await make_store()
+    await admit(store, *(f"d{n}" for n in range(250)), batchId="stopped")
+    await BatchControl(redis, _config()).stop("stopped", "freeze")
+    await admit(store, "dlast", priority="low")
+    probes = [claim.item.id for _ in range(4) for claim in await _probe(store, redis)]
+    assert probes[0] == "i-dlast"
+
+
 async def test_too_many_jobs_hold_starts_back_until_one_ends_and_leave_the_rate_alone(
     make_store: MakeStore, redis: Any
 ) -> None:
@@ -202,9 +281,7 @@ async def test_a_ceiling_rises_in_doubling_steps_while_more_is_accepted(
     await throttle(store, claim, concurrent=True)
     assert await claimed(store) == []
     for expected in (1, 2, 4):
-        await redis.hset(f"imports:lane:{LANE}", "ceiling_try_at_ms", 0)  # the time has come
-        await redis.zadd("imports:lanes", {LANE: 0})
-        tried = await claimed(store)
+        tried = await _above_the_ceiling(store, redis)
         assert len(tried) == expected
         for claim in tried:
             await run(store, claim)

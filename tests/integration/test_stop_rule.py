@@ -198,6 +198,43 @@ async def test_a_large_batch_is_released_some_at_a_time(store: ImportStore, redi
     assert await redis.exists("imports:releases") == 0
 
 
+async def test_an_import_that_is_held_lets_those_pass_that_wait_for_its_target(
+    store: ImportStore, redis: Any
+) -> None:
+    for batch in ("first", "stopped", "other"):
+        request = ImportRequest.parse(members("dsame", batchId=batch))
+        await store.admit(Entrance(import_id=batch, task_id=batch), request, "us-east-1")
+    (first,) = await claimed(store)
+    assert await claimed(store) == [], "the two others wait for the target"
+    await BatchControl(redis, CONFIG).stop("stopped", "freeze")
+    await end(store, first)
+    assert [claim.item.id for claim in await claimed(store)] == ["other"]
+
+
+async def test_a_batch_that_never_comes_in_full_expires_once_what_came_is_over(
+    store: ImportStore, redis: Any
+) -> None:
+    await store.announce_batch("b", 3)
+    assert await redis.ttl("imports:batch:b") > 0, "nothing of it may ever come"
+    await admit(store, 1)
+    assert await redis.ttl("imports:batch:b") == -1
+    (claim,) = await claimed(store)
+    await end(store, claim)
+    for key in ("imports:batch:b", "imports:members:b"):
+        assert await redis.ttl(key) > 0
+    await admit(store, 1, first=1)
+    for key in ("imports:batch:b", "imports:members:b"):
+        assert await redis.ttl(key) == -1
+
+
+async def test_the_last_of_a_batch_stops_nothing(store: ImportStore, redis: Any) -> None:
+    await store.announce_batch("b", 2, StopRule(stop_percent=0))
+    await admit(store, 2)
+    for claim in await claimed(store):
+        await end(store, claim, State.FAILED)
+    assert await batch_events(redis) == [("batch.completed", None)]
+
+
 async def test_commands_pause_and_resume_a_batch(command: CommandLine, store: ImportStore) -> None:
     await admit(store, 3)
     paused = command("batches", "pause", "b", "--reason", "change freeze")

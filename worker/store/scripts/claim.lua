@@ -218,10 +218,8 @@ end
 -- Divide `most` calls between those that are due: starts get their share, to a call over time; what one
 -- of the two does not need is the other's. Returns polls, starts.
 local function divide(lane_name, lane, most, polls, starts, share)
-  if polls + starts <= most then
-    return polls, starts
-  elseif most == 0 then
-    return 0, 0
+  if polls + starts <= most or math.min(most, polls, starts) == 0 then
+    return math.min(polls, most), math.min(starts, most)
   end
   local credit = tonumber(lane.start_credit or 0)
   local granted = clamp(math.floor(share * most + credit), math.max(0, most - polls), math.min(starts, most))
