@@ -5,7 +5,7 @@
 -- Atomic, so that a claim sees all limits of one configuration. The last writer wins, and is shown.
 
 local args = cjson.decode(ARGV[1])
-local now = now_ms()
+local now = exact_ms()
 local changed = {}
 local NAMES = {
   'start_rate', 'start_burst', 'poll_rate', 'poll_burst', 'shared_rate', 'shared_burst', 'shared',
@@ -15,7 +15,7 @@ local NAMES = {
 -- Write `limits` and no others to a hash; note whether that changes them.
 local function configure(name, key, limits)
   local before = hash_of(key)
-  local fields = { configured_by = args.by, configured_at_ms = now }
+  local fields = { configured_by = args.by, configured_at_ms = math.floor(now) }
   local differs = false
   for _, limit in ipairs(NAMES) do
     fields[limit] = limits[limit] or false
@@ -37,9 +37,9 @@ for _, name in ipairs(redis.call('SMEMBERS', KEY.names)) do
   end
 end
 if #changed > 0 then
-  -- Lanes may have been put off to what the old limits allowed.
-  for _, name in ipairs(redis.call('ZRANGE', KEY.lanes, 0, -1)) do
-    schedule_lane(name, now, now)
+  local defaults = hash_of(KEY.defaults)
+  for _, name in ipairs(redis.call('SMEMBERS', KEY.names)) do
+    follow_limits(name, defaults, now)
   end
 end
 return changed

@@ -5,12 +5,12 @@
 -- Atomic, so that a claim sees all of one change, and the lane is looked at under the new limits.
 
 local args = cjson.decode(ARGV[1])
-local now = now_ms()
-local fields = { hand_by = args.by, hand_at_ms = now }
+local now = exact_ms()
+local fields = { hand_by = args.by, hand_at_ms = math.floor(now) }
 for name, value in pairs(args.limits) do
   fields['hand_' .. name] = value
 end
 put(KEY.lane .. args.lane, {}, fields)
 redis.call('SADD', KEY.names, args.lane)
-schedule_lane(args.lane, now, now) -- it may have been put off to what the old limits allowed
+follow_limits(args.lane, hash_of(KEY.defaults), now)
 return 0

@@ -36,6 +36,17 @@ local function save_limiter(limiter)
   end
 end
 
+-- Let limits that have changed hold from now on, not from when a conductor looks.
+local function follow_limits(name, defaults, now)
+  local lane = hash_of(KEY.lane .. name)
+  for _, class in ipairs({ 'start', 'poll', 'shared' }) do
+    if redis.call('EXISTS', KEY.limiter .. name .. ':' .. class) == 1 then
+      save_limiter(load_limiter(name, lane, defaults, class, now))
+    end
+  end
+  schedule_lane(name, now, now) -- it may have been put off to what the old limits allowed
+end
+
 -- Let a limiter learn anew; calls that are on the way go on being counted.
 local function forget_learned(limiter, now)
   local new = restart_limiter(limiter, limiter.known_rate, limiter.known_burst, now)
