@@ -242,8 +242,8 @@ end
 -- The remote bucket was empty but for `level` tokens when `grant` was made.
 local function drain(limiter, grant, level, now)
   local gained = math.max(0, now - grant.at) / 1000 * limiter.rate
-  local there = math.min(level + gained, burst_of(limiter) or math.huge)
-  limiter.tokens = there - (limiter.granted - grant.number) - reserve_of(limiter)
+  local there = level + gained - (limiter.granted - grant.number)
+  limiter.tokens = math.min(there, burst_of(limiter) or math.huge) - reserve_of(limiter)
   limiter.filled_at = math.max(now, limiter.filled_at)
 end
 

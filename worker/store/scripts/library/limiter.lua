@@ -15,6 +15,7 @@ local SWING_END = 2 -- so many swings above the rate the pace ends: only answers
 local SLACK_SECONDS = 0.05 -- what flows in meanwhile may be granted at once: conductors wake late
 local CROWDING_SECONDS = 0.1 -- calls may arrive closer together than they were granted, by this much
 local CROWDING_LEAST = 0.01 -- what would hardly ever matter is not worth a call less
+local DEBT_LEAST, DEBT_SECONDS = 100, 60 -- calls granted beyond what a 429 says was there, at most
 local CROWDING_SHARE = 0.02 -- where a known burst has no room for that, they are spaced wider by this
 
 -- What is stored of a limiter, and how a new one begins.
@@ -157,8 +158,10 @@ local function read_limiter(fields, now)
     end
     limiter[name] = value
   end
+  local debt = DEBT_LEAST + limiter.known_burst + limiter.burst + DEBT_SECONDS * limiter.pace
   local is_sound = math.min(limiter.rate, limiter.pace, limiter.span) > 0
-    and math.min(limiter.known_rate, limiter.known_burst) >= 0
+    and math.min(limiter.known_rate, limiter.known_burst) >= 0 and limiter.tokens > -debt
+    and math.max(limiter.anchor, limiter.begun, limiter.settled) <= limiter.granted
     and limiter.filled_at < now + 60000 and limiter.blocked_until < now + 86400000
   return is_sound and limiter or nil
 end
