@@ -4,7 +4,7 @@ from typing import Any
 
 from kombu import Exchange, Queue
 
-from config.names import FINISH_QUEUE, IMPORTS_QUEUE
+from config.names import ADMIT_QUEUE, FINISH_QUEUE, IMPORTS_QUEUE
 from config.settings import Settings
 
 VISIBILITY_TIMEOUT_MIN_SECONDS = 10.0
@@ -22,7 +22,7 @@ def celery_config(settings: Settings) -> dict[str, Any]:
         "task_default_queue": IMPORTS_QUEUE,
         # Exchange and routing key as a producer that only knows the queue's name declares them.
         "task_queues": [
-            Queue(name, Exchange(name), routing_key=name) for name in (IMPORTS_QUEUE, FINISH_QUEUE)
+            Queue(name, Exchange(name), routing_key=name) for name in _queues(settings)
         ],
         "task_serializer": "json",
         "result_serializer": "json",
@@ -40,6 +40,12 @@ def celery_config(settings: Settings) -> dict[str, Any]:
         "worker_cancel_long_running_tasks_on_connection_loss": False,
         "timezone": "UTC",
     }
+
+
+def _queues(settings: Settings) -> tuple[str, ...]:
+    if settings.broker_is_redis:
+        return (IMPORTS_QUEUE, ADMIT_QUEUE, FINISH_QUEUE)  # the worker leaves out the first
+    return (IMPORTS_QUEUE, FINISH_QUEUE)
 
 
 def _transport_options(settings: Settings) -> dict[str, Any]:

@@ -6,6 +6,9 @@ IMPORT_TASK: Final = "imports.import_backend_auth"
 BATCH_TASK: Final = "imports.import_batch"
 
 IMPORTS_QUEUE: Final = "imports"
+ADMIT_QUEUE: Final = "imports.admit"
+"""What Celery consumes instead where the broker is Redis (worker.store.messages)."""
+
 FINISH_QUEUE: Final = "imports.finish"
 """Where ended imports' tasks are published again: never behind a long queue of new requests."""
 

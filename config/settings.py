@@ -130,6 +130,11 @@ class Settings(BaseSettings):
         return self.broker_url or self.redis_url
 
     @property
+    def broker_is_redis(self) -> bool:
+        """Whether the broker is one Redis, in whose lists messages wait."""
+        return self.celery_broker_url.startswith(("redis://", "rediss://"))
+
+    @property
     def celery_result_backend(self) -> str:
         """The result backend: the store unless another is set."""
         return self.result_backend or self.redis_url

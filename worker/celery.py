@@ -9,6 +9,7 @@ from celery.signals import setup_logging, worker_process_shutdown, worker_shutdo
 from config import flower
 from config.celery import celery_config
 from config.logging import configure_logging
+from config.names import ADMIT_QUEUE, IMPORTS_QUEUE
 from config.settings import SettingsError, load_settings
 from worker.conductor import Conductor
 from worker.runtime import close_runtime, runtime_of_process
@@ -18,6 +19,14 @@ class ConductorStep(bootsteps.StartStopStep):
     """Runs the conductor in the worker's main process, after its pool has been forked."""
 
     requires = ("celery.worker.components:Pool",)
+
+    def __init__(self, worker: Any, **kwargs: Any) -> None:
+        """Let Celery consume what the conductor hands on, not what it takes."""
+        super().__init__(worker, **kwargs)
+        queues = worker.app.amqp.queues
+        if ADMIT_QUEUE in queues and IMPORTS_QUEUE in queues.consume_from:
+            queues.select_add(queues[ADMIT_QUEUE])
+            queues.deselect(IMPORTS_QUEUE)
 
     def start(self, worker: Any) -> None:
         """Start conducting."""
@@ -34,6 +43,17 @@ class ConductorStep(bootsteps.StartStopStep):
         self.stop(worker)
 
 
+class QueueStep(bootsteps.StartStopStep):
+    """Declares the queue of the producers: messages that come back return to it."""
+
+    requires = ("celery.worker.consumer.tasks:Tasks",)
+
+    def start(self, consumer: Any) -> None:
+        """Declare it on each new connection."""
+        queue = consumer.app.amqp.queues[IMPORTS_QUEUE]
+        queue(consumer.connection.default_channel).declare()
+
+
 def _configure() -> dict[str, Any]:
     try:
         return celery_config(load_settings())
@@ -47,6 +67,7 @@ os.environ.setdefault("FLOWER_CONF", flower.__file__)
 app = Celery("amplify-import-worker", include=["worker.tasks"])
 app.add_defaults(_configure)
 app.steps["worker"].add(ConductorStep)
+app.steps["consumer"].add(QueueStep)
 
 
 @setup_logging.connect

@@ -21,8 +21,9 @@ from worker.store.requests import Entry
 
 log = structlog.get_logger()
 
-IDLE_SECONDS: Final = 1.0
+IDLE_SECONDS: Final = 1
 BLOCK_SECONDS: Final = 5.0
+FULL_SECONDS: Final = 0.05
 OUTAGE_MAX_SECONDS: Final = 5.0
 CLAIMED_AT_ONCE: Final = 100
 PUBLISHED_AT_ONCE: Final = 100
@@ -40,6 +41,7 @@ class Conductor:
         self._admitter = runtime.admitter
         self._announcer = runtime.announcer
         self._requests = runtime.requests
+        self._messages = runtime.messages
         self._settings = runtime.settings
         self._max_in_flight = runtime.settings.max_in_flight
         self._lease_seconds = runtime.settings.lease_seconds
@@ -77,6 +79,7 @@ class Conductor:
             asyncio.create_task(self._for_ever(loop), name=loop.__name__)
             for loop in (
                 self._claim_work,
+                self._take_messages,
                 self._listen_for_hints,
                 self._read_requests,
                 self._take_over_requests,
@@ -174,6 +177,18 @@ class Conductor:
             await self._sleep(IDLE_SECONDS)  # a hint is for somebody who can follow it
         elif await self._store.wait_for_hint(BLOCK_SECONDS):
             self._changed.set()
+
+    async def _take_messages(self) -> None:
+        if self._messages is None:
+            await self._stopping.wait()
+            return
+        taken, left, junk = await self._messages.take()
+        if junk:
+            await asyncio.shield(self._admitter.reject_messages(junk))
+        elif not taken and left:
+            await self._sleep(FULL_SECONDS)
+        elif not taken:
+            await self._messages.wait(IDLE_SECONDS)
 
     async def _read_requests(self) -> None:
         entries = await self._requests.read(round(BLOCK_SECONDS * 1000))

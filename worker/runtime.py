@@ -11,6 +11,7 @@ from collections.abc import Coroutine
 from typing import Any, TypeVar
 
 from celery import Celery
+from redis.asyncio import Redis
 
 from config.settings import LaneSettings, Settings, load_settings
 from worker.domain.outcomes import LaneLimits
@@ -21,6 +22,7 @@ from worker.operations.aws import Aws
 from worker.operations.import_backend_auth import ImportBackendAuth
 from worker.sinks.celery import CeleryAnnouncer
 from worker.store.connection import connect
+from worker.store.messages import ImportsQueue
 from worker.store.requests import RequestsStream
 from worker.store.store import ImportStore, StoreConfig
 
@@ -36,9 +38,14 @@ class Runtime:
         self._thread = threading.Thread(target=self._loop.run_forever, name="runtime", daemon=True)
         self._redis = connect(settings.redis_url)
         self._aws = Aws(settings.call_timeout_seconds, settings.max_in_flight)
-        self.store = ImportStore(self._redis, store_config(settings))
+        config = store_config(settings)
+        self.store = ImportStore(self._redis, config)
         consumer = f"{hostname or socket.gethostname()}-{os.getpid()}"
         self.requests = RequestsStream(self._redis, consumer)
+        self._broker = _broker_of(settings, self._redis)
+        self.messages: ImportsQueue | None = None
+        if self._broker is not None:
+            self.messages = ImportsQueue(self._broker, config.for_scripts())
         self.announcer = CeleryAnnouncer(app, hostname)
         self.admitter = Admitter(self.store, self._aws, self.announcer)
         self.advancer = Advancer(
@@ -69,6 +76,16 @@ class Runtime:
     async def _close_connections(self) -> None:
         await self._aws.close()
         await self._redis.aclose()
+        if self._broker is not None:
+            await self._broker.aclose()
+
+
+def _broker_of(settings: Settings, store: "Redis") -> "Redis | None":
+    """Return a client of a broker that is a Redis, often the store's."""
+    if not settings.broker_is_redis:
+        return None
+    same = settings.celery_broker_url == settings.redis_url
+    return store if same else connect(settings.celery_broker_url)
 
 
 def store_config(settings: Settings) -> StoreConfig:

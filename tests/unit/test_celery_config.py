@@ -48,7 +48,9 @@ def test_a_task_is_acknowledged_when_it_is_done() -> None:
 
 def test_the_queues_are_declared_as_a_producer_that_knows_their_names_declares_them() -> None:
     queues = {queue.name: queue for queue in config_of()["task_queues"]}
-    assert queues.keys() == {"imports", "imports.finish"}
+    assert queues.keys() == {"imports", "imports.admit", "imports.finish"}
+    elsewhere = config_of(broker_url="amqp://broker")["task_queues"]
+    assert {queue.name for queue in elsewhere} == {"imports", "imports.finish"}
     for name, queue in queues.items():
         assert (queue.exchange.name, queue.exchange.type, queue.routing_key) == (
             name,

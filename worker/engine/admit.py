@@ -90,6 +90,13 @@ class Admitter:
             [_unpack(_decode(text), derive_import_id("stream", entry)) for entry, text in entries]
         )
 
+    async def reject_messages(self, texts: Sequence[str]) -> list[Admission]:
+        """Record what stood in the queue and is no Celery message; each text becomes an import."""
+        error = InvalidRequestError((("message", "is no Celery message"),))
+        return await self._admit_all(
+            [_Parcel(error, _entrance(derive_import_id("message", text))) for text in texts]
+        )
+
     async def _admit_all(self, parcels: Sequence["_Parcel"], in_order: int = 0) -> list[Admission]:
         """Admit requests that no Celery task of the producer's stands for.
 

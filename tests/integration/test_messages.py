@@ -1,0 +1,144 @@
+"""The Celery doors on a Redis broker: a message is always in a queue, or noted as delivered."""
+
+import asyncio
+import json
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from kombu import Connection, Exchange, Queue
+
+from tests.conftest import StartWorker
+from tests.support import Producer, Sandbox, Worker, environment_for, members, wait_until
+from worker.store.messages import ROOM, ImportsQueue
+from worker.store.store import StoreConfig
+
+CONFIG = StoreConfig(
+    retention_seconds=60, events_max_length=1000, lease_seconds=30, settle_seconds=0
+)
+on_both = pytest.mark.parametrize("store_url", ["valkey", "redis"], indirect=True)
+
+
+@pytest.fixture
+def queue(redis: Any) -> ImportsQueue:
+    return ImportsQueue(redis, CONFIG.for_scripts())
+
+
+@pytest.fixture
+def channel(store_url: str) -> Iterator[Any]:
+    """A channel of kombu's own, whose visibility time-out is short."""
+    with Connection(store_url, transport_options={"visibility_timeout": 0.1}) as connection:
+        yield connection.default_channel
+
+
+def of_kombu(name: str, channel: Any) -> Any:
+    return Queue(name, Exchange(name), routing_key=name)(channel)
+
+
+@on_both
+async def test_a_message_is_noted_as_kombu_notes_it_and_acknowledged_as_any(
+    queue: ImportsQueue, redis: Any, producer: Producer, channel: Any
+) -> None:
+    task = producer.send(members(metadata={"text": 'é "quoted" \\ \u2028'}))
+    before = json.loads((await redis.lrange("imports", 0, -1))[0])
+    assert await queue.take() == (1, False, [])
+    (noted,) = (await redis.hgetall("unacked")).values()
+    (score,) = [score for _, score in await redis.zrange("unacked_index", 0, -1, withscores=True)]
+    assert abs(score - time.time()) < 5
+    message = of_kombu("imports.admit", channel).get()
+    assert message.headers["id"] == task.id
+    (by_kombu,) = (await redis.hgetall("unacked")).values()
+    assert json.loads(noted) == json.loads(by_kombu) == [before, "", "imports"]
+    message.ack()
+    assert await redis.exists("unacked", "unacked_index", "imports", "imports.admit") == 0
+
+
+@on_both
+async def test_a_message_that_a_dead_worker_took_along_comes_back(
+    queue: ImportsQueue, redis: Any, producer: Producer, channel: Any
+) -> None:
+    task = producer.send(members())
+    assert await queue.take() == (1, False, [])
+    await redis.delete("imports.admit")  # popped, and never noted by who popped it
+    await asyncio.sleep(0.2)
+    of_kombu("imports", channel).declare()
+    channel.qos.restore_visible()
+    assert await redis.hlen("unacked") == 0
+    assert await queue.take() == (1, False, [])
+    message = of_kombu("imports.admit", channel).get()
+    assert (message.headers["id"], message.headers["redelivered"]) == (task.id, True)
+
+
+@on_both
+async def test_messages_go_on_by_priority_and_no_more_than_celery_has_room_for(
+    queue: ImportsQueue, redis: Any, producer: Producer
+) -> None:
+    for n in range(ROOM):
+        producer.send(members(f"d{n}"), task_id=f"usual-{n}", priority=3)
+    producer.send(members("dlate"), task_id="urgent", priority=0)
+    assert await queue.take() == (ROOM, True, [])
+    assert await queue.take() == (0, True, []), "Celery has taken none so far"
+    handed_on = [json.loads(text) for text in await redis.lrange("imports.admit", 0, -1)]
+    ids = [message["headers"]["id"] for message in reversed(handed_on)]
+    assert ids == ["urgent", *(f"usual-{n}" for n in range(ROOM - 1))]
+    await redis.rpop("imports.admit")
+    assert await queue.take() == (1, False, [])
+
+
+JUNK = ["", "{", "null", "[]", "{}", '{"properties": 1}', '{"properties": {"delivery_tag": "x"}}']
+
+
+@on_both
+async def test_what_is_no_message_is_returned_and_stops_no_other(
+    queue: ImportsQueue, redis: Any, producer: Producer
+) -> None:
+    for text in JUNK:
+        await redis.lpush("imports", text)
+    producer.send(members())
+    assert await queue.take() == (1, False, JUNK)
+    assert await redis.exists("imports") == 0
+
+
+@on_both
+async def test_whoever_waits_is_woken_and_moves_nothing(
+    queue: ImportsQueue, redis: Any, producer: Producer
+) -> None:
+    began = time.monotonic()
+    await queue.wait(1)
+    waiting = [asyncio.create_task(queue.wait(5)) for _ in range(3)]
+    await asyncio.sleep(0.1)
+    await asyncio.to_thread(producer.send, members())
+    await asyncio.gather(*waiting)
+    assert time.monotonic() - began < 4
+    assert await redis.llen("imports") == 1
+
+
+def test_junk_becomes_a_rejected_import_and_a_worker_goes_on(
+    start_worker: StartWorker, producer: Producer
+) -> None:
+    producer.redis.lpush("imports", "no message", *JUNK)
+    start_worker()
+    task = producer.send(members())
+    assert task.get(timeout=20)["outcome"] == "succeeded"
+    wait_until(
+        lambda: len(producer.events("import.rejected")) == 1 + len(JUNK), "all of it is told"
+    )
+    errors = {event["data"]["error"] for event in producer.events("import.rejected")}
+    assert errors == {"message: is no Celery message"}
+
+
+def test_a_worker_that_dies_in_kombu_s_gap_takes_nothing_along(
+    sandbox: Sandbox, producer: Producer, store_url: str, start_worker: StartWorker, tmp_path: Path
+) -> None:
+    environment = environment_for(sandbox, store_url)
+    victim = Worker(environment, tmp_path / "victim.log", app="tests.chaos.gap")
+    task = producer.send(members())
+    try:
+        assert victim.process.wait(20) == -9, "it popped the message, and is dead"
+    finally:
+        victim.kill()
+    assert not producer.redis.exists("imports", "imports.admit")
+    start_worker()
+    assert task.get(timeout=40)["outcome"] == "succeeded"

@@ -1,0 +1,53 @@
+"""The Celery doors on a Redis broker, without kombu's gap.
+
+kombu pops a message from its list, and notes a moment later that it did: who dies in between takes
+the message along. So producers' messages are not consumed by Celery where they arrive. A script
+hands them on to a queue of our own and notes each as delivered in the same step; from then on all
+is kombu's. What is noted and never acknowledged comes back after the visibility time-out.
+"""
+
+import time
+from collections.abc import Mapping
+from typing import Any, Final
+
+from redis.asyncio import Redis
+
+from config.names import ADMIT_QUEUE, IMPORTS_QUEUE
+from worker.store.connection import translated
+from worker.store.scripts import Scripts
+
+PRIORITIES: Final = ("", "\x06\x163", "\x06\x166", "\x06\x169")
+"""What kombu appends to a queue's name for its priorities, the most urgent first."""
+
+ROOM: Final = 100
+"""Messages that wait for Celery at most: what waits longer than the time-out is delivered twice."""
+
+
+class ImportsQueue:
+    """Takes messages from the queue `imports`; all methods may raise StoreUnavailableError."""
+
+    def __init__(self, redis: "Redis", config: Mapping[str, Any]) -> None:
+        self._redis = redis
+        self._scripts = Scripts(redis, config)
+
+    async def take(self) -> tuple[int, bool, list[str]]:
+        """Hand messages on to Celery.
+
+        Returns how many, whether more are there, and texts that are no messages, which are gone.
+        """
+        taken, left, *junk = await self._scripts.call(
+            "take_messages",
+            queues=[f"{IMPORTS_QUEUE}{priority}" for priority in PRIORITIES],
+            into=ADMIT_QUEUE,
+            room=ROOM,
+            unacked="unacked",
+            unacked_index="unacked_index",
+            at=time.time(),
+        )
+        return taken, bool(left), junk
+
+    @translated
+    async def wait(self, seconds: int) -> None:
+        """Wait until a message comes, at most so long; one of a low priority may not end it."""
+        # From the tail to the tail: nothing moves, and who waits for it is woken.
+        await self._redis.blmove(IMPORTS_QUEUE, IMPORTS_QUEUE, seconds, src="RIGHT", dest="RIGHT")
