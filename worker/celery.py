@@ -4,12 +4,18 @@ import os
 from typing import Any
 
 from celery import Celery, bootsteps
-from celery.signals import setup_logging, worker_process_shutdown, worker_shutdown
+from celery.signals import (
+    setup_logging,
+    task_revoked,
+    worker_init,
+    worker_process_shutdown,
+    worker_shutdown,
+)
 
 from config import flower
 from config.celery import celery_config
 from config.logging import configure_logging
-from config.names import ADMIT_QUEUE, IMPORTS_QUEUE
+from config.names import ADMIT_QUEUE, FINISH_HEADER, IMPORTS_QUEUE
 from config.settings import SettingsError, load_settings
 from worker.conductor import Conductor
 from worker.runtime import close_runtime, runtime_of_process
@@ -73,6 +79,29 @@ app.steps["consumer"].add(QueueStep)
 @setup_logging.connect
 def _configure_logging(**_: Any) -> None:
     configure_logging(load_settings())
+
+
+@worker_init.connect
+def _cancel_what_is_revoked(**_: Any) -> None:
+    """Let `revoke`, Celery's and Flower's, reach imports: their tasks are in no worker's hands."""
+    from celery.worker import control  # noqa: PLC0415 - a worker's alone, and slow to import
+
+    @control.control_command(name="revoke", variadic="task_id", signature="[id1 [id2 [... [idN]]]]")
+    def revoke(state: Any, task_id: str | list[str], **options: Any) -> Any:
+        """Revoke task by task id (or list of ids); an import that is under way is cancelled."""
+        ids = [task_id] if isinstance(task_id, str) else task_id
+        runtime = runtime_of_process(state.app)
+        for import_id in ids:
+            runtime.begin(runtime.store.cancel(import_id, "revoked"))
+        return control.revoke(state, task_id, **options)  # type: ignore[attr-defined]  # not in the stubs
+
+
+@task_revoked.connect
+def _settle_what_is_revoked(request: Any, **_: Any) -> None:
+    """Note that a task is owed nothing more that Celery has ended as REVOKED."""
+    if import_id := (request.headers or {}).get(FINISH_HEADER):
+        runtime = runtime_of_process(app)
+        runtime.begin(runtime.store.settle(import_id, request.id))
 
 
 @worker_shutdown.connect

@@ -8,8 +8,10 @@ import os
 import socket
 import threading
 from collections.abc import Coroutine
+from concurrent.futures import Future
 from typing import Any, TypeVar
 
+import structlog
 from celery import Celery
 from redis.asyncio import Redis
 
@@ -25,6 +27,8 @@ from worker.store.connection import connect
 from worker.store.messages import ImportsQueue
 from worker.store.requests import RequestsStream
 from worker.store.store import ImportStore, StoreConfig
+
+log = structlog.get_logger()
 
 T = TypeVar("T")
 
@@ -65,6 +69,11 @@ class Runtime:
         """Run a coroutine on the loop and return its result; callable from any other thread."""
         return asyncio.run_coroutine_threadsafe(coroutine, self._loop).result()
 
+    def begin(self, coroutine: Coroutine[Any, Any, Any]) -> None:
+        """Begin a step on the loop for which nobody waits; one that fails is logged."""
+        future = asyncio.run_coroutine_threadsafe(coroutine, self._loop)
+        future.add_done_callback(_log_failure)
+
     def close(self) -> None:
         """Close every connection and end the loop."""
         self.announcer.close()
@@ -78,6 +87,11 @@ class Runtime:
         await self._redis.aclose()
         if self._broker is not None:
             await self._broker.aclose()
+
+
+def _log_failure(future: "Future[Any]") -> None:
+    if not future.cancelled() and (error := future.exception()):
+        log.warning("step.failed", error=str(error))
 
 
 def _broker_of(settings: Settings, store: "Redis") -> "Redis | None":

@@ -9,6 +9,7 @@ import click
 from config.logging import configure_logging
 from config.settings import SettingsError, load_settings
 from worker.cli.batches import batches
+from worker.cli.cancel import cancel
 from worker.cli.client import BadInputError
 from worker.cli.demo import demo
 from worker.cli.doctor import doctor
@@ -30,6 +31,7 @@ Examples:
   amplify-import run apps.csv                  import all apps of a file, with nothing else running
   amplify-import submit apps.csv --watch       the same through the workers that run already
   amplify-import status BATCH --failed         what went wrong, and why
+  amplify-import cancel IMPORT                 end an import that is not wanted any more
   amplify-import batches resume BATCH          let a batch go on that its stop rule has paused
   amplify-import lanes                         limits, queues and pauses, by account and region
   amplify-import events --follow               what happens right now
@@ -80,5 +82,5 @@ def main(*, verbose: bool) -> None:
         configure_logging(load_settings())
 
 
-for command in (demo, run, submit, watch, status, batches, lanes, events, doctor, sandbox):
+for command in (demo, run, submit, watch, status, cancel, batches, lanes, events, doctor, sandbox):
     main.add_command(command)

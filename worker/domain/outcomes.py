@@ -20,6 +20,15 @@ class Entrance:
     batch_id: str = ""
 
 
+class Cancellation(StrEnum):
+    """What became of the wish to cancel an import."""
+
+    CANCELLED = "cancelled"
+    ASKED = "asked"  # a call is being made, or in doubt: once it is known what that did
+    OVER = "over"
+    UNKNOWN = "unknown"
+
+
 class Verdict(StrEnum):
     """What became of a request at the door."""
 

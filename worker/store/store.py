@@ -16,6 +16,7 @@ from worker.domain.imports import Import
 from worker.domain.outcomes import (
     NO_RULE,
     Admission,
+    Cancellation,
     Ended,
     Entrance,
     LaneLimits,
@@ -278,6 +279,10 @@ class ImportStore:
     async def resume_lane(self, lane: str) -> bool:
         """Reopen a lane; True when it was paused."""
         return bool(await self._scripts.call("resume_lane", lane=lane))
+
+    async def cancel(self, import_id: str, reason: str) -> Cancellation:
+        """Cancel an import; its job, where it has one, goes on at the remote side."""
+        return Cancellation(await self._scripts.call("cancel", id=import_id, reason=reason))
 
     async def count_failure(self, lane: str, weight: int) -> int:
         """Count a call without an answer that makes sense; return the weights in a row."""

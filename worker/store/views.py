@@ -163,6 +163,13 @@ class ImportViews:
                 break
         return found
 
+    async def ids_of(
+        self, batch_id: str, states: Collection[State]
+    ) -> AsyncGenerator[list[str], None]:
+        """Yield the ids of a batch's imports in these states, some at a time."""
+        async for ids in self._member_ids(batch_id):
+            yield await self._in_states(ids, states)
+
     async def whereabouts(self, item: Import) -> Whereabouts:
         """Return where an import that is under way stands."""
         target = f"{item.lane}/{item.target}"

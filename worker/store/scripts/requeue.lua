@@ -41,4 +41,7 @@ schedule_lane(lane, now + args.delay_ms, now)
 if has_waiting(lane) then
   schedule_lane(lane, now, now) -- a place under max_running has come free
 end
+if record.cancel_reason then
+  cancel_import(args.id, record, now)
+end
 return 1

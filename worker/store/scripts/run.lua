@@ -27,4 +27,7 @@ give_back(args.id, record, KEY.polls, now + args.delay_ms, {
 append_import_event('started', args.id, record, now)
 note_answer(lane_of(record), args, exact, args.call == 'start')
 schedule_lane(lane_of(record), now + args.delay_ms, now)
+if record.cancel_reason then
+  cancel_import(args.id, record, now)
+end
 return 1

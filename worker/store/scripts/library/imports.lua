@@ -50,8 +50,9 @@ local function owe_end(id, task_id, now)
 end
 
 -- The one way into a terminal state: record, queues, target, batch, event and expiry together.
--- `fields` are written with it. The caller has compared state and lease.
-local function end_import(id, record, state, fields, now)
+-- `fields` are written with it. The caller has compared state and lease. `unjudged`: its batch's rule takes
+-- no notice.
+local function end_import(id, record, state, fields, now, unjudged)
   local key = KEY.import .. id
   local from = record.state
   fields.state = state
@@ -76,11 +77,20 @@ local function end_import(id, record, state, fields, now)
     redis.call('ZADD', KEY.unfinished, now + CONFIG.lease_ms, id)
   end
   if record.batch_id then
-    if from then
+    if from and not unjudged then
       judge_batch(record, state, now)
     end
     complete_batch(record, now)
   end
+end
+
+-- End an import that somebody has cancelled; nothing may be known to be under way for it.
+local function cancel_import(id, record, now)
+  redis.call('ZREM', KEY.parked .. target_of(record), id)
+  local was_held = record.batch_id and redis.call('ZREM', KEY.held .. record.batch_id, id) == 1
+  local fields = { error = record.cancel_reason, doubt = false, doubt_error = false }
+  end_import(id, record, 'cancelled', fields, now, was_held)
+  redis.call('ZADD', KEY.unfinished, 'XX', now, id) -- whoever cancels publishes no tasks: conductors do
 end
 
 -- Owe a Celery task the end of this import. An empty signature: the task is made up at the end.

@@ -1,0 +1,97 @@
+"""`amplify-import cancel`: end imports that are not wanted any more."""
+
+import asyncio
+import sys
+from collections import Counter
+from typing import Final
+
+import click
+from rich.progress import Progress
+
+from config.settings import load_settings
+from worker.cli.client import BadInputError, NotKnownError, make_console, open_store
+from worker.cli.progress import is_plain
+from worker.domain.outcomes import Cancellation
+from worker.domain.states import TERMINAL, State
+from worker.runtime import store_config
+from worker.store.store import ImportStore
+from worker.store.views import BatchCounts, ImportViews
+
+DEFAULT_REASON: Final = "by hand, no reason given"
+AT_ONCE: Final = 100
+UNDER_WAY: Final = frozenset(State) - TERMINAL
+
+
+@click.command()
+@click.argument("name", metavar="IMPORT|BATCH")
+@click.option("--reason", default="", metavar="TEXT", help="Why; it becomes the imports' error.")
+@click.option("--yes", is_flag=True, help="Do not ask before a batch is cancelled.")
+def cancel(name: str, reason: str, *, yes: bool) -> None:
+    """Cancel an import, or all imports of a batch that are not over.
+
+    What waits never starts. A job that runs already goes on at AWS, and is followed no longer. An
+    import whose call is being made is cancelled once that is answered.
+    """
+    asyncio.run(_cancel(name, reason.strip() or DEFAULT_REASON, yes=yes))
+
+
+async def _cancel(name: str, reason: str, *, yes: bool) -> None:
+    settings = load_settings()
+    async with open_store(settings) as redis:
+        store, views = ImportStore(redis, store_config(settings)), ImportViews(redis)
+        verdict = await store.cancel(name, reason)
+        if verdict is not Cancellation.UNKNOWN:
+            click.echo(f"Import {name} {_told(verdict)}.")
+            return
+        counts = await views.batch(name)
+        if counts is None:
+            raise NotKnownError(
+                f"No import and no batch {name} is known here; it may have expired."
+            )
+        left = sum(counts.by_state[state] for state in UNDER_WAY)
+        if left and not yes:
+            _confirm(counts, left)
+        verdicts = await _cancel_members(store, views, name, reason, left)
+    cancelled, asked = verdicts[Cancellation.CANCELLED], verdicts[Cancellation.ASKED]
+    more = f", and {asked:,} will be once their calls are answered" if asked else ""
+    click.echo(f"Batch {name}: {cancelled:,} imports are cancelled{more}.")
+    if counts.expected > counts.accepted + counts.known:
+        missing = counts.expected - counts.accepted - counts.known
+        click.echo(
+            f"{missing:,} more were announced and have not come; to hold them back when they do: "
+            f"amplify-import batches pause {name}"
+        )
+
+
+def _told(verdict: Cancellation) -> str:
+    match verdict:
+        case Cancellation.CANCELLED:
+            return "is cancelled"
+        case Cancellation.ASKED:
+            return "will be cancelled once the call is answered that is being made"
+    return "was over already"
+
+
+def _confirm(counts: BatchCounts, left: int) -> None:
+    running = counts.by_state[State.RUNNING]
+    jobs = f", {running:,} of which have a job that goes on at AWS" if running else ""
+    question = f"Cancel {left:,} imports of batch {counts.batch_id}{jobs}?"
+    if not sys.stdin.isatty():
+        raise BadInputError(f"{question} Say --yes, or answer at a terminal.")
+    click.confirm(question, abort=True)
+
+
+async def _cancel_members(
+    store: ImportStore, views: ImportViews, batch_id: str, reason: str, left: int
+) -> Counter[Cancellation]:
+    """Cancel what is not over, some at a time."""
+    verdicts: Counter[Cancellation] = Counter()
+    console = make_console(stderr=True)
+    with Progress(console=console, transient=True, disable=is_plain(console)) as progress:
+        task = progress.add_task("cancelling", total=left)
+        async for ids in views.ids_of(batch_id, UNDER_WAY):
+            for start in range(0, len(ids), AT_ONCE):
+                some = ids[start : start + AT_ONCE]
+                verdicts.update(await asyncio.gather(*(store.cancel(n, reason) for n in some)))
+                progress.advance(task, len(some))
+    return verdicts

@@ -1,0 +1,20 @@
+-- Cancel an import: at once where it waits or runs; where a call is being made, or in doubt, as soon as it is
+-- known what that call did. A job that runs goes on at the remote side, and is followed no longer.
+--
+-- ARGV  1: JSON object: id, reason
+-- Returns 'unknown', 'over', 'asked' (it will be) or 'cancelled'
+-- Atomic, so that no start is made of an import that is told to be cancelled.
+
+local args = cjson.decode(ARGV[1])
+local record = hash_of(KEY.import .. args.id)
+if not record.state then
+  return 'unknown'
+elseif TERMINAL[record.state] then
+  return 'over'
+end
+put(KEY.import .. args.id, record, { cancel_reason = args.reason })
+if record.state == 'starting' then
+  return 'asked'
+end
+cancel_import(args.id, record, now_ms())
+return 'cancelled'
