@@ -258,7 +258,7 @@ class Bench:
     def _keep_graph(self, title: str, account: str, count: int) -> Use:
         use = self.use_of(account)
         missing = count - use.accepted
-        note = f"{use.used:.0%} of the quota, {use.share_throttled:.1%} of calls refused"
+        note = f"{use.used:.1%} of the quota, {use.share_throttled:.1%} of calls refused"
         self.graphs.append(
             Graph(
                 title,

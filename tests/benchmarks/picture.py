@@ -81,4 +81,4 @@ def _draw_graph(axes: Any, graph: Graph, end: float, most: float) -> None:
     axes.set_ylim(0, most)
     axes.set_xlim(0, end)
     axes.set_title(graph.title, fontweight="bold")
-    axes.set_title(graph.note, loc="right", fontsize=8)
+    axes.text(1, 0.97, graph.note, transform=axes.transAxes, ha="right", va="top", fontsize=8)
