@@ -36,7 +36,7 @@ simulate-limits: install ## The limiter beside other ways to spend a quota, in s
 	$(BIN)/python -m tests.benchmarks.simulate_limits
 
 SEED ?= 1
-chaos-ingress: install ## Kill workers 200 times while messages come in; none may be lost; ten minutes
+chaos-ingress: install ## Kill workers 200 times while messages come in; none may be lost; five minutes
 	$(BIN)/python -m tests.chaos.ingress --seed $(SEED)
 
 lint: install ## ruff, mypy --strict, the layers, and luacheck where it is installed
