@@ -5,6 +5,7 @@ are written as Lua here: a key or a limit is spelled in one place.
 """
 
 import json
+import re
 from collections.abc import Mapping, Sequence
 from importlib.resources import files
 from typing import Any, Final, Protocol
@@ -14,6 +15,9 @@ from redis.asyncio import Redis
 from worker.store.connection import translated
 from worker.store.keys import CATALOGUE
 
+_COMMENT: Final = re.compile(r"--.*")
+_WORD: Final = re.compile(r"\w+")
+_DEFINITION: Final = re.compile(r"^local (?:function )?([\w, ]+)", re.MULTILINE)
 _DIRECTORY: Final = files("worker.store") / "scripts"
 
 LIBRARY: Final = (
@@ -22,6 +26,7 @@ LIBRARY: Final = (
     "learning",
     "ceiling",
     "lanes",
+    "answers",
     "queues",
     "batches",
     "imports",
@@ -42,9 +47,8 @@ class Scripts:
 
     def __init__(self, redis: "Redis", config: Mapping[str, Any]) -> None:
         prelude = "\n".join((_as_lua_local("KEY", _key_names()), _as_lua_local("CONFIG", config)))
-        library = library_text()
         self._scripts: dict[str, Script] = {
-            name: redis.register_script(f"{prelude}\n{library}\n{text}")
+            name: redis.register_script(f"{prelude}\n{library_text(needed_by(text))}\n{text}")
             for name, text in script_texts().items()
         }
 
@@ -62,6 +66,25 @@ class Scripts:
 def library_text(names: Sequence[str] = LIBRARY) -> str:
     """Return the text that stands in front of every script, or these files of it."""
     return "\n".join((_DIRECTORY / "library" / f"{name}.lua").read_text() for name in names)
+
+
+def needed_by(text: str) -> tuple[str, ...]:
+    """Return the files of the library that a script uses, in order: each call makes them anew."""
+    texts = {name: library_text((name,)) for name in LIBRARY}
+    needed: set[str] = set()
+    unread = [text]
+    while unread:
+        words = set(_WORD.findall(_COMMENT.sub("", unread.pop())))
+        for name in texts.keys() - needed:
+            if not words.isdisjoint(_defined_in(texts[name])):
+                needed.add(name)
+                unread.append(texts[name])
+    return tuple(name for name in LIBRARY if name in needed)
+
+
+def _defined_in(text: str) -> set[str]:
+    """Return what a file of the library defines for those behind it."""
+    return {word for names in _DEFINITION.findall(text) for word in _WORD.findall(names)}
 
 
 def script_texts() -> dict[str, str]:
