@@ -17,7 +17,7 @@ local SHARED = {
   "room_under", "try_above", "meet_ceiling", "suspect_ceiling", "pass_ceiling", "NO_CEILING",
   -- lanes
   "limit_of", "is_shared", "load_limiter", "save_limiter", "grant_text", "parse_grant", "under_way",
-  "note_answer", "follow_limits", "forget_learned",
+  "note_answer", "follow_limits",
   -- queues
   "enqueue", "requeue", "has_waiting", "open_queue", "grow_queue", "pop_waiting",
   "close_queue",

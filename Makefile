@@ -29,7 +29,7 @@ test: install ## Every test; Redis, RabbitMQ and Chromium are used where this ma
 bench: install ## What an import costs: Redis commands, CPU, time to its start
 	$(BIN)/python -m tests.benchmarks.bench_import
 
-bench-limits: install ## How well hidden quotas are spent, by real workers and by rivals; 15 minutes
+bench-limits: install ## How well hidden quotas are spent, by real workers and by rivals; 20 minutes
 	$(BIN)/python -m tests.benchmarks.bench_limits --picture docs/limits.svg
 
 simulate-limits: install ## The limiter beside other ways to spend a quota, in simulated time

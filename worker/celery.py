@@ -83,7 +83,7 @@ def _configure_logging(**_: Any) -> None:
 
 @worker_init.connect
 def _cancel_what_is_revoked(**_: Any) -> None:
-    """Let `revoke`, Celery's and Flower's, reach imports: their tasks are in no worker's hands."""
+    """Let Celery's `revoke` reach imports: their tasks are in no worker's hands."""
     from celery.worker import control  # noqa: PLC0415 - a worker's alone, and slow to import
 
     @control.control_command(name="revoke", variadic="task_id", signature="[id1 [id2 [... [idN]]]]")

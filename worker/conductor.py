@@ -185,10 +185,10 @@ class Conductor:
         taken, left, junk = await self._messages.take()
         if junk:
             await asyncio.shield(self._admitter.reject_messages(junk))
-        elif not taken and left:
-            await self._sleep(FULL_SECONDS)
-        elif not taken:
+        elif not left:
             await self._messages.wait(IDLE_SECONDS)
+        elif not taken:
+            await self._sleep(FULL_SECONDS)
 
     async def _read_requests(self) -> None:
         entries = await self._requests.read(round(BLOCK_SECONDS * 1000))

@@ -42,14 +42,14 @@ class Runtime:
         self._thread = threading.Thread(target=self._loop.run_forever, name="runtime", daemon=True)
         self._redis = connect(settings.redis_url)
         self._aws = Aws(settings.call_timeout_seconds, settings.max_in_flight)
-        config = store_config(settings)
-        self.store = ImportStore(self._redis, config)
+        self.store = ImportStore(self._redis, store_config(settings))
         consumer = f"{hostname or socket.gethostname()}-{os.getpid()}"
         self.requests = RequestsStream(self._redis, consumer)
-        self._broker = _broker_of(settings, self._redis)
+        self._broker: Redis | None = None
         self.messages: ImportsQueue | None = None
-        if self._broker is not None:
-            self.messages = ImportsQueue(self._broker, config.for_scripts())
+        if settings.broker_is_redis:
+            self._broker = connect(settings.celery_broker_url)
+            self.messages = ImportsQueue(self._broker)
         self.announcer = CeleryAnnouncer(app, hostname)
         self.admitter = Admitter(self.store, self._aws, self.announcer)
         self.advancer = Advancer(
@@ -92,14 +92,6 @@ class Runtime:
 def _log_failure(future: "Future[Any]") -> None:
     if not future.cancelled() and (error := future.exception()):
         log.warning("step.failed", error=str(error))
-
-
-def _broker_of(settings: Settings, store: "Redis") -> "Redis | None":
-    """Return a client of a broker that is a Redis, often the store's."""
-    if not settings.broker_is_redis:
-        return None
-    same = settings.celery_broker_url == settings.redis_url
-    return store if same else connect(settings.celery_broker_url)
 
 
 def store_config(settings: Settings) -> StoreConfig:

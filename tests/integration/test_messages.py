@@ -13,17 +13,13 @@ from kombu import Connection, Exchange, Queue
 from tests.conftest import StartWorker
 from tests.support import Producer, Sandbox, Worker, environment_for, members, wait_until
 from worker.store.messages import ROOM, ImportsQueue
-from worker.store.store import StoreConfig
 
-CONFIG = StoreConfig(
-    retention_seconds=60, events_max_length=1000, lease_seconds=30, settle_seconds=0
-)
 on_both = pytest.mark.parametrize("store_url", ["valkey", "redis"], indirect=True)
 
 
 @pytest.fixture
 def queue(redis: Any) -> ImportsQueue:
-    return ImportsQueue(redis, CONFIG.for_scripts())
+    return ImportsQueue(redis)
 
 
 @pytest.fixture

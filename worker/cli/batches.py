@@ -7,12 +7,10 @@ from contextlib import asynccontextmanager
 import click
 
 from config.settings import Settings, load_settings
-from worker.cli.client import NotKnownError, open_store
+from worker.cli.client import DEFAULT_REASON, NotKnownError, open_store
 from worker.runtime import store_config
 from worker.store.batches import BatchControl
 from worker.store.views import ImportViews
-
-DEFAULT_REASON = "by hand, no reason given"
 
 batch_argument = click.argument("batch_id", metavar="BATCH")
 

@@ -9,7 +9,13 @@ import click
 from rich.progress import Progress
 
 from config.settings import load_settings
-from worker.cli.client import BadInputError, NotKnownError, make_console, open_store
+from worker.cli.client import (
+    DEFAULT_REASON,
+    BadInputError,
+    make_console,
+    not_known,
+    open_store,
+)
 from worker.cli.progress import is_plain
 from worker.domain.outcomes import Cancellation
 from worker.domain.states import TERMINAL, State
@@ -17,7 +23,6 @@ from worker.runtime import store_config
 from worker.store.store import ImportStore
 from worker.store.views import BatchCounts, ImportViews
 
-DEFAULT_REASON: Final = "by hand, no reason given"
 AT_ONCE: Final = 100
 UNDER_WAY: Final = frozenset(State) - TERMINAL
 
@@ -45,9 +50,7 @@ async def _cancel(name: str, reason: str, *, yes: bool) -> None:
             return
         counts = await views.batch(name)
         if counts is None:
-            raise NotKnownError(
-                f"No import and no batch {name} is known here; it may have expired."
-            )
+            raise not_known(name)
         left = sum(counts.by_state[state] for state in UNDER_WAY)
         if left and not yes:
             _confirm(counts, left)

@@ -47,6 +47,15 @@ class NotKnownError(click.ClickException):
     exit_code = 4
 
 
+DEFAULT_REASON: Final = "by hand, no reason given"
+"""Of whoever pauses or cancels something and does not say why."""
+
+
+def not_known(name: str) -> NotKnownError:
+    """Return the error for a name that is neither an import's nor a batch's."""
+    return NotKnownError(f"No import and no batch {name} is known here; it may have expired.")
+
+
 def make_console(*, stderr: bool = False) -> Console:
     """Return a console that prints text as it is: no markup, no guessed colours."""
     return Console(stderr=stderr, markup=False, highlight=False, emoji=False)

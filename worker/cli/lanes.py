@@ -12,6 +12,7 @@ from pydantic import ValidationError
 
 from config.settings import LANE_NAME, LaneSettings, Settings, load_settings
 from worker.cli.client import (
+    DEFAULT_REASON,
     BadInputError,
     NotKnownError,
     make_console,
@@ -24,8 +25,6 @@ from worker.domain.outcomes import LaneLimits
 from worker.runtime import limits_of, store_config
 from worker.store.lanes import LaneControl
 from worker.store.views import ImportViews
-
-DEFAULT_REASON = "by hand, no reason given"
 
 
 def _check_name(_context: click.Context, _argument: click.Parameter, value: str) -> str:

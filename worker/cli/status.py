@@ -9,7 +9,7 @@ import click
 from rich.text import Text
 
 from config.settings import load_settings
-from worker.cli.client import NotKnownError, make_console, open_views
+from worker.cli.client import make_console, not_known, open_views
 from worker.cli.progress import BAD_STATES, FAILURES_SHOWN, exit_code_of, failure_list, summary
 from worker.cli.watch import print_end
 from worker.domain.imports import Import
@@ -40,9 +40,7 @@ async def _show(name: str, *, failed: bool, as_json: bool) -> int:
             return 1 if item.state in BAD_STATES else 0
         counts = await views.batch(name)
         if counts is None:
-            raise NotKnownError(
-                f"No import and no batch {name} is known here; it may have expired."
-            )
+            raise not_known(name)
         failures = await _failures(views, counts, everything=failed)
     if failed and not as_json:
         make_console().print(_all_failures(failures), soft_wrap=True)

@@ -7,8 +7,7 @@ is kombu's. What is noted and never acknowledged comes back after the visibility
 """
 
 import time
-from collections.abc import Mapping
-from typing import Any, Final
+from typing import Final
 
 from redis.asyncio import Redis
 
@@ -26,9 +25,9 @@ ROOM: Final = 100
 class ImportsQueue:
     """Takes messages from the queue `imports`; all methods may raise StoreUnavailableError."""
 
-    def __init__(self, redis: "Redis", config: Mapping[str, Any]) -> None:
+    def __init__(self, redis: "Redis") -> None:
         self._redis = redis
-        self._scripts = Scripts(redis, config)
+        self._scripts = Scripts(redis, {})
 
     async def take(self) -> tuple[int, bool, list[str]]:
         """Hand messages on to Celery.

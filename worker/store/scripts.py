@@ -1,12 +1,13 @@
 """Loads the Lua scripts and calls them: one JSON object in, one reply out.
 
-Each script is its file behind the library, behind the key catalogue and the configuration, which
-are written as Lua here: a key or a limit is spelled in one place.
+Each script is its file behind what it uses of the library, behind the key catalogue and the
+configuration, which are written as Lua here: a key or a limit is spelled in one place.
 """
 
 import json
 import re
 from collections.abc import Mapping, Sequence
+from functools import cache
 from importlib.resources import files
 from typing import Any, Final, Protocol
 
@@ -48,8 +49,8 @@ class Scripts:
     def __init__(self, redis: "Redis", config: Mapping[str, Any]) -> None:
         prelude = "\n".join((_as_lua_local("KEY", _key_names()), _as_lua_local("CONFIG", config)))
         self._scripts: dict[str, Script] = {
-            name: redis.register_script(f"{prelude}\n{library_text(needed_by(text))}\n{text}")
-            for name, text in script_texts().items()
+            name: redis.register_script(f"{prelude}\n{text}")
+            for name, text in _texts_with_library().items()
         }
 
     @translated
@@ -64,27 +65,8 @@ class Scripts:
 
 
 def library_text(names: Sequence[str] = LIBRARY) -> str:
-    """Return the text that stands in front of every script, or these files of it."""
+    """Return the text of the library, or of these files of it."""
     return "\n".join((_DIRECTORY / "library" / f"{name}.lua").read_text() for name in names)
-
-
-def needed_by(text: str) -> tuple[str, ...]:
-    """Return the files of the library that a script uses, in order: each call makes them anew."""
-    texts = {name: library_text((name,)) for name in LIBRARY}
-    needed: set[str] = set()
-    unread = [text]
-    while unread:
-        words = set(_WORD.findall(_COMMENT.sub("", unread.pop())))
-        for name in texts.keys() - needed:
-            if not words.isdisjoint(_defined_in(texts[name])):
-                needed.add(name)
-                unread.append(texts[name])
-    return tuple(name for name in LIBRARY if name in needed)
-
-
-def _defined_in(text: str) -> set[str]:
-    """Return what a file of the library defines for those behind it."""
-    return {word for names in _DEFINITION.findall(text) for word in _WORD.findall(names)}
 
 
 def script_texts() -> dict[str, str]:
@@ -94,6 +76,40 @@ def script_texts() -> dict[str, str]:
         for path in _DIRECTORY.iterdir()
         if path.name.endswith(".lua")
     }
+
+
+@cache
+def _texts_with_library() -> Mapping[str, str]:
+    """Return each script behind the files of the library that it uses, and no others.
+
+    The server makes their functions anew at each call.
+    """
+    files_of = {name: library_text((name,)) for name in LIBRARY}
+    defined = {name: _defined_in(text) for name, text in files_of.items()}
+    used = {name: _words_in(text) for name, text in files_of.items()}
+
+    def needed_by(words: set[str]) -> set[str]:
+        needed: set[str] = set()
+        while more := {n for n in LIBRARY if n not in needed and words & defined[n]}:
+            needed |= more
+            words = words.union(*(used[name] for name in more))
+        return needed
+
+    texts = script_texts()
+    needed = {name: needed_by(_words_in(text)) for name, text in texts.items()}
+    return {
+        name: "\n".join((library_text([n for n in LIBRARY if n in needed[name]]), text))
+        for name, text in texts.items()
+    }
+
+
+def _words_in(text: str) -> set[str]:
+    return set(_WORD.findall(_COMMENT.sub("", text)))
+
+
+def _defined_in(text: str) -> set[str]:
+    """Return what a file of the library defines for those behind it."""
+    return {word for names in _DEFINITION.findall(text) for word in _WORD.findall(names)}
 
 
 def _key_names() -> dict[str, str]:

@@ -8,7 +8,7 @@
 local args = cjson.decode(ARGV[1])
 local now = exact_ms()
 local key = KEY.lane .. args.lane
-local lane, defaults = hash_of(key), hash_of(KEY.defaults)
+local lane = hash_of(key)
 local fields = { ceiling_refuted = false }
 for name in pairs(NO_CEILING) do
   fields[name] = false
@@ -19,10 +19,5 @@ for name in pairs(lane) do
   end
 end
 put(key, lane, fields)
-for _, class in ipairs({ 'start', 'poll', 'shared' }) do
-  if redis.call('EXISTS', KEY.limiter .. args.lane .. ':' .. class) == 1 then
-    forget_learned(load_limiter(args.lane, lane, defaults, class, now), now)
-  end
-end
-schedule_lane(args.lane, now, now)
+follow_limits(args.lane, hash_of(KEY.defaults), now, true)
 return 0

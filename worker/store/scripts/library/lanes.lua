@@ -35,22 +35,24 @@ local function save_limiter(limiter)
   end
 end
 
--- Let limits that have changed hold from now on, not from when a conductor looks.
-local function follow_limits(name, defaults, now)
-  local lane = hash_of(KEY.lane .. name)
-  for _, class in ipairs({ 'start', 'poll', 'shared' }) do
-    if redis.call('EXISTS', KEY.limiter .. name .. ':' .. class) == 1 then
-      save_limiter(load_limiter(name, lane, defaults, class, now))
-    end
-  end
-  schedule_lane(name, now, now) -- it may have been put off to what the old limits allowed
-end
-
 -- Let a limiter learn anew; calls that are on the way go on being counted.
 local function forget_learned(limiter, now)
   local new = restart_limiter(limiter, limiter.known_rate, limiter.known_burst, now)
   new.key, new.fields = limiter.key, limiter.fields
-  save_limiter(new)
+  return new
+end
+
+-- Let limits that have changed hold from now on, not from when a conductor looks. `anew`: also forget
+-- what was learned.
+local function follow_limits(name, defaults, now, anew)
+  local lane = hash_of(KEY.lane .. name)
+  for _, class in ipairs({ 'start', 'poll', 'shared' }) do
+    if redis.call('EXISTS', KEY.limiter .. name .. ':' .. class) == 1 then
+      local limiter = load_limiter(name, lane, defaults, class, now)
+      save_limiter(anew and forget_learned(limiter, now) or limiter)
+    end
+  end
+  schedule_lane(name, now, now) -- it may have been put off to what the old limits allowed
 end
 
 -- A grant as text, for the worker to bring back with the answer. `above`: it went above the ceiling.

@@ -98,22 +98,18 @@ local function accept(limiter, number, now)
   if number > limiter.granted then -- a grant of one that was lost
     return
   end
-  local streak, pace = limiter.streak, pace_of(limiter)
+  local pace = pace_of(limiter)
+  local before = limiter.streak >= 2 and limiter.mode == TRACK and rate_before(limiter, now)
   limiter.streak = 0
   if number <= limiter.settled then
     return
-  elseif streak >= 2 and limiter.mode == TRACK and rate_before(limiter, now) then
+  elseif before then
     -- All was refused, and now it is not: what it was before may be back. Seek it from halfway.
     refill(limiter, now)
-    seek(limiter, math.max(pace, math.sqrt(pace * FOUND_SHARE * rate_before(limiter, now))), now)
+    seek(limiter, math.max(pace, math.sqrt(pace * FOUND_SHARE * before)), now)
+  elseif limiter.limited == 0 or pace >= ceiling_of(limiter) then
     return
-  elseif limiter.limited == 0 then
-    return
-  end
-  if pace >= ceiling_of(limiter) then
-    return
-  end
-  if limiter.mode == SEEK then
+  elseif limiter.mode == SEEK then
     refill(limiter, now)
     limiter.pace = pace + math.min(GAIN, GAIN_SHARE * pace)
   elseif is_overdue(limiter, number) then
