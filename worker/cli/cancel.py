@@ -34,7 +34,7 @@ UNDER_WAY: Final = frozenset(State) - TERMINAL
 def cancel(name: str, reason: str, *, yes: bool) -> None:
     """Cancel an import, or all imports of a batch that are not over.
 
-    What waits never starts. A job that runs already goes on at AWS, and is followed no longer. An
+    What waits never starts. A job that runs already goes on at AWS; how it ends is only noted. An
     import whose call is being made is cancelled once that is answered.
     """
     asyncio.run(_cancel(name, reason.strip() or DEFAULT_REASON, yes=yes))

@@ -12,7 +12,7 @@ from config.settings import load_settings
 from worker.cli.client import make_console, not_known, open_views
 from worker.cli.progress import BAD_STATES, FAILURES_SHOWN, exit_code_of, failure_list, summary
 from worker.cli.watch import print_end
-from worker.domain.imports import Import
+from worker.domain.imports import Import, iso_time
 from worker.domain.states import State
 from worker.store.laneview import LaneView
 from worker.store.views import BatchCounts, ImportViews, Whereabouts
@@ -84,8 +84,18 @@ def _print_import(item: Import, where: Whereabouts | None, *, as_json: bool) -> 
         "started": result["startedAt"],
         "finished": result["finishedAt"],
     }
+    if item.late_outcome:
+        lines["job ended"] = told_late(item)
     for name, value in lines.items():
         click.echo(f"{name:10} {'-' if value in (None, '') else value}")
+
+
+def told_late(item: Import) -> str:
+    """Return in plain words how the job of an import ended that had timed out or was cancelled."""
+    if item.late_outcome not in frozenset(State):
+        return f"nobody knows how: {item.late_error}"
+    told = f"{item.late_outcome} after all, {iso_time(item.late_at_ms)}"
+    return f"{told}: {item.late_error}" if item.late_error else told
 
 
 def _import_as_json(item: Import, waits_for: str | None) -> dict[str, Any]:
@@ -96,6 +106,7 @@ def _import_as_json(item: Import, waits_for: str | None) -> dict[str, Any]:
         "region": item.region,
         "batchId": item.batch_id or None,
         "polls": item.polls,
+        "lateOutcome": item.late_outcome or None,
         "waitsFor": waits_for,
     }
 

@@ -129,7 +129,16 @@ class Verify:
     error: str
 
 
-Decision = Run | End | PollAgain | Throttle | PauseLane | WaitBehind | Retry | Verify
+@dataclass(frozen=True, slots=True)
+class NoteLate:
+    """The job of an ended import is over, too; `outcome` is None where nobody knows how."""
+
+    outcome: State | None
+    job: Job = NO_JOB
+    error: str = ""
+
+
+Decision = Run | End | PollAgain | Throttle | PauseLane | WaitBehind | Retry | Verify | NoteLate
 
 
 def decide_start(answer: Answer, claim: Claim, policy: Policy, jitter: float) -> Decision:
@@ -158,6 +167,8 @@ def decide_start(answer: Answer, claim: Claim, policy: Policy, jitter: float) ->
 
 def decide_poll(answer: Answer, claim: Claim, policy: Policy, jitter: float) -> Decision:
     """Decide after a poll of a running job."""
+    if claim.item.is_terminal:
+        return _decide_late(answer, claim, policy)
     match answer.kind:
         case Kind.OK if policy.outcome_of(answer.job.status):
             return _end_of(answer.job, policy)
@@ -211,6 +222,22 @@ def _decide_doubtful_start(answer: Answer, claim: Claim, policy: Policy, jitter:
     if claim.item.attempts >= policy.max_attempts:
         return End(State.FAILED, f"gave up after {claim.item.attempts} attempts; last: {error}")
     return Retry(policy.retry_delay(claim.item.attempts, jitter), error)
+
+
+def _decide_late(answer: Answer, claim: Claim, policy: Policy) -> Decision:
+    """Decide after a poll of a job whose import is over: nothing can end that again."""
+    match answer.kind:
+        case Kind.OK if outcome := policy.outcome_of(answer.job.status):
+            return NoteLate(outcome, answer.job, answer.job.error)
+        case Kind.THROTTLED:
+            return _throttle(answer)
+        case Kind.CREDENTIALS:
+            return PauseLane(answer.error)
+        case Kind.NOT_FOUND if claim.age_seconds >= policy.missing_grace_seconds:
+            return NoteLate(None, error=answer.error)
+        case Kind.BAD_REQUEST:
+            return NoteLate(None, error=answer.error)
+    return PollAgain(answer.job, policy.late_delay(claim.age_seconds))
 
 
 def _decide_gone(answer: Answer, claim: Claim, policy: Policy, jitter: float) -> Decision:

@@ -19,7 +19,8 @@ class Import:
     """One import. Times are milliseconds since the epoch on the store's clock, 0 when not yet.
 
     `request_json` is empty for an import that was rejected because its request is invalid; the
-    target then holds what could be read of it.
+    target then holds what could be read of it. `late_outcome` is how the job of an import that
+    timed out or was cancelled ended after all: succeeded, failed, or unknown where AWS forgot it.
     """
 
     id: str
@@ -42,10 +43,14 @@ class Import:
     stuck: bool = False
     doubt: str = ""
     doubt_error: str = ""
+    late_outcome: str = ""
+    late_status: str = ""
+    late_error: str = ""
     accepted_at_ms: int = 0
     first_start_at_ms: int = 0
     started_at_ms: int = 0
     finished_at_ms: int = 0
+    late_at_ms: int = 0
 
     @classmethod
     def from_fields(cls, import_id: str, fields: Mapping[str, str]) -> Self:
@@ -122,6 +127,7 @@ _NUMBERS = (
     "first_start_at_ms",
     "started_at_ms",
     "finished_at_ms",
+    "late_at_ms",
 )
 _TEXTS = (
     "app_id",
@@ -137,6 +143,9 @@ _TEXTS = (
     "error",
     "doubt",
     "doubt_error",
+    "late_outcome",
+    "late_status",
+    "late_error",
 )
 
 

@@ -7,6 +7,8 @@ from worker.domain.states import State
 POLL_GROWTH = 1.5
 JITTER = 0.15
 RETRY_MAX_SECONDS = 300.0
+LATE_SHARE = 0.1
+LATE_MAX_SECONDS = 3600.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -40,6 +42,10 @@ class Policy:
         delay = self.poll_min_seconds * POLL_GROWTH ** min(polls, 64)
         spread = 1 + JITTER * (2 * jitter - 1)
         return min(max(delay * spread, self.poll_min_seconds), self.poll_max_seconds)
+
+    def late_delay(self, age_seconds: float) -> float:
+        """Return the seconds until the next poll of a job whose import is over."""
+        return min(max(self.poll_max_seconds, age_seconds * LATE_SHARE), LATE_MAX_SECONDS)
 
     def retry_delay(self, attempts: int, jitter: float) -> float:
         """Return the seconds before attempt `attempts + 1`: full jitter over a doubling bound.

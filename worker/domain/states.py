@@ -44,7 +44,9 @@ EDGES: Final = (
     Edge("k", State.RUNNING, State.FAILED, "a poll saw failure, or the job is gone"),
     Edge("l", State.RUNNING, State.TIMED_OUT, "the deadline passed"),
     Edge("m", State.WAITING, State.CANCELLED, "cancelled before a start"),
-    Edge("n", State.RUNNING, State.CANCELLED, "cancelled: the job is no longer followed"),
+    Edge(
+        "n", State.RUNNING, State.CANCELLED, "cancelled: how the job ends changes nothing any more"
+    ),
 )
 
 TERMINAL: Final = frozenset(edge.target for edge in EDGES) - frozenset(

@@ -22,6 +22,7 @@ from worker.domain.decisions import (
     Claim,
     Decision,
     End,
+    NoteLate,
     PauseLane,
     PollAgain,
     Retry,
@@ -47,6 +48,9 @@ PROBE_AGAIN_SECONDS: Final = 60.0
 
 FAILURES_IN_A_ROW: Final = 10
 """So many calls in a row without an answer that makes sense pause their lane; see `_WEIGHT`."""
+
+UNKNOWN_OUTCOME: Final = "unknown"
+"""Of a late job that AWS no longer knows."""
 
 _WEIGHT: Final = {Kind.UNREACHABLE: 2, Kind.UNKNOWN: 1}
 """How much a failed call counts: one that found nobody says more than one that was lost."""
@@ -162,6 +166,8 @@ class Advancer:
                 held = await self._end(decision, claim)
             case PollAgain():
                 held = await self._poll_again(decision, claim)
+            case NoteLate():
+                held = await self._note_late(decision, claim)
             case Verify(doubt, delay, error):
                 held = await self._ledger.doubt(
                     claim, doubt, error=error, delay_seconds=delay, in_outage=in_outage
@@ -175,14 +181,8 @@ class Advancer:
                 held = await self._ledger.requeue(
                     claim, delay_seconds=delay, conflict=True, error=error
                 )
-            case Throttle():
-                await self._throttle(decision, claim)
-                held = await give_back(self._ledger, claim)
-            case PauseLane(reason):
-                await self._pause(claim, reason)
-                # One app that is refused must not be the probe for ever: others come first.
-                stand_back = PROBE_AGAIN_SECONDS if claim.probe else 0.0
-                held = await give_back(self._ledger, claim, stand_back)
+            case Throttle() | PauseLane():
+                held = await self._give_way(decision, claim)
         if not held:
             # Somebody else took over while we were slow; what they record is what counts.
             log.warning("claim.lost", call=claim.call, decision=type(decision).__name__)
@@ -242,6 +242,25 @@ class Advancer:
         if held and decision.stuck:
             log.warning("import.stuck", job_id=claim.item.job_id, age_seconds=claim.age_seconds)
         return held
+
+    async def _note_late(self, decision: NoteLate, claim: Claim) -> bool:
+        outcome = decision.outcome or UNKNOWN_OUTCOME
+        held = await self._ledger.note_late(
+            claim, outcome=outcome, status=decision.job.status, error=decision.error
+        )
+        if held:
+            log.warning("job.ended_late", job_id=claim.item.job_id, outcome=outcome)
+        return held
+
+    async def _give_way(self, decision: Throttle | PauseLane, claim: Claim) -> bool:
+        """Let the lane learn of what holds it up; the import goes back unharmed."""
+        if isinstance(decision, Throttle):
+            await self._throttle(decision, claim)
+            return await give_back(self._ledger, claim)
+        await self._pause(claim, decision.reason)
+        # One app that is refused must not be the probe for ever: others come first.
+        stand_back = PROBE_AGAIN_SECONDS if claim.probe else 0.0
+        return await give_back(self._ledger, claim, stand_back)
 
     async def _throttle(self, decision: Throttle, claim: Claim) -> None:
         counted, kept = await self._ledger.throttle_lane(

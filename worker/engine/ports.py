@@ -86,6 +86,10 @@ class Ledger(Protocol):
         """Ask again later."""
         ...
 
+    async def note_late(self, claim: Claim, *, outcome: str, status: str, error: str) -> bool:
+        """Note how the job of an ended import ended after all."""
+        ...
+
     async def doubt(
         self, claim: Claim, doubt: Doubt, *, error: str, delay_seconds: float, in_outage: bool
     ) -> bool:

@@ -75,6 +75,12 @@ DELAYED: Final = Key(
 POLLS: Final = Key(
     "imports:polls:", "zset", Lifetime.EMPTIED, "lane → import ids by time of next poll or inquiry"
 )
+LATE: Final = Key(
+    "imports:late:",
+    "zset",
+    Lifetime.EMPTIED,
+    "lane → ended import ids whose job goes on, by time of next poll",
+)
 LEASES: Final = Key(
     "imports:leases:", "zset", Lifetime.EMPTIED, "lane → claimed import ids by end of lease"
 )
@@ -114,6 +120,7 @@ CATALOGUE: Final = (
     RELEASES,
     DELAYED,
     POLLS,
+    LATE,
     LEASES,
     TARGET,
     PARKED,

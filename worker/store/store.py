@@ -210,6 +210,10 @@ class ImportStore:
             settled=settled,
         )
 
+    async def note_late(self, claim: Claim, *, outcome: str, status: str, error: str) -> bool:
+        """Note how the job of an import that is over ended after all: it is followed no longer."""
+        return await self._change("note_late", claim, outcome=outcome, status=status, error=error)
+
     async def doubt(
         self, claim: Claim, doubt: Doubt, *, error: str, delay_seconds: float, in_outage: bool
     ) -> bool:

@@ -1,5 +1,5 @@
 -- Cancel an import: at once where it waits or runs; where a call is being made, or in doubt, as soon as it is
--- known what that call did. A job that runs goes on at the remote side, and is followed no longer.
+-- known what that call did. A job that runs goes on at the remote side; how it ends is only noted.
 --
 -- ARGV  1: JSON object: id, reason
 -- Returns 'unknown', 'over', 'asked' (it will be) or 'cancelled'

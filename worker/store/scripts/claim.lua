@@ -54,7 +54,7 @@ local function reclaim(lane_name)
         fields = { doubt = 'unknown', doubt_error = 'the worker fell silent during the call',
           doubts = tonumber(record.doubts or 0) + 1 }
       end
-      give_back(id, record, KEY.polls, now + (fields.doubt and CONFIG.settle_ms or 0), fields)
+      give_back(id, record, now + (fields.doubt and CONFIG.settle_ms or 0), fields)
     end
   end
 end
@@ -73,13 +73,13 @@ local function promote_delayed(lane_name, latest, most)
   return #due > 0
 end
 
-local function claim_polls(lane_name, limiter, most, probe)
-  local due = redis.call('ZRANGEBYSCORE', KEY.polls .. lane_name, '-inf', now, 'LIMIT', 0, most)
+local function claim_polls(queue, lane_name, limiter, most, probe)
+  local due = redis.call('ZRANGEBYSCORE', queue .. lane_name, '-inf', now, 'LIMIT', 0, most)
   local taken = 0
   for _, id in ipairs(due) do
-    local record = known(id, KEY.polls .. lane_name)
+    local record = known(id, queue .. lane_name)
     if record then
-      redis.call('ZREM', KEY.polls .. lane_name, id)
+      redis.call('ZREM', queue .. lane_name, id)
       local grant = grant_text(limiter, grant_call(limiter))
       claim(lane_name, record.doubt and 'reconcile' or 'poll', id, record, grant, probe)
       taken = taken + 1
@@ -171,8 +171,9 @@ end
 -- When the lane can make its next call, as far as its limits tell.
 local function next_call(lane_name, lane, start, poll, waiting, room, allowed)
   local due = first_score(KEY.delayed .. lane_name) or math.huge
-  local next_poll = first_score(KEY.polls .. lane_name)
-  if next_poll then
+  local next_poll = math.min(first_score(KEY.polls .. lane_name) or math.huge,
+    first_score(KEY.late .. lane_name) or math.huge)
+  if next_poll < math.huge then
     due = math.min(due, math.max(next_poll, ready_at(poll)))
   end
   if waiting > 0 and room > 0 then
@@ -193,8 +194,9 @@ local function claim_probe(lane_name, lane)
   local queue = open_queue(lane_name, lane)
   local room, above, allowed = room_for_jobs(lane_name, lane)
   local function probed()
-    return claim_polls(lane_name, poll, math.min(1, available(poll)), true) > 0
+    return claim_polls(KEY.polls, lane_name, poll, math.min(1, available(poll)), true) > 0
       or claim_starts(queue, start, math.min(1, available(start), room), above, true) > 0
+      or claim_polls(KEY.late, lane_name, poll, math.min(1, available(poll)), true) > 0
   end
   local found = probed()
   for _ = 1, PROBES_TRIED do
@@ -247,15 +249,17 @@ local function claim_within_limits(lane_name, lane, most)
     polls, starts = divide(lane_name, lane, most, polls, starts, SHARE)
   end
 
-  polls = claim_polls(lane_name, poll, polls)
+  polls = claim_polls(KEY.polls, lane_name, poll, polls)
   starts = claim_starts(queue, start, starts, above)
+  -- Ended imports get what is left over.
+  local late = claim_polls(KEY.late, lane_name, poll, math.min(available(poll), most - polls - starts))
   close_queue(queue, lane)
   if above and starts > 0 then
     put(KEY.lane .. lane_name, lane, try_above(lane, now))
   end
   starts_due = math.min(queue.size + starts, starts_due)
   if start == poll then
-    note_demand(start, polls_due + starts_due, polls + starts)
+    note_demand(start, polls_due + starts_due, polls + starts + late)
   else
     note_demand(start, starts_due, starts)
     note_demand(poll, polls_due, polls)

@@ -20,7 +20,7 @@ end
 if args.call == 'start' and args.in_outage then
   fields.attempts = math.max(0, tonumber(record.attempts) - 1)
 end
-give_back(args.id, record, KEY.polls, math.floor(now) + args.delay_ms, fields)
+give_back(args.id, record, math.floor(now) + args.delay_ms, fields)
 note_answer(lane_of(record), args, now)
 schedule_lane(lane_of(record), math.floor(now) + args.delay_ms, math.floor(now))
 return 1

@@ -4,11 +4,11 @@
 --       record's), counted (whether it counts as a poll), stuck (whether to append import.stuck),
 --       settled (whether the job was seen: no doubt is left)
 -- Returns 1, or 0 when the claim is no longer the caller's
--- Atomic, so that a running job always has its next poll, and import.stuck is told once.
+-- Atomic, so that a job that is followed always has its next poll, and import.stuck is told once.
 
 local args = cjson.decode(ARGV[1])
 local record = claimed_record(args.id, args.lease)
-if not record or TERMINAL[record.state] then
+if not record then
   return 0
 end
 local exact = exact_ms()
@@ -31,7 +31,7 @@ local stuck = args.stuck and record.stuck ~= '1'
 if stuck then
   fields.stuck = 1
 end
-give_back(args.id, record, KEY.polls, now + args.delay_ms, fields)
+give_back(args.id, record, now + args.delay_ms, fields)
 if stuck then
   append_import_event('stuck', args.id, record, now)
 end

@@ -13,7 +13,7 @@ end
 local exact = exact_ms()
 local now = math.floor(exact)
 count_batch(record, 'starting', 'running')
-give_back(args.id, record, KEY.polls, now + args.delay_ms, {
+give_back(args.id, record, now + args.delay_ms, {
   state = 'running',
   job_id = args.job_id,
   operation = args.operation,

@@ -9,7 +9,7 @@ local stranded = {}
 for _, name in ipairs(redis.call('SMEMBERS', KEY.names)) do
   if not redis.call('ZSCORE', KEY.lanes, name) then
     local has_work = has_waiting(name)
-    for _, queue in ipairs({ KEY.delayed, KEY.polls, KEY.leases }) do
+    for _, queue in ipairs({ KEY.delayed, KEY.polls, KEY.late, KEY.leases }) do
       has_work = has_work or redis.call('EXISTS', queue .. name) == 1
     end
     if has_work then

@@ -49,6 +49,14 @@ local function owe_end(id, task_id, now)
   redis.call('ZADD', KEY.unfinished, now + CONFIG.lease_ms, id)
 end
 
+-- Follow the job of an import that ended before it: how that ends is worth a note.
+local function follow_late(id, record, now)
+  if (record.state == 'timed_out' or record.state == 'cancelled') and record.job_id then
+    redis.call('ZADD', KEY.late .. lane_of(record), now + CONFIG.lease_ms, id)
+    schedule_lane(lane_of(record), now + CONFIG.lease_ms, now)
+  end
+end
+
 -- The one way into a terminal state: record, queues, target, batch, event and expiry together.
 -- `fields` are written with it. The caller has compared state and lease. `unjudged`: its batch's rule takes
 -- no notice.
@@ -62,6 +70,7 @@ local function end_import(id, record, state, fields, now, unjudged)
   if from then
     leave_queues(id, record)
     release_target(id, record, now)
+    follow_late(id, record, now)
     if has_waiting(lane_of(record)) then
       schedule_lane(lane_of(record), now, now) -- a place under max_running may have come free
     end
@@ -124,11 +133,12 @@ local function claimed_record(id, lease)
   return record
 end
 
--- Give a claim back: to `queue` (a key prefix) at `score`, with `fields` written to the record.
-local function give_back(id, record, queue, score, fields)
+-- Give a claim back: a poll or an inquiry is due at `due`, with `fields` written to the record.
+local function give_back(id, record, due, fields)
   local lane = lane_of(record)
+  local queue = TERMINAL[record.state] and KEY.late or KEY.polls
   fields.lease = false
   put(KEY.import .. id, record, fields)
   redis.call('ZREM', KEY.leases .. lane, id)
-  redis.call('ZADD', queue .. lane, score, id)
+  redis.call('ZADD', queue .. lane, due, id)
 end
