@@ -15,6 +15,7 @@ from worker.domain.decisions import (
     Decision,
     Doubt,
     End,
+    NoteLate,
     PauseLane,
     PollAgain,
     Retry,
@@ -266,6 +267,47 @@ RECONCILE_ROWS: list[tuple[str, Doubt, Answer, Decision]] = [
         Verify(Doubt.GONE, 4, "why"),
     ),
 ]
+
+
+LATE_ROWS: list[tuple[str, Answer, Decision]] = [
+    ("it succeeded after all", seen(DONE), NoteLate(State.SUCCEEDED, DONE)),
+    (
+        "it failed after all, with its reason",
+        seen(BROKEN),
+        NoteLate(State.FAILED, BROKEN, "no such pool"),
+    ),
+    ("it still runs: less and less often", seen(job()), PollAgain(job(), 720)),
+    (
+        "AWS forgot it: followed no longer",
+        answered(Kind.NOT_FOUND),
+        NoteLate(None, error="said so"),
+    ),
+    ("a 400 is no better", answered(Kind.BAD_REQUEST), NoteLate(None, error="said so")),
+    ("429: the limiter is told", THROTTLED, SLOW_DOWN),
+    ("credentials: the lane pauses", answered(Kind.CREDENTIALS), REFUSED_CREDENTIALS),
+    ("5xx: asked again, whatever the deadline", answered(Kind.UNKNOWN), PollAgain(Job(), 720)),
+]
+
+
+@pytest.mark.parametrize("state", [State.TIMED_OUT, State.CANCELLED])
+@pytest.mark.parametrize(
+    ("answer", "decision"), [pytest.param(*row[1:], id=row[0]) for row in LATE_ROWS]
+)
+def test_a_late_poll_is_decided_by_the_table(
+    answer: Answer, decision: Decision, state: State
+) -> None:
+    assert poll(answer, age_seconds=7200, state=state) == decision
+
+
+def test_late_polls_come_hourly_at_last_and_never_more_often_than_others() -> None:
+    assert POLICY.late_delay(1) == 60
+    assert POLICY.late_delay(30 * 86400) == 3600
+
+
+def test_a_job_that_was_just_made_may_be_unknown_for_a_while() -> None:
+    assert poll(answered(Kind.NOT_FOUND), age_seconds=59, state=State.CANCELLED) == PollAgain(
+        Job(), 60
+    )
 
 
 @pytest.mark.parametrize(
