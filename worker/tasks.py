@@ -26,7 +26,15 @@ log = structlog.get_logger()
 
 T = TypeVar("T")
 
-_BATCH_MEMBERS: Final = ("batchId", "requests", "offset", "total", "canary", "stopPercent")
+_BATCH_MEMBERS: Final = (
+    "batchId",
+    "requests",
+    "offset",
+    "total",
+    "canary",
+    "stopPercent",
+    "recoverSince",
+)
 
 
 class ImportTask(Task[..., Any]):
@@ -88,6 +96,7 @@ def import_batch(self: ImportTask, /, *args: Any, **members: Any) -> dict[str, A
         total=batch["total"],
         canary=batch["canary"],
         stop_percent=batch["stopPercent"],
+        recover_since=batch["recoverSince"],
     )
     try:
         admissions = _or_requeue(self, admitting)

@@ -20,6 +20,7 @@ from worker.domain.decisions import (
     PollAgain,
     Retry,
     Run,
+    Start,
     Throttle,
     Verify,
     WaitBehind,
@@ -256,6 +257,26 @@ RECONCILE_ROWS: list[tuple[str, Doubt, Answer, Decision]] = [
         Doubt.GONE,
         seen(job("x")),
         End(State.FAILED, "AWS no longer knows the job: why"),
+    ),
+    ("a lost import, its job is found: adopted", Doubt.LOST, seen(job()), Run(job(), 4)),
+    (
+        "a lost import whose job is over: terminal",
+        Doubt.LOST,
+        seen(DONE),
+        End(State.SUCCEEDED, "", DONE),
+    ),
+    ("a lost import without a job: started", Doubt.LOST, seen(), Start()),
+    (
+        "a lost import, an older job is pending: wait behind it",
+        Doubt.LOST,
+        seen(job(ago=200)),
+        WaitBehind(4, "why"),
+    ),
+    (
+        "a lost import, the list is refused: ask again, whatever the deadline",
+        Doubt.LOST,
+        answered(Kind.BAD_REQUEST),
+        Verify(Doubt.LOST, 4, "why"),
     ),
     ("429: the limiter is told", Doubt.UNKNOWN, THROTTLED, SLOW_DOWN),
     ("credentials: the lane pauses", Doubt.GONE, answered(Kind.CREDENTIALS), REFUSED_CREDENTIALS),
@@ -606,3 +627,14 @@ def test_attempts_and_deadline_bound_the_retries(case: tuple[Claim, Decision]) -
     if isinstance(decision, Retry):
         assert claim.item.attempts < POLICY.max_attempts
         assert claim.age_seconds < POLICY.deadline_seconds
+
+
+def test_of_a_lost_import_the_newest_job_counts_and_none_that_is_older_than_its_batch() -> None:
+    jobs = seen(job("older", ago=103), job("first", "FAILED", ago=90), job("last", ago=10))
+    assert reconcile(jobs, Doubt.LOST) == Run(job("last", ago=10), 4)
+    assert reconcile(seen(job("older", "COMPLETED", ago=103)), Doubt.LOST) == Start()
+
+
+def test_no_deadline_runs_for_a_lost_import_that_nobody_can_be_asked_for() -> None:
+    decision = reconcile(answered(Kind.UNKNOWN), Doubt.LOST, age_seconds=10**6)
+    assert decision == Verify(Doubt.LOST, 4, "why")

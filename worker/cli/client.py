@@ -111,13 +111,14 @@ def submit_batch(
     total: int,
     rule: StopRule = NO_RULE,
     on_sent: Callable[[int], None] = lambda _: None,
+    recover_since: str | None = None,
 ) -> int:
     """Publish the rows as messages of one batch; return how many messages that took.
 
     Import ids follow from the batchId and a row's content, task ids from the batchId and the
     position, so that to submit the same again is harmless, and a mended row is a new import. The
     batch's stop rule is that of its first message to arrive. `on_sent` is told how many requests
-    each message held.
+    each message held. For `recover_since` see `Admitter.admit_batch`.
 
     Raises:
         UnreachableError: when the broker can't be reached; what was sent before stays sent.
@@ -134,6 +135,7 @@ def submit_batch(
                 "total": total,
                 "canary": rule.canary,
                 "stopPercent": rule.stop_percent,
+                **({"recoverSince": recover_since} if recover_since else {}),
             }
             app.send_task(
                 BATCH_TASK,

@@ -15,6 +15,7 @@ from worker.cli.demo import demo
 from worker.cli.doctor import doctor
 from worker.cli.events import events
 from worker.cli.lanes import lanes
+from worker.cli.recover import recover
 from worker.cli.run import run
 from worker.cli.sandbox import sandbox
 from worker.cli.status import status
@@ -35,6 +36,7 @@ Examples:
   amplify-import batches resume BATCH          let a batch go on that its stop rule has paused
   amplify-import lanes                         limits, queues and pauses, by account and region
   amplify-import events --follow               what happens right now
+  amplify-import recover apps.csv --since T    go on after the store was lost
   amplify-import doctor                        what to mend
 
 \b
@@ -82,5 +84,18 @@ def main(*, verbose: bool) -> None:
         configure_logging(load_settings())
 
 
-for command in (demo, run, submit, watch, status, cancel, batches, lanes, events, doctor, sandbox):
+for command in (
+    demo,
+    run,
+    submit,
+    watch,
+    status,
+    cancel,
+    batches,
+    lanes,
+    events,
+    recover,
+    doctor,
+    sandbox,
+):
     main.add_command(command)

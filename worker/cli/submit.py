@@ -16,7 +16,7 @@ from worker.cli.batchfile import STANDARD_INPUT, BatchFile, BatchFileError, Prob
 from worker.cli.client import BadInputError, make_console, submit_batch
 from worker.cli.progress import is_plain
 from worker.cli.watch import watch_to_the_end
-from worker.domain.outcomes import StopRule
+from worker.domain.outcomes import NO_RULE, StopRule
 from worker.domain.requests import IDENTIFIER_PATTERN
 
 PROBLEMS_SHOWN: Final = 20
@@ -80,7 +80,7 @@ def submit(
     batch = read_file(file)
     show_problems(batch, skip_invalid=skip_invalid)
     batch_id = batch_id_of(batch, file, batch_id)
-    messages = _send(batch_id, batch, StopRule(canary or 0, stop_percent), quiet=as_json)
+    messages = send(batch_id, batch, StopRule(canary or 0, stop_percent), quiet=as_json)
     _print_sent(batch_id, batch, messages, as_json=as_json, watching=watching)
     if watching:
         total = len(batch.rows)
@@ -126,7 +126,15 @@ def _stem_of(file: str) -> str:
     return re.sub(r"^[^A-Za-z0-9]+|[^A-Za-z0-9._:@+=-]+", "-", stem).strip("-")[:64] or "batch"
 
 
-def _send(batch_id: str, batch: BatchFile, rule: StopRule, *, quiet: bool) -> int:
+def send(
+    batch_id: str,
+    batch: BatchFile,
+    rule: StopRule = NO_RULE,
+    recover_since: str | None = None,
+    *,
+    quiet: bool = False,
+) -> int:
+    """Send a batch file, showing how far that is; return how many messages it took."""
     console = make_console(stderr=quiet)
     with Progress(console=console, transient=True, disable=is_plain(console)) as progress:
         task = progress.add_task("sending", total=len(batch.rows))
@@ -137,6 +145,7 @@ def _send(batch_id: str, batch: BatchFile, rule: StopRule, *, quiet: bool) -> in
             len(batch.rows),
             rule,
             on_sent=lambda number: progress.advance(task, number),
+            recover_since=recover_since,
         )
 
 

@@ -34,6 +34,7 @@ class Doubt(StrEnum):
     REFUSED = "refused"  # a 400, which may hide a job that is pending on the target
     CONFLICT = "conflict"  # a pending job, which may be that of our own earlier, doubtful call
     GONE = "gone"  # a running job that polls no longer find
+    LOST = "lost"  # the store was lost, and nobody remembers whether a start was made
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -105,6 +106,11 @@ class PauseLane:
 
 
 @dataclass(frozen=True, slots=True)
+class Start:
+    """No start was made after all: it may be made now."""
+
+
+@dataclass(frozen=True, slots=True)
 class WaitBehind:
     """Another job is pending on the target; start later, no attempt counted."""
 
@@ -138,7 +144,10 @@ class NoteLate:
     error: str = ""
 
 
-Decision = Run | End | PollAgain | Throttle | PauseLane | WaitBehind | Retry | Verify | NoteLate
+Again = Start | WaitBehind | Retry
+"""The decisions that let an import wait for another start."""
+
+Decision = Run | End | PollAgain | Throttle | PauseLane | Again | Verify | NoteLate
 
 
 def decide_start(answer: Answer, claim: Claim, policy: Policy, jitter: float) -> Decision:
@@ -192,7 +201,7 @@ def decide_reconcile(answer: Answer, claim: Claim, policy: Policy, jitter: float
             return PauseLane(answer.error)
         case Kind.UNREACHABLE | Kind.UNKNOWN:
             return _ask_again(answer, claim, policy, jitter)
-        case Kind.BAD_REQUEST | Kind.CONFLICT if claim.item.doubts:
+        case Kind.BAD_REQUEST | Kind.CONFLICT if _may_have_started(claim.item):
             return _ask_again(answer, claim, policy, jitter)  # no list, so no proof of absence
     if claim.item.state is State.RUNNING:
         return _decide_gone(answer, claim, policy, jitter)
@@ -208,6 +217,11 @@ def _throttle(answer: Answer) -> Throttle:
     return Throttle(answer.retry_after_seconds, answer.limit_type)
 
 
+def _may_have_started(item: Import) -> bool:
+    """Return whether a call may have started a job; every call was refused otherwise."""
+    return item.doubts > 0 or item.doubt == Doubt.LOST
+
+
 def _decide_doubtful_start(answer: Answer, claim: Claim, policy: Policy, jitter: float) -> Decision:
     ours = _our_job(answer.jobs, claim)
     if ours is not None:
@@ -219,6 +233,8 @@ def _decide_doubtful_start(answer: Answer, claim: Claim, policy: Policy, jitter:
         return _wait_behind(claim, policy, error)
     if doubt is Doubt.REFUSED:
         return End(State.REJECTED, error)
+    if doubt is Doubt.LOST:
+        return Start()
     if claim.item.attempts >= policy.max_attempts:
         return End(State.FAILED, f"gave up after {claim.item.attempts} attempts; last: {error}")
     return Retry(policy.retry_delay(claim.item.attempts, jitter), error)
@@ -248,9 +264,12 @@ def _decide_gone(answer: Answer, claim: Claim, policy: Policy, jitter: float) ->
 
 
 def _our_job(jobs: tuple[Job, ...], claim: Claim) -> Job | None:
-    """Return the job that our own doubtful call started; the oldest, should there be several."""
-    if not claim.item.doubts:
-        return None  # every call so far was refused: no job can be ours
+    """Return the job that our own doubtful call started; the oldest, should there be several.
+
+    Of an import that was lost it is the newest: it may have been tried more than once.
+    """
+    if not _may_have_started(claim.item):
+        return None
     oldest = claim.age_seconds + CREATED_SLACK_SECONDS
     candidates = [
         job
@@ -259,7 +278,8 @@ def _our_job(jobs: tuple[Job, ...], claim: Claim) -> Job | None:
         and -CREATED_SLACK_SECONDS <= job.created_seconds_ago <= oldest
         and job.job_id != claim.earlier_job_id
     ]
-    return max(candidates, key=lambda job: job.created_seconds_ago or 0.0, default=None)
+    choose = min if claim.item.doubt == Doubt.LOST else max
+    return choose(candidates, key=lambda job: job.created_seconds_ago or 0.0, default=None)
 
 
 def _is_pending(job: Job, policy: Policy) -> bool:
@@ -294,7 +314,8 @@ def _poll_again(answer: Answer, claim: Claim, policy: Policy, jitter: float) -> 
 
 
 def _ask_again(answer: Answer, claim: Claim, policy: Policy, jitter: float) -> Decision:
-    if claim.age_seconds >= deadline_of(claim, policy):
+    # Of an import that was lost, nobody knows since when the deadline runs.
+    if claim.age_seconds >= deadline_of(claim, policy) and claim.item.doubt != Doubt.LOST:
         return End(
             State.TIMED_OUT,
             f"AWS did not say before the deadline whether a job runs; last answer: {answer.error}",

@@ -12,12 +12,15 @@ class Entrance:
     """How a request came in: its import id, and the Celery task that is owed its end.
 
     `signature` is empty where no task of the producer's waits; one is made up at the end then.
+    With `recover_since_ms` (since the epoch; 0 for none) the import may have been started before,
+    since that time: the remote side is asked first.
     """
 
     import_id: str
     task_id: str
     signature: str = ""
     batch_id: str = ""
+    recover_since_ms: int = 0
 
 
 class Cancellation(StrEnum):

@@ -4,6 +4,7 @@ import asyncio
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from datetime import UTC, datetime
 from hashlib import sha256
 from typing import Final
 
@@ -60,12 +61,14 @@ class Admitter:
         total: int | None,
         canary: int | None,
         stop_percent: float | None,
+        recover_since: str | None = None,
     ) -> list[Admission]:
         """Admit the requests that stand at `offset` and behind it in the whole batch.
 
         A request may carry its own `importId`; the bad ones become rejected imports, each on its
         own. `total` is the length of the whole batch, where the producer knows it. `canary` and
-        `stop_percent` are the batch's stop rule (see `StopRule`).
+        `stop_percent` are the batch's stop rule (see `StopRule`). With `recover_since` (ISO 8601),
+        the store was lost, and what the batch's imports started since then is looked for first.
 
         Raises:
             InvalidRequestError: when the message itself is wrong; nothing was admitted then.
@@ -73,11 +76,12 @@ class Admitter:
         """
         _check_batch(batch_id, requests, offset=offset, total=total, canary=canary)
         rule = _rule_of(canary, stop_percent)
+        since_ms = _epoch_ms(recover_since)
         await self._door.announce_batch(batch_id, max(offset + len(requests), total or 0), rule)
         parcels: dict[str, _Parcel] = {}
         for index, members in enumerate(requests):
             fallback = derive_import_id(batch_id, offset + index)
-            parcel = _unpack(members, fallback, batch_id)
+            parcel = _unpack(members, fallback, batch_id, since_ms)
             if parcel.entrance.import_id in parcels:
                 error = InvalidRequestError((("importId", "appears twice in this message"),))
                 parcel = _Parcel(error, _entrance(fallback, batch_id))
@@ -191,6 +195,23 @@ def _rule_of(canary: int | None, stop_percent: object) -> StopRule:
     raise InvalidRequestError((("stopPercent", "must be a number from 0 to 100"),))
 
 
+def _epoch_ms(time: object) -> int:
+    """Return a time in ISO 8601 (UTC unless it says) as milliseconds since the epoch, 0 for None.
+
+    Raises:
+        InvalidRequestError: when it is none.
+
+    """
+    if time is None:
+        return 0
+    try:
+        moment = datetime.fromisoformat(str(time))
+    except ValueError:
+        raise InvalidRequestError((("recoverSince", "must be a time in ISO 8601"),)) from None
+    aware = moment if moment.tzinfo else moment.replace(tzinfo=UTC)
+    return max(1, round(aware.timestamp() * 1000))
+
+
 def _check_batch(batch_id: object, requests: object, **numbers: object) -> None:
     """Check the members of a batch message, other than its requests; `numbers` may be None.
 
@@ -231,7 +252,7 @@ class _Parcel:
     entrance: Entrance
 
 
-def _unpack(members: object, fallback: str, batch_id: str = "") -> _Parcel:
+def _unpack(members: object, fallback: str, batch_id: str = "", since_ms: int = 0) -> _Parcel:
     """Take the importId out of a request; `fallback` where it carries none that is possible."""
     import_id = fallback
     if isinstance(members, Mapping):
@@ -242,11 +263,13 @@ def _unpack(members: object, fallback: str, batch_id: str = "") -> _Parcel:
         elif isinstance(given, str) and IDENTIFIER_PATTERN.fullmatch(given):
             members, import_id = rest, given
         # An impossible importId stays in, and is rejected by its name like any unknown member.
-    return _Parcel(members, _entrance(import_id, batch_id))
+    return _Parcel(members, _entrance(import_id, batch_id, since_ms))
 
 
-def _entrance(import_id: str, batch_id: str = "") -> Entrance:
-    return Entrance(import_id=import_id, task_id=import_id, batch_id=batch_id)
+def _entrance(import_id: str, batch_id: str = "", since_ms: int = 0) -> Entrance:
+    return Entrance(
+        import_id=import_id, task_id=import_id, batch_id=batch_id, recover_since_ms=since_ms
+    )
 
 
 def _decode(text: str) -> object:

@@ -18,6 +18,7 @@ import structlog
 
 from worker.domain.answers import UNANSWERED, Answer, Kind
 from worker.domain.decisions import (
+    Again,
     Call,
     Claim,
     Decision,
@@ -27,6 +28,7 @@ from worker.domain.decisions import (
     PollAgain,
     Retry,
     Run,
+    Start,
     Throttle,
     Verify,
     WaitBehind,
@@ -173,14 +175,8 @@ class Advancer:
                     claim, doubt, error=error, delay_seconds=delay, in_outage=in_outage
                 )
                 log.warning("import.doubted", doubt=doubt, error=error)
-            case Retry(delay, error):
-                held = await self._ledger.requeue(
-                    claim, delay_seconds=delay, counted=True, error=error
-                )
-            case WaitBehind(delay, error):
-                held = await self._ledger.requeue(
-                    claim, delay_seconds=delay, conflict=True, error=error
-                )
+            case Start() | Retry() | WaitBehind():
+                held = await self._start_again(decision, claim)
             case Throttle() | PauseLane():
                 held = await self._give_way(decision, claim)
         if not held:
@@ -195,6 +191,7 @@ class Advancer:
             operation=job.operation,
             status=job.status,
             delay_seconds=decision.delay_seconds,
+            created_seconds_ago=job.created_seconds_ago or 0.0,
         )
         if held:
             log.info("import.started", job_id=job.job_id, adopted=claim.call is Call.RECONCILE)
@@ -228,6 +225,19 @@ class Advancer:
         )
         await self._announcer.ended(ended)
         return True
+
+    async def _start_again(self, decision: Again, claim: Claim) -> bool:
+        match decision:
+            case Start():
+                return await self._ledger.requeue(claim)
+            case Retry(delay, error):
+                return await self._ledger.requeue(
+                    claim, delay_seconds=delay, counted=True, error=error
+                )
+            case WaitBehind(delay, error):
+                return await self._ledger.requeue(
+                    claim, delay_seconds=delay, conflict=True, error=error
+                )
 
     async def _poll_again(self, decision: PollAgain, claim: Claim) -> bool:
         held = await self._ledger.reschedule(

@@ -49,7 +49,14 @@ class Ledger(Protocol):
     """The part of the store that carries claims out. See `worker.store.store` for each method."""
 
     async def run(
-        self, claim: Claim, *, job_id: str, operation: str, status: str, delay_seconds: float
+        self,
+        claim: Claim,
+        *,
+        job_id: str,
+        operation: str,
+        status: str,
+        delay_seconds: float,
+        created_seconds_ago: float = 0.0,
     ) -> bool:
         """Keep the jobId and schedule the first poll."""
         ...

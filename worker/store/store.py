@@ -76,6 +76,7 @@ class ImportStore:
             task_id=entrance.task_id,
             signature=entrance.signature,
             idempotency=_digest(request.idempotency_key),
+            recover_since_ms=entrance.recover_since_ms,
             fields=_fields_of(entrance, request, region),
         )
         return _admission(reply)
@@ -137,9 +138,20 @@ class ImportStore:
         return claims, None if wait_ms < 0 else wait_ms / 1000
 
     async def run(
-        self, claim: Claim, *, job_id: str, operation: str, status: str, delay_seconds: float
+        self,
+        claim: Claim,
+        *,
+        job_id: str,
+        operation: str,
+        status: str,
+        delay_seconds: float,
+        created_seconds_ago: float = 0.0,
     ) -> bool:
-        """Keep the jobId of a started import and schedule its first poll."""
+        """Keep the jobId of a started import and schedule its first poll.
+
+        `created_seconds_ago` is told of a job that was found; of an import that was lost, nobody
+        knows better when it began.
+        """
         return await self._change(
             "run",
             claim,
@@ -147,6 +159,7 @@ class ImportStore:
             operation=operation,
             status=status,
             delay_ms=_ms(delay_seconds),
+            created_ms_ago=_ms(created_seconds_ago),
         )
 
     async def finish(

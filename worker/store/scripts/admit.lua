@@ -1,7 +1,8 @@
 -- Admit an import: write its record, put it into its lane, count its batch, append import.accepted.
 --
 -- ARGV  1: JSON object: id, fields (the record's, as text; priority among them), digest of the
---       idempotencyKey or '', task_id and signature ('' where a task must be made up at the end)
+--       idempotencyKey or '', task_id and signature ('' where a task must be made up at the end),
+--       recover_since_ms (0, or since when it may have been started, in a store that was lost)
 -- Returns {verdict, id, record...}: verdict is 'accepted', 'known' (this id, or this key with the
 --       same body, was admitted before), 'reused' (this id with another body; nothing was done) or
 --       'rejected' (the key was used with another body); the record follows as a flat list unless
@@ -60,6 +61,10 @@ end
 record.sequence = string.format('%.0f', redis.call('INCR', KEY.sequence))
 record.accepted_at_ms = now
 record.state = 'waiting'
+if args.recover_since_ms > 0 then
+  record.first_start_at_ms = math.min(args.recover_since_ms, now)
+  record.doubt, record.doubt_error = 'lost', 'the store was lost, and a start may have been made'
+end
 admit_to_lane(id, record)
 put(KEY.import .. id, {}, record)
 attach_task(id, args.task_id, args.signature)

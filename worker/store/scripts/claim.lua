@@ -123,7 +123,13 @@ local function claim_starts(queue, limiter, most, above, probe)
       break
     end
     local record = hash_of(KEY.import .. id)
-    if may_start(id, record, queue) then
+    local may = may_start(id, record, queue)
+    if may and record.doubt then -- it may have been started before the store was lost: ask first
+      count_batch(record, 'waiting', 'starting')
+      redis.call('HSET', KEY.import .. id, 'state', 'starting')
+      redis.call('ZADD', KEY.polls .. queue.name, now, id)
+      passed = passed + 1
+    elseif may then
       put(KEY.import .. id, record, {
         state = 'starting',
         attempts = tonumber(record.attempts or 0) + 1,

@@ -16,7 +16,7 @@ local lane = lane_of(record)
 local fields = { state = 'waiting', doubt = false, doubt_error = false, polls = 0, lease = false }
 fields.error = args.error ~= '' and args.error or false
 if not args.counted then
-  fields.attempts = math.max(0, tonumber(record.attempts) - 1)
+  fields.attempts = math.max(0, tonumber(record.attempts or 0) - 1)
 end
 if args.conflict then
   fields.conflicts = tonumber(record.conflicts or 0) + 1
