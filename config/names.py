@@ -12,5 +12,8 @@ ADMIT_QUEUE: Final = "imports.admit"
 FINISH_QUEUE: Final = "imports.finish"
 """Where ended imports' tasks are published again: never behind a long queue of new requests."""
 
+FORMAT_HEADER: Final = "imports_format"
+"""Message header of the same: the format of the import's record (worker.store.keys)."""
+
 FINISH_HEADER: Final = "imports_finish"
 """Message header of such a task: the id of the import that is over."""

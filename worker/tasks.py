@@ -5,6 +5,7 @@ same task id is published again when the import is over. So results, links, chai
 and Flower work as for any task, while nothing occupies a worker slot or the broker meanwhile.
 """
 
+import time
 from collections.abc import Coroutine
 from typing import Any, Final, TypeVar
 
@@ -13,7 +14,7 @@ from celery import Task, shared_task
 from celery.exceptions import Ignore, Reject
 from kombu.utils.json import dumps
 
-from config.names import BATCH_TASK, FINISH_HEADER, FINISH_QUEUE, IMPORT_TASK
+from config.names import BATCH_TASK, FINISH_HEADER, FINISH_QUEUE, FORMAT_HEADER, IMPORT_TASK
 from worker.domain.errors import ImportEndedError, ImportRejected
 from worker.domain.imports import Import, ImportResult
 from worker.domain.outcomes import Entrance, Verdict
@@ -21,11 +22,13 @@ from worker.domain.requests import InvalidRequestError
 from worker.runtime import Runtime, runtime_of_process
 from worker.sinks.celery import WAITING
 from worker.store.connection import StoreUnavailableError
+from worker.store.keys import FORMAT
 
 log = structlog.get_logger()
 
 T = TypeVar("T")
 
+STAND_BACK_SECONDS: Final = 1.0
 _BATCH_MEMBERS: Final = (
     "batchId",
     "requests",
@@ -119,8 +122,16 @@ def _is_finishing(task: ImportTask) -> bool:
     return bool((task.request.headers or {}).get(FINISH_HEADER))
 
 
+def _format_of(task: ImportTask) -> int:
+    told = (task.request.headers or {}).get(FORMAT_HEADER)
+    return told if isinstance(told, int) else FORMAT
+
+
 def _ended_import(task: ImportTask) -> Import:
     """Load the import that this message says is over."""
+    if _format_of(task) > FORMAT:
+        time.sleep(STAND_BACK_SECONDS)  # a later release's worker may take it meanwhile
+        raise Reject(f"a record of a later format than {FORMAT}", requeue=True)
     import_id = str((task.request.headers or {})[FINISH_HEADER])
     item = _or_requeue(task, task.runtime.store.load(import_id))
     if item is None:

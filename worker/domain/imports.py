@@ -46,6 +46,7 @@ class Import:
     late_outcome: str = ""
     late_status: str = ""
     late_error: str = ""
+    format: int = 0
     accepted_at_ms: int = 0
     first_start_at_ms: int = 0
     started_at_ms: int = 0
@@ -123,6 +124,7 @@ _NUMBERS = (
     "polls",
     "conflicts",
     "doubts",
+    "format",
     "accepted_at_ms",
     "first_start_at_ms",
     "started_at_ms",

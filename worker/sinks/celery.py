@@ -13,7 +13,7 @@ import structlog
 from celery import Celery
 from celery.canvas import Signature
 
-from config.names import FINISH_HEADER, FINISH_QUEUE, IMPORT_TASK
+from config.names import FINISH_HEADER, FINISH_QUEUE, FORMAT_HEADER, IMPORT_TASK
 from worker.domain.imports import Import
 from worker.domain.outcomes import Ended, Entrance
 
@@ -86,7 +86,11 @@ class CeleryAnnouncer:
     def _publish_tasks(self, ended: Ended) -> None:
         for task_id, text in ended.tasks.items():
             signature = self._signature_of(ended.item, task_id, text)
-            headers = {**(signature.options.get("headers") or {}), FINISH_HEADER: ended.item.id}
+            headers = {
+                **(signature.options.get("headers") or {}),
+                FINISH_HEADER: ended.item.id,
+                FORMAT_HEADER: ended.item.format,
+            }
             signature.set(queue=FINISH_QUEUE, headers=headers).apply_async()
 
     def _signature_of(self, item: Import, task_id: str, text: str) -> Signature:

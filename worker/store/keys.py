@@ -132,5 +132,9 @@ CATALOGUE: Final = (
     EVENTS,
 )
 
+FORMAT: Final = 1
+"""The format of records. It rises with a change that workers of the release before can't cope with;
+they leave newer records to newer workers. A field that is only added changes nothing."""
+
 CONSUMER_GROUP: Final = "workers"
 """The consumer group in which workers read the requests stream."""

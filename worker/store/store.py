@@ -26,7 +26,7 @@ from worker.domain.outcomes import (
 from worker.domain.requests import ImportRequest
 from worker.domain.states import State, sources_of
 from worker.store.connection import translated
-from worker.store.keys import IMPORT, WAKE
+from worker.store.keys import FORMAT, IMPORT, WAKE
 from worker.store.scripts import Scripts
 
 log = structlog.get_logger()
@@ -52,6 +52,7 @@ class StoreConfig:
             "lease_ms": _ms(self.lease_seconds),
             "settle_ms": _ms(self.settle_seconds),
             "source": SOURCE,
+            "format": FORMAT,
         }
 
 

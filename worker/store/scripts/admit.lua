@@ -61,6 +61,7 @@ end
 record.sequence = string.format('%.0f', redis.call('INCR', KEY.sequence))
 record.accepted_at_ms = now
 record.state = 'waiting'
+record.format = CONFIG.format
 if args.recover_since_ms > 0 then
   record.first_start_at_ms = math.min(args.recover_since_ms, now)
   record.doubt, record.doubt_error = 'lost', 'the store was lost, and a start may have been made'

@@ -12,6 +12,7 @@ local now = math.floor(exact)
 local defaults = hash_of(KEY.defaults)
 local claims = {}
 local PASSED_AT_ONCE = 200 -- imports that are taken from a lane's queue without being started
+local STAND_BACK_MS = 1000 -- how long what only later releases know is left to their workers
 local SHARE = 0.5 -- the part of starts where starts and polls share something, unless configured
 local PROBES_TRIED = 20 -- imports that stood back and are looked at for a probe
 local tidied = 200 -- silent claims and delayed imports that may still be moved: others want to be served
@@ -42,13 +43,20 @@ local function known(id, queue)
   return nil
 end
 
+-- Whether this release knows the record's format; records of a later one are its workers' to carry on.
+local function is_readable(record)
+  return tonumber(record.format or 1) <= CONFIG.format
+end
+
 -- Claims that fell silent: a start is in doubt, a poll is simply due again.
 local function reclaim(lane_name)
   local silent = redis.call('ZRANGEBYSCORE', KEY.leases .. lane_name, '-inf', now, 'LIMIT', 0, tidied)
   tidied = tidied - #silent
   for _, id in ipairs(silent) do
     local record = known(id, KEY.leases .. lane_name)
-    if record then
+    if record and not is_readable(record) then
+      redis.call('ZADD', KEY.leases .. lane_name, now + STAND_BACK_MS, id)
+    elseif record then
       local fields = {}
       if record.state == 'starting' and not record.doubt then
         fields = { doubt = 'unknown', doubt_error = 'the worker fell silent during the call',
@@ -78,7 +86,9 @@ local function claim_polls(queue, lane_name, limiter, most, probe)
   local taken = 0
   for _, id in ipairs(due) do
     local record = known(id, queue .. lane_name)
-    if record then
+    if record and not is_readable(record) then
+      redis.call('ZADD', queue .. lane_name, now + STAND_BACK_MS, id)
+    elseif record then
       redis.call('ZREM', queue .. lane_name, id)
       local grant = grant_text(limiter, grant_call(limiter))
       claim(lane_name, record.doubt and 'reconcile' or 'poll', id, record, grant, probe)
@@ -93,6 +103,9 @@ end
 local function may_start(id, record, queue)
   if not record.state then
     return false -- somebody deleted it
+  elseif not is_readable(record) then
+    redis.call('ZADD', KEY.delayed .. queue.name, now + STAND_BACK_MS, id)
+    return false
   end
   local target = target_of(record)
   local holder = redis.call('HGET', KEY.target .. target, 'holder')

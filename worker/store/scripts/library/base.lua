@@ -1,7 +1,7 @@
 -- What every script shares: the clock, hashes, events, hints. The library is loaded in front of each
 -- script, after two locals that Python writes:
 --   KEY     the key catalogue of worker/store/keys.py: name -> key or key prefix
---   CONFIG  retention_ms, events_max_length, lease_ms, settle_ms, source
+--   CONFIG  retention_ms, events_max_length, lease_ms, settle_ms, source, format
 -- Nothing here reads a clock other than the server's.
 
 -- Milliseconds since the epoch, with their fraction.

@@ -120,6 +120,7 @@ local function reject_new(id, record, task_id, signature, now)
   end
   record.state = nil
   fields.accepted_at_ms = now
+  fields.format = CONFIG.format
   join_batch(id, record, sequence)
   end_import(id, record, 'rejected', fields, now)
 end

@@ -1,0 +1,136 @@
+"""What stands in the store and on the broker is read by the next release, and by the one before."""
+
+import json
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.conftest import MakeStore, StartWorker
+from tests.golden import scene
+from tests.support import Producer, Sandbox, members, wait_until
+from worker.domain.outcomes import Entrance
+from worker.domain.requests import ImportRequest
+from worker.store.keys import FORMAT
+from worker.store.store import ImportStore
+
+GOLDEN = Path(scene.__file__).parent
+CURRENT = GOLDEN / f"format-{FORMAT}.json"
+WRITTEN = json.loads(CURRENT.read_text())
+LANE = "default/us-east-1"
+OVER = {"succeeded", "late", "rejected"}
+TERMINAL = ("import.succeeded", "import.failed", "import.timed_out", "import.rejected")
+
+
+def shape(dumped: dict[str, Any]) -> dict[str, Any]:
+    """Return what a reader relies on: keys, their types, the fields of hashes and of events."""
+    return {key: (value["type"], _names(value)) for key, value in dumped.items()}
+
+
+def _names(value: dict[str, Any]) -> Any:
+    match value["type"]:
+        case "hash":
+            return sorted(value["holds"])
+        case "stream":
+            return [
+                sorted(json.loads(text)) for fields in value["holds"] for text in fields.values()
+            ]
+        case _:
+            return None
+
+
+async def test_this_release_writes_what_its_golden_file_holds(store_url: str) -> None:
+    written = await scene.build(store_url)
+    assert shape(written) == shape(WRITTEN), (
+        "the format has changed: if the release before can cope with it, renew the golden file "
+        f"(python -m tests.golden.scene {CURRENT.name}); else raise FORMAT as well"
+    )
+
+
+@pytest.mark.parametrize(
+    "dumped",
+    [
+        pytest.param(json.loads(path.read_text()), id=path.stem)
+        for path in sorted(GOLDEN.glob("*.json"))
+    ],
+)
+async def test_what_an_earlier_release_left_is_carried_on(
+    dumped: dict[str, Any],
+    redis: Any,
+    start_worker: StartWorker,
+    producer: Producer,
+    sandbox: Sandbox,
+) -> None:
+    ids = {key.split(":")[-1] for key in dumped if key.startswith("imports:import:")}
+    await scene.restore(redis, dumped)
+    start_worker()
+    new = {"by-task", "by-stream"}
+    wait_until(lambda: len(producer.events(*TERMINAL)) >= len(ids | new) + 1, "all are over", 60)
+
+    ends = {e["data"]["importId"]: e["type"] for e in producer.events(*TERMINAL)}
+    assert Counter(e["data"]["importId"] for e in producer.events(*TERMINAL)).total() == len(ends)
+    assert ids | new <= ends.keys()
+    assert ends.pop("running") == "import.failed", "this sandbox does not know its job"
+    assert {ends.pop("succeeded"), ends.pop("late"), ends.pop("rejected")} <= set(TERMINAL)
+    assert set(ends.values()) == {"import.succeeded"}
+    assert Counter(job["target"] for job in sandbox.jobs()) == Counter(
+        f"d{name}/staging"
+        for name in ids - OVER - {"running", "parked"} | {"task", "batch", "stream"}
+    ) + Counter(["dstarting/staging"])
+    assert producer.app.AsyncResult("signed").get(timeout=20)["outcome"] == "succeeded"
+    wait_until(lambda: not producer.redis.exists("imports:unfinished"), "its tasks have finished")
+    wait_until(lambda: not producer.redis.exists("imports:late:" + LANE), "the late job is noted")
+    wait_until(lambda: not producer.redis.exists("imports:lanes"), "no lane has work")
+
+
+async def put_into(place: str, store: ImportStore, redis: Any) -> None:
+    """Admit an import of a later release's, and bring it to a place."""
+    request = ImportRequest.parse(members("dnew"))
+    await store.admit(Entrance(import_id="new", task_id="new"), request, "us-east-1")
+    if place != "waiting":
+        (claim,) = (await store.claim(1))[0]
+        if place == "running":
+            await store.run(claim, job_id="j", operation="", status="", delay_seconds=0)
+    await redis.hset("imports:import:new", "format", FORMAT + 1)
+
+
+@pytest.mark.parametrize("place", ["waiting", "starting", "running"])
+async def test_records_of_a_later_format_are_left_to_later_workers(
+    place: str, make_store: MakeStore, redis: Any
+) -> None:
+    store = await make_store(lease_seconds=0)
+    await put_into(place, store, redis)
+    before = await redis.hgetall("imports:import:new")
+    request = ImportRequest.parse(members("dold"))
+    await store.admit(Entrance(import_id="old", task_id="old"), request, "us-east-1")
+
+    claims, wait_seconds = await store.claim(10)
+    assert [claim.item.id for claim in claims] == ["old"], "others are not held up"
+    assert wait_seconds is not None, "and it is looked at again"
+    assert await redis.hgetall("imports:import:new") == before
+
+    await redis.hset("imports:import:new", "format", FORMAT)  # as if a worker had become newer
+    for queue in ("delayed", "polls", "leases"):
+        await redis.zadd(f"imports:{queue}:{LANE}", {"new": 0}, xx=True)
+    await redis.zadd("imports:lanes", {LANE: 0})
+    assert "new" in [claim.item.id for claim in (await store.claim(10))[0]]
+
+
+def test_the_end_of_a_later_formats_import_goes_back_to_the_broker(
+    start_worker: StartWorker, producer: Producer
+) -> None:
+    worker = start_worker()
+    headers = {"imports_finish": "new", "imports_format": FORMAT + 1}
+    producer.app.send_task(
+        "imports.import_backend_auth",
+        kwargs=members("dnew"),
+        task_id="new",
+        queue="imports.finish",
+        headers=headers,
+    )
+    wait_until(lambda: "a record of a later format" in worker.log, "it is refused")
+    assert not producer.app.AsyncResult("new").ready()
+    worker.stop()
+    waiting = producer.redis.llen("imports.finish") + producer.redis.hlen("unacked")
+    assert waiting == 1, "and waits for a later release's worker"
