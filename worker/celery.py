@@ -1,7 +1,8 @@
 """The Celery application, found by `celery -A worker`."""
 
 import os
-from typing import Any
+from functools import partial
+from typing import Any, Final
 
 from celery import Celery, bootsteps
 from celery.signals import (
@@ -11,6 +12,7 @@ from celery.signals import (
     worker_process_shutdown,
     worker_shutdown,
 )
+from celery.worker.state import active_requests
 
 from config import flower
 from config.celery import celery_config
@@ -19,6 +21,9 @@ from config.names import ADMIT_QUEUE, FINISH_HEADER, IMPORTS_QUEUE
 from config.settings import SettingsError, load_settings
 from worker.conductor import Conductor
 from worker.runtime import close_runtime, runtime_of_process
+from worker.watchdog import Watchdog
+
+PULSE_SECONDS: Final = 1.0
 
 
 class ConductorStep(bootsteps.StartStopStep):
@@ -38,15 +43,74 @@ class ConductorStep(bootsteps.StartStopStep):
         """Start conducting."""
         runtime = runtime_of_process(worker.app, worker.hostname)
         worker.conductor = Conductor(runtime, worker.hostname)
+        worker.pulse = Pulse()
+        self._watchdog = Watchdog(
+            {
+                "conductor": worker.conductor.progress,
+                "consumer": worker.pulse.progress,
+                "queues": partial(_unconsumed, worker.conductor),
+            },
+            patience_seconds=2 * runtime.settings.lease_seconds,
+        )
         runtime.run(worker.conductor.start())
+        self._watchdog.start()
 
     def stop(self, worker: Any) -> None:
         """Finish the calls on the way, claim nothing more."""
+        self._watchdog.stop()
         runtime_of_process(worker.app).run(worker.conductor.stop())
 
     def terminate(self, worker: Any) -> None:
         """Do the same when the worker is told to hurry: claims are worth their calls' time."""
         self.stop(worker)
+
+
+def _unconsumed(conductor: Conductor) -> object:
+    """Return the messages that wait to be consumed; None while this worker has its hands full."""
+    return None if active_requests else conductor.unconsumed
+
+
+class Pulse:
+    """Beats as long as Celery's consumer goes round."""
+
+    def __init__(self) -> None:
+        self._beats = 0
+        self._timer: Any = None
+
+    def start(self, timer: Any) -> None:
+        """Beat from now on."""
+        self._timer = timer.call_repeatedly(PULSE_SECONDS, self._beat)
+
+    def stop(self) -> None:
+        """Beat no longer: there is no connection."""
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+
+    def progress(self) -> object:
+        """Return the beats so far; None while the consumer waits for its broker."""
+        return None if self._timer is None else self._beats
+
+    def _beat(self) -> None:
+        self._beats += 1
+
+
+class PulseStep(bootsteps.StartStopStep):
+    """Lets the pulse beat while the consumer is connected."""
+
+    requires = ("celery.worker.consumer.tasks:Tasks",)
+
+    def start(self, consumer: Any) -> None:
+        """Start the pulse on each new connection."""
+        consumer.controller.pulse.start(consumer.timer)
+
+    def stop(self, consumer: Any) -> None:
+        """Stop it when the connection is lost."""
+        consumer.controller.pulse.stop()
+
+    def shutdown(self, consumer: Any) -> None:
+        """Stop it when the worker stops."""
+        self.stop(consumer)
 
 
 class QueueStep(bootsteps.StartStopStep):
@@ -74,6 +138,7 @@ app = Celery("amplify-import-worker", include=["worker.tasks"])
 app.add_defaults(_configure)
 app.steps["worker"].add(ConductorStep)
 app.steps["consumer"].add(QueueStep)
+app.steps["consumer"].add(PulseStep)
 
 
 @setup_logging.connect

@@ -28,6 +28,7 @@ OUTAGE_MAX_SECONDS: Final = 5.0
 CLAIMED_AT_ONCE: Final = 100
 PUBLISHED_AT_ONCE: Final = 100
 SWEEP_SECONDS: Final = 30.0
+LOOK_SECONDS: Final = 5.0
 
 
 class Conductor:
@@ -50,6 +51,13 @@ class Conductor:
         self._changed = asyncio.Event()
         self._stopping = asyncio.Event()
         self._running: asyncio.Task[None] | None = None
+        self._rounds = 0
+        self.unconsumed: object = None
+        """The messages that Celery takes next; None where none waits, or nobody can tell."""
+
+    def progress(self) -> object:
+        """Return something that changes as long as this conductor asks for work."""
+        return self._rounds
 
     async def start(self) -> None:
         """Start conducting."""
@@ -84,6 +92,7 @@ class Conductor:
                 self._read_requests,
                 self._take_over_requests,
                 self._publish_overdue,
+                self._look_at_queues,
                 self._wake_stranded,
             )
         ]
@@ -109,6 +118,7 @@ class Conductor:
             try:
                 await step()
             except StoreUnavailableError as error:
+                self._rounds += 1  # to wait is all that can be done
                 log.warning("store.unreachable", error=str(error), retry_seconds=delay)
             except Exception:  # the outermost loop: a defect here must not make a silent zombie
                 log.exception("conductor.step_failed", retry_seconds=delay)
@@ -124,6 +134,7 @@ class Conductor:
                 await self._stopping.wait()
 
     async def _claim_work(self) -> None:
+        self._rounds += 1
         room = self._max_in_flight - len(self._in_flight)
         self._changed.clear()
         if room <= 0:
@@ -189,6 +200,10 @@ class Conductor:
             await self._messages.wait(IDLE_SECONDS)
         elif not taken:
             await self._sleep(FULL_SECONDS)
+
+    async def _look_at_queues(self) -> None:
+        self.unconsumed = await self._messages.heads() if self._messages else None
+        await self._sleep(LOOK_SECONDS)
 
     async def _read_requests(self) -> None:
         entries = await self._requests.read(round(BLOCK_SECONDS * 1000))

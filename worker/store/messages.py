@@ -11,7 +11,7 @@ from typing import Final
 
 from redis.asyncio import Redis
 
-from config.names import ADMIT_QUEUE, IMPORTS_QUEUE
+from config.names import ADMIT_QUEUE, FINISH_QUEUE, IMPORTS_QUEUE
 from worker.store.connection import translated
 from worker.store.scripts import Scripts
 
@@ -44,6 +44,15 @@ class ImportsQueue:
             at=time.time(),
         )
         return taken, bool(left), junk
+
+    @translated
+    async def heads(self) -> tuple[str | None, ...] | None:
+        """Return the messages that Celery takes next, None where none waits."""
+        async with self._redis.pipeline(transaction=False) as pipeline:
+            for queue in (ADMIT_QUEUE, FINISH_QUEUE):
+                pipeline.lindex(queue, -1)
+            heads = tuple(await pipeline.execute())
+        return heads if any(heads) else None
 
     @translated
     async def wait(self, seconds: int) -> None:
