@@ -15,6 +15,7 @@ from worker.cli.demo import demo
 from worker.cli.doctor import doctor
 from worker.cli.events import events
 from worker.cli.lanes import lanes
+from worker.cli.retry import retry
 from worker.cli.run import run
 from worker.cli.sandbox import sandbox
 from worker.cli.status import status
@@ -31,6 +32,7 @@ Examples:
   amplify-import run apps.csv                  import all apps of a file, with nothing else running
   amplify-import submit apps.csv --watch       the same through the workers that run already
   amplify-import status BATCH --failed         what went wrong, and why
+  amplify-import retry BATCH                   try again what ended badly
   amplify-import cancel IMPORT                 end an import that is not wanted any more
   amplify-import batches resume BATCH          let a batch go on that its stop rule has paused
   amplify-import lanes                         limits, queues and pauses, by account and region
@@ -40,7 +42,8 @@ Examples:
 \b
 Exit codes:
   0    done; all imports in question succeeded or are under way
-  1    an import ended badly, a batch is paused, or doctor found something to mend
+  1    an import ended badly or can't be retried, a batch is paused, or doctor found
+       something to mend
   2    wrong usage, a wrong setting, or an invalid file
   3    the store or the broker can't be reached, or those of `run` do not run
   4    no such import, batch or lane is known
@@ -82,5 +85,18 @@ def main(*, verbose: bool) -> None:
         configure_logging(load_settings())
 
 
-for command in (demo, run, submit, watch, status, cancel, batches, lanes, events, doctor, sandbox):
+for command in (
+    demo,
+    run,
+    submit,
+    watch,
+    status,
+    retry,
+    cancel,
+    batches,
+    lanes,
+    events,
+    doctor,
+    sandbox,
+):
     main.add_command(command)

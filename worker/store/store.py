@@ -20,10 +20,12 @@ from worker.domain.outcomes import (
     Ended,
     Entrance,
     LaneLimits,
+    Retried,
+    RetryVerdict,
     StopRule,
     Verdict,
 )
-from worker.domain.requests import ImportRequest
+from worker.domain.requests import IDENTIFIER_PATTERN, ImportRequest
 from worker.domain.states import State, sources_of
 from worker.store.connection import translated
 from worker.store.keys import IMPORT, WAKE
@@ -113,6 +115,10 @@ class ImportStore:
             canary=rule.canary,
             stop_percent=-1 if rule.stop_percent is None else rule.stop_percent,
         )
+
+    async def close_batch(self, batch_id: str) -> None:
+        """Let a batch wait for no more imports than came; safe to repeat."""
+        await self._scripts.call("close_batch", batch_id=batch_id)
 
     async def claim(
         self, limit: int, *, slots: int | None = None, in_flight: Mapping[str, int] = NOTHING
@@ -283,6 +289,21 @@ class ImportStore:
     async def cancel(self, import_id: str, reason: str) -> Cancellation:
         """Cancel an import; its job, where it has one, goes on at the remote side."""
         return Cancellation(await self._scripts.call("cancel", id=import_id, reason=reason))
+
+    async def retry(self, item: Import) -> Retried:
+        """Admit a new import of the request of one that ended badly. Safe to repeat.
+
+        It joins the batch `item.retry_batch_id`, without any announcement.
+        """
+        names = filter(None, (item.retry_id, item.retry_batch_id))
+        verdict, retry_id = await self._scripts.call(
+            "retry",
+            id=item.id,
+            retry_id=item.retry_id,
+            batch_id=item.retry_batch_id,
+            fits=all(map(IDENTIFIER_PATTERN.fullmatch, names)),
+        )
+        return Retried(RetryVerdict(verdict), retry_id)
 
     async def count_failure(self, lane: str, weight: int) -> int:
         """Count a call without an answer that makes sense; return the weights in a row."""

@@ -170,6 +170,13 @@ class ImportViews:
         async for ids in self._member_ids(batch_id):
             yield await self._in_states(ids, states)
 
+    async def own_members(
+        self, batch_id: str, states: Collection[State]
+    ) -> AsyncGenerator[list[Import], None]:
+        """Yield a batch's imports in these states, some at a time; not those of other batches."""
+        async for ids in self.ids_of(batch_id, states):
+            yield [item for item in await self._imports(ids) if item.batch_id == batch_id]
+
     async def whereabouts(self, item: Import) -> Whereabouts:
         """Return where an import that is under way stands."""
         target = f"{item.lane}/{item.target}"

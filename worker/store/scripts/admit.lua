@@ -57,16 +57,5 @@ if args.idempotency ~= '' then
   record.idempotency = args.idempotency
 end
 
-record.sequence = string.format('%.0f', redis.call('INCR', KEY.sequence))
-record.accepted_at_ms = now
-record.state = 'waiting'
-admit_to_lane(id, record)
-put(KEY.import .. id, {}, record)
-attach_task(id, args.task_id, args.signature)
-join_batch(id, record, record.sequence)
-count_batch(record, nil, 'waiting')
-append_import_event('accepted', id, record, now)
-local lane = lane_of(record)
-redis.call('SADD', KEY.names, lane)
-schedule_lane(lane, now, now)
+accept_new(id, record, args.task_id, args.signature, now)
 return { 'accepted', id }

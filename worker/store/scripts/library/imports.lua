@@ -98,6 +98,22 @@ local function attach_task(id, task_id, signature)
   redis.call('HSET', KEY.tasks .. id, task_id, signature)
 end
 
+-- Let a new import wait for its start: record, lane, batch and event, and the task that is owed its end.
+local function accept_new(id, record, task_id, signature, now)
+  record.sequence = string.format('%.0f', redis.call('INCR', KEY.sequence))
+  record.accepted_at_ms = now
+  record.state = 'waiting'
+  admit_to_lane(id, record)
+  put(KEY.import .. id, {}, record)
+  attach_task(id, task_id, signature)
+  join_batch(id, record, record.sequence)
+  count_batch(record, nil, 'waiting')
+  append_import_event('accepted', id, record, now)
+  local lane = lane_of(record)
+  redis.call('SADD', KEY.names, lane)
+  schedule_lane(lane, now, now)
+end
+
 -- Write the record of an import that is over before it began. A task that asked for it itself ends
 -- with the error; otherwise one is owed.
 local function reject_new(id, record, task_id, signature, now)
