@@ -33,6 +33,7 @@ from worker.domain.decisions import (
     decide_reconcile,
     decide_start,
 )
+from worker.domain.history import What
 from worker.domain.imports import Import
 from worker.domain.outcomes import Ended
 from worker.domain.policy import Policy
@@ -177,12 +178,12 @@ class Advancer:
                 )
             case Throttle():
                 await self._throttle(decision, claim)
-                held = await give_back(self._ledger, claim)
+                held = await give_back(self._ledger, claim, why=What.THROTTLED)
             case PauseLane(reason):
                 await self._pause(claim, reason)
                 # One app that is refused must not be the probe for ever: others come first.
                 stand_back = PROBE_AGAIN_SECONDS if claim.probe else 0.0
-                held = await give_back(self._ledger, claim, stand_back)
+                held = await give_back(self._ledger, claim, stand_back, What.LANE_PAUSED)
         if not held:
             # Somebody else took over while we were slow; what they record is what counts.
             log.warning("claim.lost", call=claim.call, decision=type(decision).__name__)
@@ -283,8 +284,10 @@ def made_up(item: Import) -> Ended:
     return Ended(item, {item.id: ""})
 
 
-async def give_back(ledger: Ledger, claim: Claim, delay_seconds: float = 0.0) -> bool:
+async def give_back(
+    ledger: Ledger, claim: Claim, delay_seconds: float = 0.0, why: What = What.GIVEN_BACK
+) -> bool:
     """Return a claim whose call was not made, or had no effect: nothing is counted."""
     if claim.call is Call.START:
-        return await ledger.requeue(claim, delay_seconds=delay_seconds)
+        return await ledger.requeue(claim, delay_seconds=delay_seconds, why=why)
     return await ledger.reschedule(claim, delay_seconds=delay_seconds)

@@ -12,6 +12,7 @@ from redis.asyncio import Redis
 
 from worker.domain.decisions import Call, Claim, Doubt
 from worker.domain.events import SOURCE
+from worker.domain.history import What
 from worker.domain.imports import Import
 from worker.domain.outcomes import (
     NO_RULE,
@@ -179,8 +180,12 @@ class ImportStore:
         counted: bool = False,
         conflict: bool = False,
         error: str = "",
+        why: What = What.GIVEN_BACK,
     ) -> bool:
-        """Let an import wait for another start, in its old place in the lane."""
+        """Let an import wait for another start, in its old place in the lane.
+
+        `why` is what its history says of a start that is neither counted nor a conflict.
+        """
         return await self._change(
             "requeue",
             claim,
@@ -188,6 +193,7 @@ class ImportStore:
             counted=counted,
             conflict=conflict,
             error=error,
+            why=why,
         )
 
     async def reschedule(

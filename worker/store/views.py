@@ -11,6 +11,7 @@ from typing import Any, Final
 
 from redis.asyncio import Redis
 
+from worker.domain.history import Line
 from worker.domain.imports import Import
 from worker.domain.states import TERMINAL, State
 from worker.store.keys import (
@@ -18,6 +19,7 @@ from worker.store.keys import (
     DELAYED,
     EVENTS,
     HELD,
+    HISTORY,
     IMPORT,
     LANES,
     LEASES,
@@ -129,6 +131,14 @@ class ImportViews:
         """Return an import, None when it is not known (any more)."""
         fields: Any = await self._redis.hgetall(IMPORT.name + import_id)
         return Import.from_fields(import_id, fields) if fields else None
+
+    async def history(self, import_id: str) -> tuple[int, list[Line]]:
+        """Return the store's time in milliseconds, and what happened to an import until then."""
+        async with self._redis.pipeline(transaction=True) as pipeline:
+            pipeline.time()
+            pipeline.lrange(HISTORY.name + import_id, 0, -1)
+            (seconds, microseconds), lines = await pipeline.execute()
+        return seconds * 1000 + microseconds // 1000, [Line.from_json(line) for line in lines]
 
     async def batch(self, batch_id: str) -> BatchCounts | None:
         """Return the counts of a batch, None when it is not known (any more)."""

@@ -35,6 +35,9 @@ local record = { retry_of = args.id, batch_id = args.batch_id ~= '' and args.bat
 for _, name in ipairs(COPIED) do
   record[name] = old[name]
 end
+local now = now_ms()
 put(key, old, { retried_by = args.retry_id })
-accept_new(args.retry_id, record, args.retry_id, '', now_ms())
+note(args.id, now, 'retried', { retry_id = args.retry_id })
+redis.call('PEXPIRE', KEY.history .. args.id, redis.call('PTTL', key))
+accept_new(args.retry_id, record, args.retry_id, '', now)
 return { 'retried', args.retry_id }

@@ -24,6 +24,7 @@ give_back(args.id, record, KEY.polls, now + args.delay_ms, {
   doubt_error = false,
   error = false,
 })
+note(args.id, now, 'running', { job_id = args.job_id, adopted = args.call == 'reconcile' or nil })
 append_import_event('started', args.id, record, now)
 note_answer(lane_of(record), args, exact, args.call == 'start')
 schedule_lane(lane_of(record), now + args.delay_ms, now)

@@ -69,6 +69,8 @@ local function end_import(id, record, state, fields, now, unjudged)
   count_batch(record, from, state)
   append_import_event(state, id, record, now)
   redis.call('PEXPIRE', key, CONFIG.retention_ms)
+  note(id, now, state, { error = record.error, job_id = record.job_id })
+  redis.call('PEXPIRE', KEY.history .. id, CONFIG.retention_ms)
   if record.idempotency then
     redis.call('PEXPIRE', KEY.idempotency .. record.idempotency, CONFIG.retention_ms)
   end
@@ -103,7 +105,8 @@ local function accept_new(id, record, task_id, signature, now)
   record.sequence = string.format('%.0f', redis.call('INCR', KEY.sequence))
   record.accepted_at_ms = now
   record.state = 'waiting'
-  admit_to_lane(id, record)
+  note(id, now, 'accepted', { retry_of = record.retry_of })
+  admit_to_lane(id, record, now)
   put(KEY.import .. id, {}, record)
   attach_task(id, task_id, signature)
   join_batch(id, record, record.sequence)
