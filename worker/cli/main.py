@@ -14,6 +14,7 @@ from worker.cli.client import BadInputError
 from worker.cli.demo import demo
 from worker.cli.doctor import doctor
 from worker.cli.events import events
+from worker.cli.explain import explain
 from worker.cli.lanes import lanes
 from worker.cli.retry import retry
 from worker.cli.run import run
@@ -32,6 +33,7 @@ Examples:
   amplify-import run apps.csv                  import all apps of a file, with nothing else running
   amplify-import submit apps.csv --watch       the same through the workers that run already
   amplify-import status BATCH --failed         what went wrong, and why
+  amplify-import explain IMPORT                what happened to it, and when it will start
   amplify-import retry BATCH                   try again what ended badly
   amplify-import cancel IMPORT                 end an import that is not wanted any more
   amplify-import batches resume BATCH          let a batch go on that its stop rule has paused
@@ -91,6 +93,7 @@ for command in (
     submit,
     watch,
     status,
+    explain,
     retry,
     cancel,
     batches,
