@@ -7,6 +7,8 @@ local SHARED = {
   -- base
   "TERMINAL", "exact_ms", "now_ms", "iso_time", "hash_of", "put", "append_event", "append_import_event",
   "wake", "schedule_lane", "lane_of", "target_of",
+  -- history
+  "note",
   -- limiter
   "SEEK", "TRACK", "WIDE", "SMALL_BURST", "SLACK_SECONDS", "NEW_LIMITER", "clamp", "open_limiter",
   "restart_limiter", "burst_of", "is_small", "reserve_of", "ceiling_of", "pace_of", "refill", "available",
@@ -25,7 +27,8 @@ local SHARED = {
   "count_batch", "complete_batch", "join_batch", "count_known", "hold", "admit_to_lane", "is_stopped",
   "stop_batch", "open_batch", "release_held", "judge_batch",
   -- imports
-  "unpark", "release_target", "owe_end", "end_import", "cancel_import", "attach_task", "reject_new", "claimed_record", "give_back",
+  "unpark", "release_target", "owe_end", "end_import", "cancel_import", "attach_task", "accept_new", "put_in_doubt", "reject_new",
+  "claimed_record", "give_back",
 }
 files["worker/store/scripts"] = { read_globals = SHARED }
 files["worker/store/scripts/library"] = {

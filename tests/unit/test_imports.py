@@ -46,6 +46,25 @@ def stored(**changes: str) -> Import:
     return Import.from_fields("import-1", {**FIELDS, **changes})
 
 
+@pytest.mark.parametrize(
+    ("import_id", "batch_id", "retry_of", "expected"),
+    [
+        ("i", "b", "", ("i:retry-1", "b:retry-1")),
+        ("i:retry-1", "b:retry-1", "i", ("i:retry-2", "b:retry-2")),
+        ("i:retry-9", "b:retry-9", "i:retry-8", ("i:retry-10", "b:retry-10")),
+        ("i:retry-1", "", "i", ("i:retry-2", "")),
+        ("i:retry-5", "b:retry-7", "", ("i:retry-5:retry-1", "b:retry-7:retry-1")),
+    ],
+)
+def test_a_retry_is_named_after_the_first_import(
+    import_id: str, batch_id: str, retry_of: str, expected: tuple[str, str]
+) -> None:
+    item = Import.from_fields(
+        import_id, {**FIELDS, "state": "failed", "batch_id": batch_id, "retry_of": retry_of}
+    )
+    assert (item.retry_id, item.retry_batch_id) == expected
+
+
 def test_a_record_is_read_from_its_stored_text() -> None:
     item = stored(error="e", doubt="gone", doubt_error="HTTP 404")
     assert item == Import(

@@ -1,29 +1,21 @@
 """`amplify-import cancel`: end imports that are not wanted any more."""
 
 import asyncio
-import sys
 from collections import Counter
+from functools import partial
 from typing import Final
 
 import click
-from rich.progress import Progress
 
 from config.settings import load_settings
-from worker.cli.client import (
-    DEFAULT_REASON,
-    BadInputError,
-    make_console,
-    not_known,
-    open_store,
-)
-from worker.cli.progress import is_plain
+from worker.cli.bulk import confirm, for_each
+from worker.cli.client import DEFAULT_REASON, not_known, open_store
 from worker.domain.outcomes import Cancellation
 from worker.domain.states import TERMINAL, State
 from worker.runtime import store_config
 from worker.store.store import ImportStore
 from worker.store.views import BatchCounts, ImportViews
 
-AT_ONCE: Final = 100
 UNDER_WAY: Final = frozenset(State) - TERMINAL
 
 
@@ -54,7 +46,13 @@ async def _cancel(name: str, reason: str, *, yes: bool) -> None:
         left = sum(counts.by_state[state] for state in UNDER_WAY)
         if left and not yes:
             _confirm(counts, left)
-        verdicts = await _cancel_members(store, views, name, reason, left)
+        cancelled_each = await for_each(
+            views.ids_of(name, UNDER_WAY),
+            partial(store.cancel, reason=reason),
+            doing="cancelling",
+            total=left,
+        )
+    verdicts = Counter(cancelled_each)
     cancelled, asked = verdicts[Cancellation.CANCELLED], verdicts[Cancellation.ASKED]
     more = f", and {asked:,} will be once their calls are answered" if asked else ""
     click.echo(f"Batch {name}: {cancelled:,} imports are cancelled{more}.")
@@ -78,23 +76,4 @@ def _told(verdict: Cancellation) -> str:
 def _confirm(counts: BatchCounts, left: int) -> None:
     running = counts.by_state[State.RUNNING]
     jobs = f", {running:,} of which have a job that goes on at AWS" if running else ""
-    question = f"Cancel {left:,} imports of batch {counts.batch_id}{jobs}?"
-    if not sys.stdin.isatty():
-        raise BadInputError(f"{question} Say --yes, or answer at a terminal.")
-    click.confirm(question, abort=True)
-
-
-async def _cancel_members(
-    store: ImportStore, views: ImportViews, batch_id: str, reason: str, left: int
-) -> Counter[Cancellation]:
-    """Cancel what is not over, some at a time."""
-    verdicts: Counter[Cancellation] = Counter()
-    console = make_console(stderr=True)
-    with Progress(console=console, transient=True, disable=is_plain(console)) as progress:
-        task = progress.add_task("cancelling", total=left)
-        async for ids in views.ids_of(batch_id, UNDER_WAY):
-            for start in range(0, len(ids), AT_ONCE):
-                some = ids[start : start + AT_ONCE]
-                verdicts.update(await asyncio.gather(*(store.cancel(n, reason) for n in some)))
-                progress.advance(task, len(some))
-    return verdicts
+    confirm(f"Cancel {left:,} imports of batch {counts.batch_id}{jobs}?")

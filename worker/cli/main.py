@@ -14,8 +14,10 @@ from worker.cli.client import BadInputError
 from worker.cli.demo import demo
 from worker.cli.doctor import doctor
 from worker.cli.events import events
+from worker.cli.explain import explain
 from worker.cli.lanes import lanes
 from worker.cli.recover import recover
+from worker.cli.retry import retry
 from worker.cli.run import run
 from worker.cli.sandbox import sandbox
 from worker.cli.status import status
@@ -32,6 +34,8 @@ Examples:
   amplify-import run apps.csv                  import all apps of a file, with nothing else running
   amplify-import submit apps.csv --watch       the same through the workers that run already
   amplify-import status BATCH --failed         what went wrong, and why
+  amplify-import explain IMPORT                what happened to it, and when it will start
+  amplify-import retry BATCH                   try again what ended badly
   amplify-import cancel IMPORT                 end an import that is not wanted any more
   amplify-import batches resume BATCH          let a batch go on that its stop rule has paused
   amplify-import lanes                         limits, queues and pauses, by account and region
@@ -42,7 +46,8 @@ Examples:
 \b
 Exit codes:
   0    done; all imports in question succeeded or are under way
-  1    an import ended badly, a batch is paused, or doctor found something to mend
+  1    an import ended badly or can't be retried, a batch is paused, or doctor found
+       something to mend
   2    wrong usage, a wrong setting, or an invalid file
   3    the store or the broker can't be reached, or those of `run` do not run
   4    no such import, batch or lane is known
@@ -90,6 +95,8 @@ for command in (
     submit,
     watch,
     status,
+    explain,
+    retry,
     cancel,
     batches,
     lanes,

@@ -1,6 +1,7 @@
 """An import as it stands: the record that the store keeps, and the result that users get."""
 
 import json
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -19,8 +20,10 @@ class Import:
     """One import. Times are milliseconds since the epoch on the store's clock, 0 when not yet.
 
     `request_json` is empty for an import that was rejected because its request is invalid; the
-    target then holds what could be read of it. `late_outcome` is how the job of an import that
-    timed out or was cancelled ended after all: succeeded, failed, or unknown where AWS forgot it.
+    target then holds what could be read of it. `retry_of` is the import whose request this one
+    tries again, `retried_by` the one that tries this one's. `late_outcome` is how the job of an
+    import that timed out or was cancelled ended after all: succeeded, failed, or unknown where AWS
+    forgot it.
     """
 
     id: str
@@ -52,6 +55,8 @@ class Import:
     started_at_ms: int = 0
     finished_at_ms: int = 0
     late_at_ms: int = 0
+    retry_of: str = ""
+    retried_by: str = ""
 
     @classmethod
     def from_fields(cls, import_id: str, fields: Mapping[str, str]) -> Self:
@@ -92,6 +97,23 @@ class Import:
     def is_terminal(self) -> bool:
         """Whether the import is over."""
         return self.state in TERMINAL
+
+    @property
+    def retry_id(self) -> str:
+        """The id of the import that tries this one again: that of the first one, and a number."""
+        return self._retry_name(self.id)
+
+    @property
+    def retry_batch_id(self) -> str:
+        """The batch of that import, '' where this one has none."""
+        return self._retry_name(self.batch_id) if self.batch_id else ""
+
+    def _retry_name(self, name: str) -> str:
+        # A name that merely looks like that of a retry is a producer's own.
+        earlier = _RETRY.match(name) if self.retry_of else None
+        if earlier is None:
+            return f"{name}:retry-1"
+        return f"{earlier['root']}:retry-{int(earlier['number']) + 1}"
 
     def result(self) -> ImportResult:
         """Return the result that the contract fixes; `outcome` is None while under way."""
@@ -148,7 +170,10 @@ _TEXTS = (
     "late_outcome",
     "late_status",
     "late_error",
+    "retry_of",
+    "retried_by",
 )
+_RETRY = re.compile(r"^(?P<root>.*):retry-(?P<number>\d+)$")
 
 
 def iso_time(milliseconds: int) -> str | None:

@@ -32,6 +32,28 @@ class Cancellation(StrEnum):
     UNKNOWN = "unknown"
 
 
+class RetryVerdict(StrEnum):
+    """What became of the wish to try an import again."""
+
+    RETRIED = "retried"
+    ALREADY = "already"  # it was retried before
+    UNDER_WAY = "under_way"
+    SUCCEEDED = "succeeded"
+    LATE = "late"  # its job succeeded after the import had ended
+    INVALID = "invalid"  # its request was refused at the door
+    TOO_LONG = "too_long"  # the new import's id, or its batch's
+    TAKEN = "taken"  # the new import's id is another import's
+    UNKNOWN = "unknown"
+
+
+@dataclass(frozen=True, slots=True)
+class Retried:
+    """What became of that wish, and the import that tries it again; '' where none does."""
+
+    verdict: RetryVerdict
+    retry_id: str = ""
+
+
 class Verdict(StrEnum):
     """What became of a request at the door."""
 

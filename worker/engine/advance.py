@@ -36,6 +36,7 @@ from worker.domain.decisions import (
     decide_reconcile,
     decide_start,
 )
+from worker.domain.history import What
 from worker.domain.imports import Import
 from worker.domain.outcomes import Ended
 from worker.domain.policy import Policy
@@ -229,7 +230,7 @@ class Advancer:
     async def _start_again(self, decision: Again, claim: Claim) -> bool:
         match decision:
             case Start():
-                return await self._ledger.requeue(claim)
+                return await self._ledger.requeue(claim, why=What.NOT_STARTED)
             case Retry(delay, error):
                 return await self._ledger.requeue(
                     claim, delay_seconds=delay, counted=True, error=error
@@ -266,11 +267,11 @@ class Advancer:
         """Let the lane learn of what holds it up; the import goes back unharmed."""
         if isinstance(decision, Throttle):
             await self._throttle(decision, claim)
-            return await give_back(self._ledger, claim)
+            return await give_back(self._ledger, claim, why=What.THROTTLED)
         await self._pause(claim, decision.reason)
         # One app that is refused must not be the probe for ever: others come first.
         stand_back = PROBE_AGAIN_SECONDS if claim.probe else 0.0
-        return await give_back(self._ledger, claim, stand_back)
+        return await give_back(self._ledger, claim, stand_back, What.LANE_PAUSED)
 
     async def _throttle(self, decision: Throttle, claim: Claim) -> None:
         counted, kept = await self._ledger.throttle_lane(
@@ -312,8 +313,10 @@ def made_up(item: Import) -> Ended:
     return Ended(item, {item.id: ""})
 
 
-async def give_back(ledger: Ledger, claim: Claim, delay_seconds: float = 0.0) -> bool:
+async def give_back(
+    ledger: Ledger, claim: Claim, delay_seconds: float = 0.0, why: What = What.GIVEN_BACK
+) -> bool:
     """Return a claim whose call was not made, or had no effect: nothing is counted."""
     if claim.call is Call.START:
-        return await ledger.requeue(claim, delay_seconds=delay_seconds)
+        return await ledger.requeue(claim, delay_seconds=delay_seconds, why=why)
     return await ledger.reschedule(claim, delay_seconds=delay_seconds)

@@ -5,6 +5,7 @@ from typing import Protocol
 
 from worker.domain.answers import Answer
 from worker.domain.decisions import Claim, Doubt
+from worker.domain.history import What
 from worker.domain.imports import Import
 from worker.domain.outcomes import Admission, Ended, Entrance, StopRule
 from worker.domain.requests import ImportRequest
@@ -75,6 +76,7 @@ class Ledger(Protocol):
         counted: bool = False,
         conflict: bool = False,
         error: str = "",
+        why: What = What.GIVEN_BACK,
     ) -> bool:
         """Let it wait for another start."""
         ...

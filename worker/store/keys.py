@@ -35,6 +35,9 @@ TASKS: Final = Key(
     Lifetime.RETENTION,
     "id → Celery task id → its signature, while that task is deferred",
 )
+HISTORY: Final = Key(
+    "imports:history:", "list", Lifetime.RETENTION, "id → what happened to an import, as JSON"
+)
 IDEMPOTENCY: Final = Key(
     "imports:idempotency:", "string", Lifetime.RETENTION, "digest of an idempotencyKey → import id"
 )
@@ -107,6 +110,7 @@ EVENTS: Final = Key("imports:events", "stream", Lifetime.TRIMMED, "the events")
 CATALOGUE: Final = (
     IMPORT,
     TASKS,
+    HISTORY,
     IDEMPOTENCY,
     BATCH,
     MEMBERS,

@@ -45,8 +45,9 @@ class Budget:
 class LaneView:
     """A lane at one moment. Times are seconds from then on; 0 where nothing is to be waited for.
 
-    `running` counts the imports that hold a place under `max_running`; `fields` is the lane's hash,
-    `defaults` that of all lanes; `read_at_ms` is the moment, on the store's clock.
+    `queued` counts the imports that wait for their turn, by priority; `waiting` also those that are
+    delayed. `running` counts the imports that hold a place under `max_running`; `fields` is the
+    lane's hash, `defaults` that of all lanes; `read_at_ms` is the moment, on the store's clock.
     """
 
     name: str
@@ -57,6 +58,7 @@ class LaneView:
     fields: Mapping[str, str]
     defaults: Mapping[str, str] = field(default_factory=dict)
     limiters: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
+    queued: Mapping[Priority, int] = field(default_factory=dict)
     read_at_ms: float = 0.0
 
     @property
@@ -68,6 +70,11 @@ class LaneView:
     def shared(self) -> bool:
         """Whether starts and polls have one budget."""
         return self._configured("shared").value == 1
+
+    @property
+    def start_share(self) -> float | None:
+        """The part of a shared budget that starts keep while polls are due, where it is set."""
+        return self._configured("start_share").value
 
     @property
     def max_running(self) -> int | None:
@@ -208,6 +215,7 @@ def lane_view(name: str, replies: Any) -> LaneView:
         fields=fields,
         defaults=defaults,
         limiters=dict(zip(_CLASSES, more, strict=False)),
+        queued=dict(zip(Priority, waiting, strict=False)),
         read_at_ms=time[0] * 1000 + time[1] / 1000,
     )
 

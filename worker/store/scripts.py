@@ -24,6 +24,7 @@ _DIRECTORY: Final = files("worker.store") / "scripts"
 
 LIBRARY: Final = (
     "base",
+    "history",
     "limiter",
     "learning",
     "ceiling",

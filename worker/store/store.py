@@ -12,6 +12,7 @@ from redis.asyncio import Redis
 
 from worker.domain.decisions import Call, Claim, Doubt
 from worker.domain.events import SOURCE
+from worker.domain.history import What
 from worker.domain.imports import Import
 from worker.domain.outcomes import (
     NO_RULE,
@@ -20,10 +21,12 @@ from worker.domain.outcomes import (
     Ended,
     Entrance,
     LaneLimits,
+    Retried,
+    RetryVerdict,
     StopRule,
     Verdict,
 )
-from worker.domain.requests import ImportRequest
+from worker.domain.requests import IDENTIFIER_PATTERN, ImportRequest
 from worker.domain.states import State, sources_of
 from worker.store.connection import StoreUnavailableError, translated
 from worker.store.keys import FORMAT, IMPORT, WAKE
@@ -120,6 +123,10 @@ class ImportStore:
             stop_percent=-1 if rule.stop_percent is None else rule.stop_percent,
         )
 
+    async def close_batch(self, batch_id: str) -> None:
+        """Let a batch wait for no more imports than came; safe to repeat."""
+        await self._scripts.call("close_batch", batch_id=batch_id)
+
     async def claim(
         self, limit: int, *, slots: int | None = None, in_flight: Mapping[str, int] = NOTHING
     ) -> tuple[list[Claim], float | None]:
@@ -193,8 +200,12 @@ class ImportStore:
         counted: bool = False,
         conflict: bool = False,
         error: str = "",
+        why: What = What.GIVEN_BACK,
     ) -> bool:
-        """Let an import wait for another start, in its old place in the lane."""
+        """Let an import wait for another start, in its old place in the lane.
+
+        `why` is what its history says of a start that is neither counted nor a conflict.
+        """
         return await self._change(
             "requeue",
             claim,
@@ -202,6 +213,7 @@ class ImportStore:
             counted=counted,
             conflict=conflict,
             error=error,
+            why=why,
         )
 
     async def reschedule(
@@ -307,6 +319,21 @@ class ImportStore:
     async def cancel(self, import_id: str, reason: str) -> Cancellation:
         """Cancel an import; its job, where it has one, goes on at the remote side."""
         return Cancellation(await self._lasting("cancel", id=import_id, reason=reason))
+
+    async def retry(self, item: Import) -> Retried:
+        """Admit a new import of the request of one that ended badly. Safe to repeat.
+
+        It joins the batch `item.retry_batch_id`, without any announcement.
+        """
+        names = filter(None, (item.retry_id, item.retry_batch_id))
+        verdict, retry_id = await self._scripts.call(
+            "retry",
+            id=item.id,
+            retry_id=item.retry_id,
+            batch_id=item.retry_batch_id,
+            fits=all(map(IDENTIFIER_PATTERN.fullmatch, names)),
+        )
+        return Retried(RetryVerdict(verdict), retry_id)
 
     async def count_failure(self, lane: str, weight: int) -> int:
         """Count a call without an answer that makes sense; return the weights in a row."""

@@ -11,6 +11,7 @@ from typing import Any, Final
 
 from redis.asyncio import Redis
 
+from worker.domain.history import Line
 from worker.domain.imports import Import
 from worker.domain.states import TERMINAL, State
 from worker.store.keys import (
@@ -18,6 +19,7 @@ from worker.store.keys import (
     DELAYED,
     EVENTS,
     HELD,
+    HISTORY,
     IMPORT,
     LANES,
     LEASES,
@@ -130,6 +132,14 @@ class ImportViews:
         fields: Any = await self._redis.hgetall(IMPORT.name + import_id)
         return Import.from_fields(import_id, fields) if fields else None
 
+    async def history(self, import_id: str) -> tuple[int, list[Line]]:
+        """Return the store's time in milliseconds, and what happened to an import until then."""
+        async with self._redis.pipeline(transaction=True) as pipeline:
+            pipeline.time()
+            pipeline.lrange(HISTORY.name + import_id, 0, -1)
+            (seconds, microseconds), lines = await pipeline.execute()
+        return seconds * 1000 + microseconds // 1000, [Line.from_json(line) for line in lines]
+
     async def batch(self, batch_id: str) -> BatchCounts | None:
         """Return the counts of a batch, None when it is not known (any more)."""
         async with self._redis.pipeline(transaction=True) as pipeline:
@@ -169,6 +179,13 @@ class ImportViews:
         """Yield the ids of a batch's imports in these states, some at a time."""
         async for ids in self._member_ids(batch_id):
             yield await self._in_states(ids, states)
+
+    async def own_members(
+        self, batch_id: str, states: Collection[State]
+    ) -> AsyncGenerator[list[Import], None]:
+        """Yield a batch's imports in these states, some at a time; not those of other batches."""
+        async for ids in self.ids_of(batch_id, states):
+            yield [item for item in await self._imports(ids) if item.batch_id == batch_id]
 
     async def whereabouts(self, item: Import) -> Whereabouts:
         """Return where an import that is under way stands."""

@@ -58,21 +58,9 @@ if args.idempotency ~= '' then
   record.idempotency = args.idempotency
 end
 
-record.sequence = string.format('%.0f', redis.call('INCR', KEY.sequence))
-record.accepted_at_ms = now
-record.state = 'waiting'
-record.format = CONFIG.format
 if args.recover_since_ms > 0 then
-  record.first_start_at_ms = math.min(args.recover_since_ms, now)
-  record.doubt, record.doubt_error = 'lost', 'the store was lost, and a start may have been made'
+  local why = 'the store was lost, and a start may have been made'
+  put_in_doubt(record, math.min(args.recover_since_ms, now), why)
 end
-admit_to_lane(id, record)
-put(KEY.import .. id, {}, record)
-attach_task(id, args.task_id, args.signature)
-join_batch(id, record, record.sequence)
-count_batch(record, nil, 'waiting')
-append_import_event('accepted', id, record, now)
-local lane = lane_of(record)
-redis.call('SADD', KEY.names, lane)
-schedule_lane(lane, now, now)
+accept_new(id, record, args.task_id, args.signature, now)
 return { 'accepted', id }

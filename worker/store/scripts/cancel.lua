@@ -12,9 +12,11 @@ if not record.state then
 elseif TERMINAL[record.state] then
   return 'over'
 end
+local now = now_ms()
 put(KEY.import .. args.id, record, { cancel_reason = args.reason })
 if record.state == 'starting' then
+  note(args.id, now, 'cancel_asked', { error = args.reason })
   return 'asked'
 end
-cancel_import(args.id, record, now_ms())
+cancel_import(args.id, record, now)
 return 'cancelled'

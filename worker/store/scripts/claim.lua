@@ -58,6 +58,10 @@ local function reclaim(lane_name)
       redis.call('ZADD', KEY.leases .. lane_name, now + STAND_BACK_MS, id)
     elseif record then
       local fields = {}
+      if not TERMINAL[record.state] then
+        note(id, now, 'silent',
+          { call = record.doubt and 'reconcile' or record.state == 'running' and 'poll' or 'start' })
+      end
       if record.state == 'starting' and not record.doubt then
         fields = { doubt = 'unknown', doubt_error = 'the worker fell silent during the call',
           doubts = tonumber(record.doubts or 0) + 1 }
@@ -112,13 +116,14 @@ local function may_start(id, record, queue)
   if holder == id then
     return true -- a doubt is resolved, and it goes on as it began
   elseif is_stopped(record) then
-    hold(id, record)
+    hold(id, record, now)
     local priority = not holder and unpark(target)
     if priority then -- nobody else would let those pass that wait for the target
       grow_queue(queue, priority)
     end
     return false
   elseif holder then
+    note(id, now, 'parked', { holder = holder })
     local rank = ({ high = 0, normal = 1, low = 2 })[record.priority]
     redis.call('ZADD', KEY.parked .. target, rank * 1e14 + tonumber(record.sequence), id)
     return false
@@ -140,6 +145,7 @@ local function claim_starts(queue, limiter, most, above, probe)
     if may and record.doubt then -- it may have been started before the store was lost: ask first
       count_batch(record, 'waiting', 'starting')
       redis.call('HSET', KEY.import .. id, 'state', 'starting')
+      note(id, now, 'doubt', { doubt = record.doubt, error = record.doubt_error })
       redis.call('ZADD', KEY.polls .. queue.name, now, id)
       passed = passed + 1
     elseif may then
@@ -148,6 +154,7 @@ local function claim_starts(queue, limiter, most, above, probe)
         attempts = tonumber(record.attempts or 0) + 1,
         first_start_at_ms = record.first_start_at_ms or now,
       })
+      note(id, now, 'start', { attempt = tonumber(record.attempts) })
       count_batch(record, 'waiting', 'starting')
       claim(queue.name, 'start', id, record, grant_text(limiter, grant_call(limiter), above), probe)
       taken = taken + 1

@@ -12,6 +12,9 @@ if not record or TERMINAL[record.state] then
   return 0
 end
 local fields = { doubt = args.doubt, doubt_error = args.error }
+if not record.doubt then
+  note(args.id, math.floor(now), 'doubt', { doubt = args.doubt, error = args.error })
+end
 if record.doubt then
   fields.polls = tonumber(record.polls or 0) + 1 -- asked before: ask less and less often
 elseif args.doubt == 'unknown' then

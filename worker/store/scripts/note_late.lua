@@ -18,6 +18,8 @@ put(KEY.import .. args.id, record, {
   late_error = args.error ~= '' and args.error or false,
   late_at_ms = math.floor(exact),
 })
+note(args.id, math.floor(exact), 'late', { outcome = args.outcome, error = record.late_error })
+redis.call('PEXPIRE', KEY.history .. args.id, redis.call('PTTL', KEY.import .. args.id))
 redis.call('ZREM', KEY.leases .. lane_of(record), args.id)
 note_answer(lane_of(record), args, exact)
 return 1

@@ -1,7 +1,7 @@
 -- Give a start's claim back: the import waits for another start, in its old place in the lane.
 --
 -- ARGV  1: JSON object: id, lease, call, grant, answered, delay_ms, counted (whether the attempt
---       counts), conflict (whether it waits behind another job), error
+--       counts), conflict (whether it waits behind another job), error, why (else: a `what` of history)
 -- Returns 1, or 0 when the claim is no longer the caller's
 -- Atomic, so that the import is never in no queue, and its target free for others unless in doubt.
 
@@ -24,6 +24,8 @@ end
 if tonumber(record.doubts or 0) == 0 then
   fields.first_start_at_ms = false -- no call can have taken effect: the deadline hasn't begun
 end
+note(args.id, now, args.counted and 'retry' or args.conflict and 'conflict' or args.why,
+  { error = fields.error or nil, seconds = args.delay_ms / 1000 })
 count_batch(record, 'starting', 'waiting')
 put(KEY.import .. args.id, record, fields)
 redis.call('ZREM', KEY.leases .. lane, args.id)

@@ -23,6 +23,9 @@ end
 if args.counted then
   fields.polls = tonumber(record.polls or 0) + 1
 end
+if args.settled and record.doubt then
+  note(args.id, now, 'found', { status = args.status })
+end
 if args.settled then
   fields.doubt = false
   fields.doubt_error = false
@@ -33,6 +36,7 @@ if stuck then
 end
 give_back(args.id, record, now + args.delay_ms, fields)
 if stuck then
+  note(args.id, now, 'stuck', { status = record.status })
   append_import_event('stuck', args.id, record, now)
 end
 note_answer(lane_of(record), args, exact)

@@ -26,6 +26,7 @@ give_back(args.id, record, now + args.delay_ms, {
   error = false,
   first_start_at_ms = was_lost and now - args.created_ms_ago or record.first_start_at_ms,
 })
+note(args.id, now, 'running', { job_id = args.job_id, adopted = args.call == 'reconcile' or nil })
 append_import_event('started', args.id, record, now)
 note_answer(lane_of(record), args, exact, args.call == 'start')
 schedule_lane(lane_of(record), now + args.delay_ms, now)

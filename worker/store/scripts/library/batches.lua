@@ -66,12 +66,13 @@ local function count_known(id, batch_id, now)
 end
 
 -- Hold an import back; it still waits, but in no lane.
-local function hold(id, record)
+local function hold(id, record, now)
+  note(id, now, 'held')
   redis.call('ZADD', KEY.held .. record.batch_id, record.sequence, id)
 end
 
 -- Let a new import wait in its lane, or hold it back as its batch's gate says.
-local function admit_to_lane(id, record)
+local function admit_to_lane(id, record, now)
   local gate, canary, let_in
   if record.batch_id then
     local key = KEY.batch .. record.batch_id
@@ -82,7 +83,7 @@ local function admit_to_lane(id, record)
     end
   end
   if gate then
-    hold(id, record)
+    hold(id, record, now)
   else
     enqueue(id, record)
   end
@@ -124,6 +125,7 @@ local function release_held(now)
   for i = 1, #popped, 2 do
     local record = hash_of(KEY.import .. popped[i])
     if record.state == 'waiting' then
+      note(popped[i], now, 'released')
       enqueue(popped[i], record)
       redis.call('HSET', KEY.import .. popped[i], 'order', record.order)
       schedule_lane(lane_of(record), now, now)

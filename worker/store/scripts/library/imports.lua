@@ -24,18 +24,20 @@ local function unpark(target)
   return nil
 end
 
--- The target is free again, should this import have held it.
+-- The target is free again, should this import have held it, or been the one that was to take it.
 local function release_target(id, record, now)
   local target = target_of(record)
   local key = KEY.target .. target
-  if redis.call('HGET', key, 'holder') ~= id then
+  local holder = redis.call('HGET', key, 'holder')
+  if holder and holder ~= id then
     return
+  elseif holder then
+    redis.call('HDEL', key, 'holder')
+    if record.job_id then
+      redis.call('HSET', key, 'last_job', record.job_id)
+    end
+    redis.call('PEXPIRE', key, TARGET_MEMORY_MS)
   end
-  redis.call('HDEL', key, 'holder')
-  if record.job_id then
-    redis.call('HSET', key, 'last_job', record.job_id)
-  end
-  redis.call('PEXPIRE', key, TARGET_MEMORY_MS)
   if unpark(target) then
     schedule_lane(lane_of(record), now, now)
   end
@@ -78,6 +80,8 @@ local function end_import(id, record, state, fields, now, unjudged)
   count_batch(record, from, state)
   append_import_event(state, id, record, now)
   redis.call('PEXPIRE', key, CONFIG.retention_ms)
+  note(id, now, state, { error = record.error, job_id = record.job_id })
+  redis.call('PEXPIRE', KEY.history .. id, CONFIG.retention_ms)
   if record.idempotency then
     redis.call('PEXPIRE', KEY.idempotency .. record.idempotency, CONFIG.retention_ms)
   end
@@ -105,6 +109,30 @@ end
 -- Owe a Celery task the end of this import. An empty signature: the task is made up at the end.
 local function attach_task(id, task_id, signature)
   redis.call('HSET', KEY.tasks .. id, task_id, signature)
+end
+
+-- A job may have been started for a new import before, since `since`: AWS is asked first.
+local function put_in_doubt(record, since, error)
+  record.first_start_at_ms = since
+  record.doubt, record.doubt_error = 'lost', error
+end
+
+-- Let a new import wait for its start: record, lane, batch and event, and the task that is owed its end.
+local function accept_new(id, record, task_id, signature, now)
+  record.sequence = string.format('%.0f', redis.call('INCR', KEY.sequence))
+  record.accepted_at_ms = now
+  record.state = 'waiting'
+  record.format = CONFIG.format
+  note(id, now, 'accepted', { retry_of = record.retry_of })
+  admit_to_lane(id, record, now)
+  put(KEY.import .. id, {}, record)
+  attach_task(id, task_id, signature)
+  join_batch(id, record, record.sequence)
+  count_batch(record, nil, 'waiting')
+  append_import_event('accepted', id, record, now)
+  local lane = lane_of(record)
+  redis.call('SADD', KEY.names, lane)
+  schedule_lane(lane, now, now)
 end
 
 -- Write the record of an import that is over before it began. A task that asked for it itself ends

@@ -1,0 +1,50 @@
+"""What an import that is under way waits for, in plain words."""
+
+from worker.domain.imports import Import
+from worker.domain.states import State
+from worker.store.laneview import LaneView
+from worker.store.views import Whereabouts
+
+
+def what_it_waits_for(item: Import, where: Whereabouts) -> str:
+    """Return in plain words what has to happen before the import goes on."""
+    if where.claimed:
+        return "the answer to a call that is being made"
+    if where.held:
+        return f"its batch {item.batch_id}, which holds it back; see amplify-import batches"
+    if where.holder and where.holder != item.id:
+        return f"import {where.holder}, which is under way for the same target"
+    if where.lane.paused_reason:
+        return _pause(where.lane)
+    if item.doubt:
+        return f"an inquiry at AWS {_in(where.due_seconds)}: {item.doubt_error}"
+    if item.state is State.RUNNING:
+        return f"the job to end; it is asked for {_in(where.due_seconds)}"
+    if where.due_seconds is not None:
+        return f"its next start {_in(where.due_seconds)}" + (f": {item.error}" * bool(item.error))
+    return _turn(where)
+
+
+def _pause(lane: LaneView) -> str:
+    if lane.held:
+        return f"its lane {lane.name}, which was paused by hand: {lane.paused_reason}"
+    return (
+        f"its lane {lane.name}, which is paused: {lane.paused_reason} "
+        f"(tried again {_in(lane.paused_seconds)})"
+    )
+
+
+def _turn(where: Whereabouts) -> str:
+    lane = where.lane
+    before = f"{where.ahead:,} of its priority start before it" if where.ahead else "it is next"
+    if most := lane.max_running:
+        before += f"; {lane.running} of {most} are under way"
+    if lane.ceiling is not None and lane.running >= lane.ceiling:
+        before += f"; AWS allows {lane.ceiling} unfinished jobs"
+    if lane.start_blocked_seconds:
+        before += f"; AWS throttles, starts go on {_in(lane.start_blocked_seconds)}"
+    return f"its turn in lane {lane.name}: {before}"
+
+
+def _in(seconds: float | None) -> str:
+    return f"in {seconds:.0f} s" if seconds and seconds >= 0.5 else "now"

@@ -1,0 +1,64 @@
+"""What happened to an import, as the store keeps it for people to read."""
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import Any, Self
+
+
+class What(StrEnum):
+    """What may happen to an import; its end has the name of its state."""
+
+    ACCEPTED = "accepted"
+    HELD = "held"
+    RELEASED = "released"
+    PARKED = "parked"
+    START = "start"
+    THROTTLED = "throttled"
+    CONFLICT = "conflict"
+    LANE_PAUSED = "lane_paused"
+    GIVEN_BACK = "given_back"
+    DOUBT = "doubt"
+    FOUND = "found"
+    NOT_STARTED = "not_started"
+    RETRY = "retry"
+    SILENT = "silent"
+    RUNNING = "running"
+    STUCK = "stuck"
+    CANCEL_ASKED = "cancel_asked"
+    RETRIED = "retried"
+    LATE = "late"
+    SUCCEEDED = "succeeded"
+    FAILED = "failed"
+    REJECTED = "rejected"
+    TIMED_OUT = "timed_out"
+    CANCELLED = "cancelled"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Line:
+    """One thing that happened, `times` in a row: first at `since_ms`, last at `at_ms`.
+
+    Times are milliseconds on the store's clock. `what` is text: a newer worker may note what this
+    one does not know. `details` are what else was noted; which ones depends on `what`.
+    """
+
+    at_ms: int
+    what: str
+    times: int = 1
+    since_ms: int = 0
+    details: Mapping[str, Any] = field(default_factory=dict)
+
+    @classmethod
+    def from_json(cls, text: str) -> Self:
+        """Build from a stored line."""
+        details = json.loads(text)
+        at_ms = int(details.pop("at"))
+        return cls(
+            at_ms=at_ms,
+            what=details.pop("what"),
+            times=details.pop("times", 1),
+            since_ms=int(details.pop("since", at_ms)),
+            details=details,
+        )

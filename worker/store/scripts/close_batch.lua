@@ -1,0 +1,18 @@
+-- Say that no more imports of a batch will come than came: it waits for no others. One of
+-- which none came is forgotten.
+--
+-- ARGV  1: JSON object: batch_id
+-- Returns 0
+-- Atomic, so that the batch completes, and tells of it, once.
+
+local args = cjson.decode(ARGV[1])
+local key = KEY.batch .. args.batch_id
+local batch = hash_of(key)
+local came = tonumber(batch.accepted or 0) + tonumber(batch.known or 0)
+if came == 0 then
+  redis.call('DEL', key)
+elseif tonumber(batch.expected or 0) > came then
+  redis.call('HSET', key, 'expected', came)
+  complete_batch({ batch_id = args.batch_id }, now_ms())
+end
+return 0
