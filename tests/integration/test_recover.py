@@ -67,6 +67,7 @@ def test_what_ended_runs_and_waits_is_told_apart(
     starts = Counter(call["target"] for call in sandbox.calls("ImportBackendAuth"))
     assert set(starts.values()) == {1}
     wait_until(lambda: not producer.redis.exists("imports:unfinished"), "its tasks have finished")
+    wait_until(lambda: not producer.redis.exists("imports:lanes"), "no lane has work")
     assert_nothing_left_behind(producer.redis)
 
 
