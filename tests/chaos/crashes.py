@@ -1,10 +1,10 @@
 """Kill a worker at every boundary that it passes, in turn, and hold what follows to the truth.
 
 First each situation is played without a crash, twice, and the boundaries are noted that its worker
-passes (`doomed`). Then, for each of them, a situation that passes it is played anew: the worker must
-die there, another one takes over, and when all imports are over, nothing may be lost, doubled, told
-falsely or left behind. `python -m tests.chaos.crashes` does it all; a seed draws situations and
-passings, and `--only` plays single crashes again by their names.
+passes (`doomed`). Then, for each of them, a situation that passes it is played anew: the worker
+must die there, another one takes over, and when all imports are over, nothing may be lost, doubled,
+told falsely or left behind. `python -m tests.chaos.crashes` does it all; a seed draws situations
+and passings, and `--only` plays single crashes again by their names.
 """
 
 import argparse
@@ -53,7 +53,14 @@ ERRORS: Final = {
     "timed_out": "ImportTimedOut",
     "cancelled": "ImportCancelled",
 }
-QUEUES: Final = ("imports", "imports.admit", "imports.finish", "unacked", "unacked_index")
+QUEUES: Final = (
+    "imports",
+    "imports.admit",
+    "imports.finish",
+    "imports.junk",
+    "unacked",
+    "unacked_index",
+)
 ONCE: Final = ("import.accepted", "import.started", "import.stuck")
 
 

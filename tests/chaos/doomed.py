@@ -118,7 +118,7 @@ def found_by_script(name: str, reply: Any) -> Collection[str]:
     match name, reply:
         case "claim", [_, *claims]:
             return sorted({claim[0] for claim in claims}) or (NOTHING,)
-        case "take_messages", [taken, _, *junk]:
+        case "take_messages", [taken, _, junk]:
             return (*(["messages"] if taken else []), *(["junk"] if junk else [])) or (NOTHING,)
         case (("overdue" | "sweep"), []):
             return (NOTHING,)
@@ -142,7 +142,8 @@ def _wrap_store() -> None:
         wrap(RequestsStream, method, _named(f"requests.{method}"))
     wrap(ImportStore, "load", _named("store.load"))
     wrap(ImportStore, "wait_for_hint", _named("store.wait_for_hint"), found_in_stream)
-    wrap(ImportsQueue, "wait", _named("messages.wait"))
+    for method in ("wait", "forget"):
+        wrap(ImportsQueue, method, _named(f"messages.{method}"))
 
 
 def _wrap_world() -> None:

@@ -8,7 +8,6 @@ from pathlib import Path
 import pytest
 
 from tests.chaos.crashes import (
-    SITUATIONS,
     Crash,
     Rehearsal,
     Theatres,
@@ -18,6 +17,7 @@ from tests.chaos.crashes import (
     rehearse,
     theatres,
 )
+from tests.chaos.situations import SITUATIONS
 from tests.chaos.trial import Trial
 from worker.store.scripts import script_texts
 
