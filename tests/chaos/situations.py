@@ -5,6 +5,7 @@ whoever dies meanwhile.
 """
 
 import json
+import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final
@@ -13,6 +14,7 @@ from urllib.request import Request, urlopen
 from celery import chain
 
 from tests.support import ACCESS_KEY, Producer, Sandbox, members
+from worker.domain.decisions import CREATED_SLACK_SECONDS
 from worker.domain.requests import derive_import_id
 from worker.sandbox.scenario import Credentials, Scenario
 
@@ -35,6 +37,7 @@ class Stage:
     """Target → the jobs that it must have, where that is not one at most."""
 
     steps: set[str] = field(default_factory=set)
+    began: float = field(default_factory=time.monotonic)
 
     def task(self, app: str, outcome: str = "succeeded", **more: Any) -> str:
         """Send an import as a task."""
@@ -199,8 +202,17 @@ def _send_for_one_target(stage: Stage) -> None:
     stage.task("dsame")
     stage.task("dsame")
     stage.start_elsewhere("dbusy")
-    stage.entry("dbusy")
+    stage.sandbox.script("dbusy", duration_seconds=0.3)
+    stage.expect("dbusy", "succeeded")
     stage.jobs_of.update({"dsame/staging": 2, "dbusy/staging": 2})
+
+
+def _ask_for_the_busy_target(stage: Stage) -> None:
+    """Ask once a worker is up, and the other's job is too old to be taken for the import's."""
+    is_old = time.monotonic() - stage.began > 1.5 * CREATED_SLACK_SECONDS
+    is_up = "succeeded" in map(stage.state_of, stage.outcomes)
+    if is_old and is_up and stage.first_time("asked"):
+        stage.entry("dbusy")
 
 
 def _send_what_cannot_be_paid(stage: Stage) -> None:
@@ -249,20 +261,28 @@ def _send_canary(stage: Stage) -> None:
     stage.batch("careful", apps, canary=1, total=len(apps))
 
 
+_LONG: Final = 3
+"""Seconds of a job that must still run when it is asked for, however slow the machine is."""
+
 _DOUBTS: Final = (
-    _target("dadopt", _once("error_504_after"), duration_seconds=1),
+    _target("dadopt", _once("error_504_after"), duration_seconds=_LONG),
     _target("dagain", _once("error_504_before")),
-    _target("dnojob", _once("no_job_id"), duration_seconds=1),
-    _target("dpages", _once("error_504_after"), {"kind": "empty_pages"}, duration_seconds=1),
-    _target("dlost", _once("reset_after"), _once("html_502", operation="ListBackendJobs")),
+    _target("dnojob", _once("no_job_id"), duration_seconds=_LONG),
+    _target("dpages", _once("error_504_after"), {"kind": "empty_pages"}, duration_seconds=_LONG),
+    _target(
+        "dlost",
+        _once("reset_after"),
+        _once("html_502", operation="ListBackendJobs"),
+        duration_seconds=_LONG,
+    ),
     _target("drefused", outcome="reject"),
     _target("dmissing", outcome="not_found"),
 )
 _POLLS: Final = (
     _target("dfail", outcome="fail", duration_seconds=0.3),
     _target("dnever", outcome="never"),
-    _target("dstuck", duration_seconds=2),
-    _target("dgone", {"kind": "late_404"}, duration_seconds=3),
+    _target("dstuck", duration_seconds=_LONG),
+    _target("dgone", {"kind": "late_404"}, duration_seconds=5),
     _target("dpoll", _once("error_504_before", operation="GetBackendJob")),
 )
 _TO_BE_CANCELLED: Final = (
@@ -296,8 +316,9 @@ SITUATIONS: Final = (
     Situation(
         "one target",
         _send_for_one_target,
+        _ask_for_the_busy_target,
         # Longer than a worker needs to come up: it must find the target busy.
-        scenario={"targets": [_target("dbusy", duration_seconds=4)]},
+        scenario={"targets": [_target("dbusy", duration_seconds=8)]},
     ),
     Situation(
         "expired",
