@@ -6,7 +6,7 @@ conductor sleeps longer than a second.
 
 import asyncio
 from collections import Counter
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from contextlib import suppress
 from functools import partial
 from typing import Final
@@ -17,6 +17,7 @@ from worker.domain.decisions import Call, Claim
 from worker.engine.advance import give_back
 from worker.runtime import Runtime, limits_of
 from worker.store.connection import StoreUnavailableError
+from worker.store.messages import ImportsQueue
 from worker.store.requests import Entry
 
 log = structlog.get_logger()
@@ -195,11 +196,15 @@ class Conductor:
             return
         taken, left, junk = await self._messages.take()
         if junk:
-            await asyncio.shield(self._admitter.reject_messages(junk))
+            await asyncio.shield(self._reject_junk(self._messages, junk))
         elif not left:
             await self._messages.wait(IDLE_SECONDS)
         elif not taken:
             await self._sleep(FULL_SECONDS)
+
+    async def _reject_junk(self, messages: ImportsQueue, junk: Mapping[str, str]) -> None:
+        await self._admitter.reject_messages(list(junk.values()))
+        await messages.forget(junk)
 
     async def _look_at_queues(self) -> None:
         self.unconsumed = await self._messages.heads() if self._messages else None

@@ -12,6 +12,7 @@ from kombu import Connection, Exchange, Queue
 
 from tests.conftest import StartWorker
 from tests.support import Producer, Sandbox, Worker, environment_for, members, wait_until
+from worker.store.messages import JUNK as JUNK_KEY
 from worker.store.messages import ROOM, ImportsQueue
 
 on_both = pytest.mark.parametrize("store_url", ["valkey", "redis"], indirect=True)
@@ -39,7 +40,7 @@ async def test_a_message_is_noted_as_kombu_notes_it_and_acknowledged_as_any(
 ) -> None:
     task = producer.send(members(metadata={"text": 'é "quoted" \\ \u2028'}))
     before = json.loads((await redis.lrange("imports", 0, -1))[0])
-    assert await queue.take() == (1, False, [])
+    assert await queue.take() == (1, False, {})
     (noted,) = (await redis.hgetall("unacked")).values()
     (score,) = [score for _, score in await redis.zrange("unacked_index", 0, -1, withscores=True)]
     assert abs(score - time.time()) < 5
@@ -56,13 +57,13 @@ async def test_a_message_that_a_dead_worker_took_along_comes_back(
     queue: ImportsQueue, redis: Any, producer: Producer, channel: Any
 ) -> None:
     task = producer.send(members())
-    assert await queue.take() == (1, False, [])
+    assert await queue.take() == (1, False, {})
     await redis.delete("imports.admit")  # popped, and never noted by who popped it
     await asyncio.sleep(0.2)
     of_kombu("imports", channel).declare()
     channel.qos.restore_visible()
     assert await redis.hlen("unacked") == 0
-    assert await queue.take() == (1, False, [])
+    assert await queue.take() == (1, False, {})
     message = of_kombu("imports.admit", channel).get()
     assert (message.headers["id"], message.headers["redelivered"]) == (task.id, True)
 
@@ -74,27 +75,32 @@ async def test_messages_go_on_by_priority_and_no_more_than_celery_has_room_for(
     for n in range(ROOM):
         producer.send(members(f"d{n}"), task_id=f"usual-{n}", priority=3)
     producer.send(members("dlate"), task_id="urgent", priority=0)
-    assert await queue.take() == (ROOM, True, [])
-    assert await queue.take() == (0, True, []), "Celery has taken none so far"
+    assert await queue.take() == (ROOM, True, {})
+    assert await queue.take() == (0, True, {}), "Celery has taken none so far"
     handed_on = [json.loads(text) for text in await redis.lrange("imports.admit", 0, -1)]
     ids = [message["headers"]["id"] for message in reversed(handed_on)]
     assert ids == ["urgent", *(f"usual-{n}" for n in range(ROOM - 1))]
     await redis.rpop("imports.admit")
-    assert await queue.take() == (1, False, [])
+    assert await queue.take() == (1, False, {})
 
 
 JUNK = ["", "{", "null", "[]", "{}", '{"properties": 1}', '{"properties": {"delivery_tag": "x"}}']
 
 
 @on_both
-async def test_what_is_no_message_is_returned_and_stops_no_other(
+async def test_what_is_no_message_is_told_of_until_it_is_done_with_and_stops_no_other(
     queue: ImportsQueue, redis: Any, producer: Producer
 ) -> None:
-    for text in JUNK:
+    for text in (*JUNK, JUNK[0]):
         await redis.lpush("imports", text)
     producer.send(members())
-    assert await queue.take() == (1, False, JUNK)
-    assert await redis.exists("imports") == 0
+    taken, left, junk = await queue.take()
+    assert (taken, left, set(junk.values())) == (1, False, set(JUNK))
+    assert await queue.take() == (0, False, junk), "who took it first may have died"
+    await queue.forget(junk)
+    await queue.forget(junk)
+    assert await queue.take() == (0, False, {})
+    assert await redis.exists("imports", JUNK_KEY) == 0
 
 
 @on_both
@@ -114,13 +120,14 @@ async def test_whoever_waits_is_woken_and_moves_nothing(
 def test_junk_becomes_a_rejected_import_and_a_worker_goes_on(
     start_worker: StartWorker, producer: Producer
 ) -> None:
-    producer.redis.lpush("imports", "no message", *JUNK)
+    producer.redis.lpush("imports", b"\xff\xfe", *JUNK)
     start_worker()
     task = producer.send(members())
     assert task.get(timeout=20)["outcome"] == "succeeded"
     wait_until(
         lambda: len(producer.events("import.rejected")) == 1 + len(JUNK), "all of it is told"
     )
+    wait_until(lambda: not producer.redis.exists(JUNK_KEY), "none of it is left")
     errors = {event["data"]["error"] for event in producer.events("import.rejected")}
     assert errors == {"message: is no Celery message"}
 

@@ -187,6 +187,47 @@ async def test_a_later_asker_with_the_same_key_is_owed_the_end_that_was_reached(
     assert (overdue.item.id, overdue.tasks) == ("first", {"second": ""})
 
 
+async def _reject_invalid(store: ImportStore) -> None:
+    entrance = Entrance(import_id="i1", task_id="i1")
+    await store.reject(entrance, ("-", "-"), ("-", "-"), "appId: no")
+
+
+async def _to_failed(store: ImportStore) -> None:
+    await end(store, await _to_starting(store), State.FAILED)
+
+
+@pytest.mark.parametrize(
+    ("reach", "again"), [(_to_failed, _to_waiting), (_reject_invalid, _reject_invalid)]
+)
+async def test_whoever_comes_again_after_the_end_is_owed_it_again(
+    make_store: MakeStore, reach: Walk, again: Walk
+) -> None:
+    """It was shown as waiting before it was known: the worker may die before it says otherwise."""
+    store = await make_store(lease_seconds=0.02)
+    await reach(store)
+    await store.settle("i1", "i1")
+    assert await store.overdue(10, 60) == []
+    await again(store)
+    await asyncio.sleep(0.03)
+    (overdue,) = await store.overdue(10, 60)
+    assert (overdue.item.id, overdue.tasks) == ("i1", {"i1": ""})
+
+
+async def test_a_task_keeps_what_it_was_sent_with_whoever_comes_again(
+    make_store: MakeStore,
+) -> None:
+    store = await make_store(lease_seconds=0.02)
+    request = ImportRequest.parse(members("d1"))
+    await store.admit(
+        Entrance(import_id="i1", task_id="i1", signature="{its chain}"), request, "us-east-1"
+    )
+    await end(store, await claim_one(store), State.FAILED)
+    await admit(store)
+    await asyncio.sleep(0.03)
+    (overdue,) = await store.overdue(10, 60)
+    assert overdue.tasks == {"i1": "{its chain}"}
+
+
 async def test_high_priority_goes_first_and_low_last(make_store: MakeStore) -> None:
     store = await make_store()
     for n, priority in enumerate(["low", "normal", "high", "normal"]):

@@ -7,6 +7,7 @@ is kombu's. What is noted and never acknowledged comes back after the visibility
 """
 
 import time
+from collections.abc import Collection, Mapping
 from typing import Final
 
 from redis.asyncio import Redis
@@ -17,6 +18,9 @@ from worker.store.scripts import Scripts
 
 PRIORITIES: Final = ("", "\x06\x163", "\x06\x166", "\x06\x169")
 """What kombu appends to a queue's name for its priorities, the most urgent first."""
+
+JUNK: Final = "imports.junk"
+"""Texts that are no messages, until somebody is done with them."""
 
 ROOM: Final = 100
 """Messages that wait for Celery at most: what waits longer than the time-out is delivered twice."""
@@ -29,21 +33,28 @@ class ImportsQueue:
         self._redis = redis
         self._scripts = Scripts(redis, {})
 
-    async def take(self) -> tuple[int, bool, list[str]]:
+    async def take(self) -> tuple[int, bool, Mapping[str, str]]:
         """Hand messages on to Celery.
 
-        Returns how many, whether more are there, and texts that are no messages, which are gone.
+        Returns how many, whether more are there, and texts that are no messages, by their digests:
+        again and again, until `forget` is told of them.
         """
-        taken, left, *junk = await self._scripts.call(
+        taken, left, junk = await self._scripts.call(
             "take_messages",
             queues=[f"{IMPORTS_QUEUE}{priority}" for priority in PRIORITIES],
             into=ADMIT_QUEUE,
             room=ROOM,
             unacked="unacked",
             unacked_index="unacked_index",
+            junk=JUNK,
             at=time.time(),
         )
-        return taken, bool(left), junk
+        return taken, bool(left), dict(zip(junk[::2], junk[1::2], strict=True))
+
+    @translated
+    async def forget(self, digests: Collection[str]) -> None:
+        """Let go of texts that are no messages: each has become an import. Safe to repeat."""
+        await self._redis.hdel(JUNK, *digests)
 
     @translated
     async def heads(self) -> tuple[str | None, ...] | None:

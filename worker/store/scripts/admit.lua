@@ -29,8 +29,12 @@ local function known(import_id)
 end
 
 if redis.call('EXISTS', KEY.import .. id) == 1 then
-  if redis.call('HGET', KEY.import .. id, 'fingerprint') ~= record.fingerprint then
+  local state, fingerprint = unpack(redis.call('HMGET', KEY.import .. id, 'state', 'fingerprint'))
+  if fingerprint ~= record.fingerprint then
     return answer('reused', id)
+  end
+  if TERMINAL[state] and args.signature == '' then
+    owe_end(id, args.task_id, now) -- it was shown as waiting a moment ago, and may have finished before
   end
   return known(id)
 end

@@ -15,6 +15,8 @@ if known.state and (known.state ~= 'rejected' or known.error ~= args.fields.erro
 elseif not known.state then
   verdict = 'rejected'
   reject_new(args.id, args.fields, args.task_id, args.signature, now)
+elseif args.signature == '' then
+  owe_end(args.id, args.task_id, now) -- it was shown as waiting a moment ago, and may have finished before
 end
 local reply = redis.call('HGETALL', KEY.import .. args.id)
 table.insert(reply, 1, args.id)

@@ -1,17 +1,19 @@
 -- Hand messages of the queue that producers fill on to the queue that Celery consumes, each of them noted
 -- as delivered but not acknowledged, as kombu would note it a moment after it took it. Whoever dies in
 -- that moment takes nothing along: kombu restores what nobody acknowledges within its visibility
--- time-out. (Formats: kombu.transport.redis, QoS.append and Channel._put.)
+-- time-out. (Formats: kombu.transport.redis, QoS.append and Channel._put.) What is no message is kept
+-- aside, and told of again and again until somebody is done with it.
 --
 -- ARGV  1: JSON object: queues (lists of Redis, most urgent first), into (a list), room (messages that
---       `into` may hold), unacked (a hash), unacked_index (a sorted set), at (seconds, of the clock that
---       kombu's are)
--- Returns {taken, left, junk...}: how many went on, whether more are there, and texts that are no messages
+--       `into` may hold; no more than so many texts are looked at), unacked (a hash), unacked_index (a sorted set), junk (a hash, digest -> text),
+--       at (seconds, of the clock that kombu's are)
+-- Returns {taken, left, junk}: how many went on, whether more are there, and what is no message, as a
+--       flat list of digest and text
 -- Atomic, so that a message is always in a queue, or noted.
 
 local args = cjson.decode(ARGV[1])
 local room = args.room - redis.call('LLEN', args.into)
-local reply = { 0, 0 }
+local taken, set_aside, left = 0, 0, 0
 
 -- Return the delivery tag, exchange and routing key of a message; nil for what is none.
 local function delivery_of(text)
@@ -25,7 +27,7 @@ local function delivery_of(text)
 end
 
 for _, queue in ipairs(args.queues) do
-  while reply[1] < room do
+  while taken + set_aside < room do
     local text = redis.call('RPOP', queue)
     if not text then
       break
@@ -36,11 +38,12 @@ for _, queue in ipairs(args.queues) do
       redis.call('ZADD', args.unacked_index, args.at, tag)
       redis.call('HSET', args.unacked, tag, delivery)
       redis.call('LPUSH', args.into, text)
-      reply[1] = reply[1] + 1
+      taken = taken + 1
     else
-      reply[#reply + 1] = text
+      redis.call('HSET', args.junk, redis.sha1hex(text), text)
+      set_aside = set_aside + 1
     end
   end
-  reply[2] = math.max(reply[2], redis.call('EXISTS', queue))
+  left = math.max(left, redis.call('EXISTS', queue))
 end
-return reply
+return { taken, left, redis.call('HGETALL', args.junk) }

@@ -46,7 +46,7 @@ end
 -- Owe a task that must be made up the end of an import that is over already.
 local function owe_end(id, task_id, now)
   local key = KEY.tasks .. id
-  redis.call('HSET', key, task_id, '')
+  redis.call('HSETNX', key, task_id, '') -- what a task was sent with must not be lost
   redis.call('PEXPIRE', key, CONFIG.retention_ms)
   redis.call('ZADD', KEY.unfinished, now + CONFIG.lease_ms, id)
 end
