@@ -22,7 +22,7 @@ LETTERS: Final = {
     EventType.ACCEPTED: "a",
     EventType.STARTED: "s",
     EventType.STUCK: "k",
-    **{EventType(IMPORT_PREFIX + state): state[0].upper() for state in TERMINAL},
+    **{EventType(IMPORT_PREFIX + state): state[0].upper() for state in sorted(TERMINAL)},
 }
 """One letter per event of an import: its story is the text of them, in order."""
 

@@ -188,7 +188,7 @@ def _misplaced(facts: ImportFacts) -> Iterator[str]:
     if facts.state not in STATES or facts.places is None:
         yield f"its record can't be read: its state is {facts.state!r}, or its target is missing"
         return
-    where = ", ".join(sorted(facts.places)) or "nowhere"
+    where = ", ".join(sorted(facts.places)) or "no queue"
     if facts.state in TERMINAL:
         allowed = frozenset({"leases", "polls"}) if _is_followed(facts) else frozenset[str]()
         if facts.places and (len(facts.places) > 1 or not facts.places.keys() <= allowed):
@@ -380,7 +380,7 @@ def check_lane(lane: str, facts: Mapping[str, Any], latest_ms: float) -> Iterato
     if due is None:
         yield Violation(Promise.LANE, lane, "it has work, and nobody is going to look at it")
     elif due < latest_ms and not facts["paused"]:
-        yield _overdue(lane, "it was to be looked at", due)
+        yield _overdue(lane, "it was due", due)
 
 
 def check_key(name: str, pttl: int, state: str) -> Iterator[Violation]:
