@@ -723,9 +723,11 @@ async def test_a_live_system_gives_no_false_alarm(make_store: Any, redis: Any) -
         over.set()
         await asyncio.gather(*live)
     assert [seen(report) for report in reports] == [set()] * len(reports)
-    ends = await redis.hmget("imports:batch:b0", "succeeded", "failed", "cancelled")
-    assert all(int(number or 0) for number in ends), "imports ended in the meantime"
+    ended = [
+        report.examined[Promise.OUTCOME] - report.examined[Promise.PLACE] for report in reports
+    ]
     assert len(reports) > 3
+    assert ended[-1] > ended[0] + 50, "imports ended in the meantime"
 
 
 async def _produce(store: ImportStore, draw: random.Random, over: asyncio.Event) -> None:
@@ -734,7 +736,7 @@ async def _produce(store: ImportStore, draw: random.Random, over: asyncio.Event)
         number += 1
         batch_id = f"b{number % 3}" * (number % 4 > 0)
         priority = draw.choice(["high", "normal", "low"])
-        app = f"d{draw.randrange(60)}"
+        app = f"d{draw.randrange(60)}" if number % 5 else f"dalone{number}"
         await admit(store, f"i{number}", batch_id, app=app, priority=priority)
         if number % 10 == 0:
             await reject(store, f"r{number}", batch_id)
@@ -768,7 +770,9 @@ async def _interfere(
     store: ImportStore, batches: BatchControl, draw: random.Random, over: asyncio.Event
 ) -> None:
     while not over.is_set():
-        await store.cancel(f"i{draw.randrange(1, 500)}", "by hand")
+        # One for whose target nobody waits: to cancel another one just before its start would
+        # strand those that are parked behind it.
+        await store.cancel(f"i{5 * draw.randrange(1, 100)}", "by hand")
         batch_id = f"b{draw.randrange(3)}"
         await (batches.stop(batch_id, "wait") if draw.random() < 0.3 else batches.resume(batch_id))
         await asyncio.sleep(0.01)
