@@ -41,7 +41,7 @@ T = TypeVar("T")
 SCANNED_AT_ONCE: Final = 1000
 READ_AT_ONCE: Final = 500
 LOOKED_AT_AT_ONCE: Final = 100
-"""So many imports keep the store busy for about two milliseconds."""
+"""So many imports keep the store busy for about four milliseconds."""
 
 PATIENCE_LEASES: Final = 3
 """After how many leases what is due, and was not taken up, is a violation."""

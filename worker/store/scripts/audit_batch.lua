@@ -3,7 +3,7 @@
 -- ARGV  1: JSON object: batch_id
 -- Returns {now, entry id of the newest event, facts}: a JSON object with batch (the hash), members (how
 --       many), states (state -> imports of the batch), pttl, members_pttl, held, is_released
--- Atomic, because the counts move with each import: about a microsecond per member. It only reads.
+-- Atomic, because the counts move with each import: three to four microseconds per member. It only reads.
 
 local args = cjson.decode(ARGV[1])
 local PAGE = 1000
