@@ -27,7 +27,8 @@ local SHARED = {
   "count_batch", "complete_batch", "join_batch", "count_known", "hold", "admit_to_lane", "is_stopped",
   "stop_batch", "open_batch", "release_held", "judge_batch",
   -- imports
-  "unpark", "release_target", "owe_end", "end_import", "cancel_import", "attach_task", "accept_new", "put_in_doubt", "reject_new",
+  "unpark", "release_target", "owe_end", "end_import", "cancel_import", "attach_task", "accept_new", "put_in_doubt",
+  "reject_new",
   "claimed_record", "give_back",
 }
 files["worker/store/scripts"] = { read_globals = SHARED }

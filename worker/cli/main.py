@@ -8,6 +8,7 @@ import click
 
 from config.logging import configure_logging
 from config.settings import SettingsError, load_settings
+from worker.cli.audit import audit
 from worker.cli.batches import batches
 from worker.cli.cancel import cancel
 from worker.cli.client import BadInputError
@@ -42,12 +43,13 @@ Examples:
   amplify-import events --follow               what happens right now
   amplify-import recover apps.csv --since T    go on after the store was lost
   amplify-import doctor                        what to mend
+  amplify-import audit                         whether every promise held, import by import
 
 \b
 Exit codes:
   0    done; all imports in question succeeded or are under way
-  1    an import ended badly or can't be retried, a batch is paused, or doctor found
-       something to mend
+  1    an import ended badly or can't be retried, a batch is paused, doctor found
+       something to mend, or audit a promise that did not hold
   2    wrong usage, a wrong setting, or an invalid file
   3    the store or the broker can't be reached, or those of `run` do not run
   4    no such import, batch or lane is known
@@ -102,6 +104,7 @@ for command in (
     lanes,
     events,
     recover,
+    audit,
     doctor,
     sandbox,
 ):

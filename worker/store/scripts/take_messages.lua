@@ -5,7 +5,8 @@
 -- aside, and told of again and again until somebody is done with it.
 --
 -- ARGV  1: JSON object: queues (lists of Redis, most urgent first), into (a list), room (messages that
---       `into` may hold; no more than so many texts are looked at), unacked (a hash), unacked_index (a sorted set), junk (a hash, digest -> text),
+--       `into` may hold; no more than so many texts are looked at), unacked (a hash), unacked_index (a
+--       sorted set), junk (a hash, digest -> text),
 --       at (seconds, of the clock that kombu's are)
 -- Returns {taken, left, junk}: how many went on, whether more are there, and what is no message, as a
 --       flat list of digest and text

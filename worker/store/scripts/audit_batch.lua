@@ -1,0 +1,36 @@
+-- Look at a batch: its counts, and its imports as they really are.
+--
+-- ARGV  1: JSON object: batch_id
+-- Returns {now, entry id of the newest event, facts}: a JSON object with batch (the hash), members (how
+--       many), states (state -> imports of the batch), pttl, members_pttl, held, is_released
+-- Atomic, because the counts move with each import: three to four microseconds per member. It only reads.
+
+local args = cjson.decode(ARGV[1])
+local PAGE = 1000
+local members = KEY.members .. args.batch_id
+
+-- Members that belong to another batch, or have expired, are not counted.
+local function count_states()
+  local states = {}
+  for start = 0, redis.call('ZCARD', members) - 1, PAGE do
+    for _, id in ipairs(redis.call('ZRANGE', members, start, start + PAGE - 1)) do
+      local state, batch_id = unpack(redis.call('HMGET', KEY.import .. id, 'state', 'batch_id'))
+      if state and batch_id == args.batch_id then
+        states[state] = (states[state] or 0) + 1
+      end
+    end
+  end
+  return states
+end
+
+local key = KEY.batch .. args.batch_id
+local newest = redis.call('XREVRANGE', KEY.events, '+', '-', 'COUNT', 1)[1]
+return { now_ms(), newest and newest[1] or '0-0', cjson.encode({
+  batch = hash_of(key),
+  members = redis.call('ZCARD', members),
+  states = count_states(),
+  pttl = redis.call('PTTL', key),
+  members_pttl = redis.call('PTTL', members),
+  held = redis.call('ZCARD', KEY.held .. args.batch_id),
+  is_released = redis.call('ZSCORE', KEY.releases, args.batch_id) and true or false,
+}) }

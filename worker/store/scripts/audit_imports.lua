@@ -1,0 +1,66 @@
+-- Look at imports: their records, where they stand, who holds their targets, and what they owe.
+--
+-- ARGV  1: JSON object: entries (lists of an import id and the queue that it was seen in, '' for none)
+-- Returns {now, entry id of the newest event, facts...}: for each entry a JSON object with pttl, record,
+--       places (kind of queue -> score), holder, owes, unfinished, lane_due, paused, seen_in (its score in
+--       the queue that was named); what is not there is absent
+-- Atomic, so that what is seen of an import, and the events up to the newest, are of one moment. It only
+-- reads.
+
+local args = cjson.decode(ARGV[1])
+local FIELDS = { 'state', 'account', 'region', 'app_id', 'backend_environment_name', 'priority', 'batch_id',
+  'job_id', 'sequence', 'doubts', 'accepted_at_ms', 'started_at_ms', 'finished_at_ms',
+  'late_outcome', 'format' }
+
+local function record_of(id)
+  local values = redis.call('HMGET', KEY.import .. id, unpack(FIELDS))
+  local record = {}
+  for i, name in ipairs(FIELDS) do
+    record[name] = values[i] or nil
+  end
+  return record
+end
+
+local function places_of(id, record)
+  local lane = lane_of(record)
+  local queues = {
+    waiting = KEY.waiting .. lane .. ':' .. (record.priority or ''),
+    delayed = KEY.delayed .. lane,
+    parked = KEY.parked .. target_of(record),
+    held = KEY.held .. (record.batch_id or ''),
+    leases = KEY.leases .. lane,
+    polls = KEY.polls .. lane,
+    late = KEY.late .. lane,
+  }
+  local places = {}
+  for kind, queue in pairs(queues) do
+    places[kind] = tonumber(redis.call('ZSCORE', queue, id) or nil)
+  end
+  return places
+end
+
+local function facts_of(id, queue)
+  local record = record_of(id)
+  local facts = { record = record, pttl = redis.call('PTTL', KEY.import .. id) }
+  if queue ~= '' then
+    facts.seen_in = tonumber(redis.call('ZSCORE', queue, id) or nil)
+  end
+  local has_target = record.account and record.region and record.app_id and record.backend_environment_name
+  if record.state and has_target then
+    local lane = lane_of(record)
+    facts.places = places_of(id, record)
+    facts.holder = redis.call('HGET', KEY.target .. target_of(record), 'holder') or nil
+    facts.owes = redis.call('EXISTS', KEY.tasks .. id) == 1
+    facts.unfinished = tonumber(redis.call('ZSCORE', KEY.unfinished, id) or nil)
+    facts.lane_due = tonumber(redis.call('ZSCORE', KEY.lanes, lane) or nil)
+    facts.paused = redis.call('HEXISTS', KEY.lane .. lane, 'paused_reason') == 1
+  end
+  return facts
+end
+
+local newest = redis.call('XREVRANGE', KEY.events, '+', '-', 'COUNT', 1)[1]
+local reply = { now_ms(), newest and newest[1] or '0-0' }
+for _, entry in ipairs(args.entries) do
+  reply[#reply + 1] = cjson.encode(facts_of(entry[1], entry[2]))
+end
+return reply
