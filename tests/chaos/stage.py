@@ -105,14 +105,22 @@ class Stage:
         counts = {**self.faults, **({"faults of the API": of_api} if of_api else {})}
         return ", ".join(f"{count:,} {what}" for what, count in counts.items())
 
+    def logged(self, event: str) -> int:
+        """Return how often workers have logged it."""
+        return sum(event in line for _, line in self._log_lines())
+
     def defects(self) -> list[str]:
         """Return lines of workers' logs that must not be there."""
         return [
-            f"{path.stem} logged: {line[:300]}"
-            for path in sorted(self.logs.iterdir())
-            for line in path.read_text(errors="replace").splitlines()
+            f"{name} logged: {line[:300]}"
+            for name, line in self._log_lines()
             if any(defect in line for defect in DEFECTS)
         ]
+
+    def _log_lines(self) -> Iterator[tuple[str, str]]:
+        for path in sorted(self.logs.iterdir()):
+            for line in path.read_text(errors="replace").splitlines():
+                yield path.stem, line
 
 
 @contextmanager

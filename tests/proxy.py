@@ -1,0 +1,146 @@
+"""A TCP proxy between a worker and a server, through which the network can be bad.
+
+It runs on a thread of its own; every method may be called from any thread.
+"""
+
+import asyncio
+import random
+import threading
+from collections.abc import Callable
+from contextlib import suppress
+from typing import Any, Final, Self
+
+BLOCK_BYTES: Final = 65536
+
+
+class Proxy:
+    """Passes bytes on between its own port and `port` on this machine, until told otherwise."""
+
+    def __init__(self, port: int) -> None:
+        self.port = 0
+        self._target = port
+        self._loop = asyncio.new_event_loop()
+        self._thread = threading.Thread(target=self._loop.run_forever, name="proxy", daemon=True)
+        self._flowing = asyncio.Event()
+        self._refusing = False
+        self._open: set[asyncio.StreamWriter] = set()
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._server: asyncio.Server | None = None
+        self.accepted = 0
+        """How many connections were made through it so far."""
+
+        self.delay_seconds = 0.0
+        """How long each block takes, each way; may be set at any time."""
+
+    def __enter__(self) -> Self:
+        self._thread.start()
+        self._run(self._listen())
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._run(self._close())
+        self._loop.call_soon_threadsafe(self._loop.stop)
+        self._thread.join()
+        self._loop.close()
+
+    @property
+    def url(self) -> str:
+        """The server's URL, through the proxy."""
+        return f"redis://127.0.0.1:{self.port}/0"
+
+    @property
+    def connections(self) -> int:
+        """How many connections are open through it."""
+        return len(self._open) // 2
+
+    def stall(self) -> None:
+        """Pass nothing on any more, and say so to nobody: a network that swallows everything.
+
+        New connections are accepted, and stall as well. What came meanwhile is passed on later.
+        """
+        self._do(self._flowing.clear)
+
+    def flow(self) -> None:
+        """Pass everything on again, and refuse nobody."""
+        self._do(self._let_flow)
+
+    def cut(self, dice: random.Random | None = None, share: float = 1.0) -> None:
+        """Reset every connection, or each with probability `share`; new ones are welcome."""
+        self._do(lambda: self._cut(dice or random.Random(), share))
+
+    def refuse(self) -> None:
+        """Reset every connection, and each new one as soon as it is made."""
+        self._do(self._refuse)
+
+    def _let_flow(self) -> None:
+        self._refusing = False
+        self._flowing.set()
+
+    def _refuse(self) -> None:
+        self._refusing = True
+        self._cut(random.Random(), 1.0)
+
+    def _cut(self, dice: random.Random, share: float) -> None:
+        for writer in list(self._open):
+            if dice.random() < share:
+                writer.transport.abort()
+
+    async def _listen(self) -> None:
+        self._flowing.set()
+        self._server = await asyncio.start_server(self._connected, "127.0.0.1", self.port)
+        self.port = self._server.sockets[0].getsockname()[1]
+
+    async def _close(self) -> None:
+        if self._server is not None:
+            self._server.close()
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+
+    async def _connected(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self.accepted += 1
+        task = asyncio.current_task()
+        assert task is not None
+        self._tasks.add(task)
+        try:
+            if self._refusing:
+                writer.transport.abort()
+            else:
+                await self._pass_both_ways(reader, writer)
+        except (OSError, asyncio.CancelledError):
+            writer.transport.abort()
+        finally:
+            self._tasks.discard(task)
+
+    async def _pass_both_ways(
+        self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter
+    ) -> None:
+        behind, out = await asyncio.open_connection("127.0.0.1", self._target)
+        self._open |= {writer, out}
+        try:
+            async with asyncio.TaskGroup() as both:
+                both.create_task(self._pass(reader, out))
+                both.create_task(self._pass(behind, writer))
+        finally:
+            self._open -= {writer, out}
+            writer.transport.abort()
+            out.transport.abort()
+
+    async def _pass(self, source: asyncio.StreamReader, sink: asyncio.StreamWriter) -> None:
+        """Pass one direction on; when it ends, the other one does."""
+        with suppress(OSError):
+            while block := await source.read(BLOCK_BYTES):
+                await self._flowing.wait()
+                await asyncio.sleep(self.delay_seconds)
+                sink.write(block)
+                await sink.drain()
+        sink.close()
+
+    def _do(self, function: Callable[[], Any]) -> None:
+        async def call() -> None:
+            function()
+
+        self._run(call())
+
+    def _run(self, coroutine: Any) -> Any:
+        return asyncio.run_coroutine_threadsafe(coroutine, self._loop).result(10)
