@@ -67,6 +67,7 @@ def trials(seed: int, kills: int = KILLS) -> Iterator[Trial]:
             *_not_admitted_once(stage, sender.sent),
             *stage.defects(),
         ]
+        stage.keep_logs = bool(violations)
         seconds = time.monotonic() - started
         yield Trial("ingress", stage.told_faults(), len(sender.sent), seconds, violations)
 

@@ -42,6 +42,7 @@ def judge(name: str, stage: Stage, load: Load, started: float, imports: int) -> 
         *stage.defects(),
         *_audited(stage),
     ]
+    stage.keep_logs = bool(violations)
     return Trial(name, stage.told_faults(), imports, time.monotonic() - started, violations)
 
 

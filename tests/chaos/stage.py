@@ -86,9 +86,12 @@ class Outcomes:
             yield fields["event"]
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Stage:
-    """The servers of one trial, and the faults that it has injected so far."""
+    """The servers of one trial, and the faults that it has injected so far.
+
+    `keep_logs` lets the workers' logs stay when the trial is over.
+    """
 
     store: Store
     sandbox: Sandbox
@@ -97,6 +100,7 @@ class Stage:
     environment: dict[str, str]
     logs: Path
     faults: Counter[str] = field(default_factory=Counter)
+    keep_logs: bool = False
 
     def told_faults(self) -> str:
         """Return what was injected, those of the API with it, as people read it."""
@@ -131,12 +135,26 @@ def staged(settings: Mapping[str, str], scenario: Scenario | None = None) -> Ite
         with (
             Sandbox(scenario) as sandbox,
             producing(store.url, store.url) as producer,
-            tempfile.TemporaryDirectory(prefix="chaos-") as logs,
         ):
+            logs = Path(tempfile.mkdtemp(prefix="chaos-logs-"))
             environment = environment_for(sandbox, store.url, **settings)
-            yield Stage(store, sandbox, producer, Outcomes(producer), environment, Path(logs))
+            stage = Stage(store, sandbox, producer, Outcomes(producer), environment, logs)
+            try:
+                yield stage
+            except Exception:
+                stage.keep_logs = True
+                raise
+            finally:
+                _leave(logs, keep=stage.keep_logs)
     finally:
         store.close()
+
+
+def _leave(logs: Path, *, keep: bool) -> None:
+    if keep:
+        print(f"  the workers' logs are kept in {logs}", flush=True)
+    else:
+        shutil.rmtree(logs)
 
 
 class Fleet:

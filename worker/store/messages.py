@@ -28,21 +28,26 @@ class ImportsQueue:
     def __init__(self, redis: "Redis") -> None:
         self._redis = redis
         self._scripts = Scripts(redis, {})
+        self._ahead_seconds = 0.0
+
+    def now(self) -> float:
+        """Return the broker's time in seconds since the epoch, as of its last answer to `take`."""
+        return time.time() + self._ahead_seconds
 
     async def take(self) -> tuple[int, bool, list[str]]:
         """Hand messages on to Celery.
 
         Returns how many, whether more are there, and texts that are no messages, which are gone.
         """
-        taken, left, *junk = await self._scripts.call(
+        taken, left, now, *junk = await self._scripts.call(
             "take_messages",
             queues=[f"{IMPORTS_QUEUE}{priority}" for priority in PRIORITIES],
             into=ADMIT_QUEUE,
             room=ROOM,
             unacked="unacked",
             unacked_index="unacked_index",
-            at=time.time(),
         )
+        self._ahead_seconds = float(now) - time.time()
         return taken, bool(left), junk
 
     @translated

@@ -4,14 +4,15 @@
 -- time-out. (Formats: kombu.transport.redis, QoS.append and Channel._put.)
 --
 -- ARGV  1: JSON object: queues (lists of Redis, most urgent first), into (a list), room (messages that
---       `into` may hold), unacked (a hash), unacked_index (a sorted set), at (seconds, of the clock that
---       kombu's are)
--- Returns {taken, left, junk...}: how many went on, whether more are there, and texts that are no messages
+--       `into` may hold), unacked (a hash), unacked_index (a sorted set)
+-- Returns {taken, left, now, junk...}: how many went on, whether more are there, the time in seconds as a
+--       text, and texts that are no messages
 -- Atomic, so that a message is always in a queue, or noted.
 
 local args = cjson.decode(ARGV[1])
 local room = args.room - redis.call('LLEN', args.into)
-local reply = { 0, 0 }
+local now = string.format('%.6f', now_ms() / 1000)
+local reply = { 0, 0, now }
 
 -- Return the delivery tag, exchange and routing key of a message; nil for what is none.
 local function delivery_of(text)
@@ -33,7 +34,7 @@ for _, queue in ipairs(args.queues) do
     local tag, exchange, routing_key = delivery_of(text)
     if tag then
       local delivery = string.format('[%s,%s,%s]', text, cjson.encode(exchange), cjson.encode(routing_key))
-      redis.call('ZADD', args.unacked_index, args.at, tag)
+      redis.call('ZADD', args.unacked_index, now, tag)
       redis.call('HSET', args.unacked, tag, delivery)
       redis.call('LPUSH', args.into, text)
       reply[1] = reply[1] + 1
