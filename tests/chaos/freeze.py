@@ -32,12 +32,13 @@ SLOW: Final = 0.6
 
 @dataclass(frozen=True, slots=True)
 class Size:
-    """How much of it."""
+    """How much of it; a few freezes may meet no call, so that `must_meet_calls` asks for more."""
 
     imports: int = 600
     messages_per_second: float = 8
     workers: int = 3
     freezes: int = 7
+    must_meet_calls: bool = True
 
 
 def trials(seed: int) -> Iterator[Trial]:
@@ -58,7 +59,7 @@ def freeze(seed: int, size: Size) -> Trial:
         for _ in range(size.freezes):
             _freeze_one(stage, fleet, dice)
         trial = judge("freeze", stage, load, started, size.imports)
-        if not stage.logged("claim.lost"):
+        if size.must_meet_calls and not stage.logged("claim.lost"):
             trial.violations.append(
                 "no worker was frozen in the middle of a call: nothing is shown"
             )

@@ -25,7 +25,7 @@ from tests.support import (
 )
 from worker.sandbox.scenario import Scenario
 
-READY_SECONDS: Final = 60
+READY_SECONDS: Final = 120
 MEMORY: Final = Path("/dev/shm")  # noqa: S108 - directories are made in it under random names
 MEMORY_BYTES: Final = 1 << 29
 
@@ -181,7 +181,10 @@ class Fleet:
 
     def one(self, dice: random.Random) -> Worker:
         """Draw one of those at work, which is ready."""
-        worker = self._alive[dice.randrange(self._size)]
+        return self.ready(self._alive[dice.randrange(self._size)])
+
+    def ready(self, worker: Worker) -> Worker:
+        """Wait until a worker takes work; return it."""
         wait_until(lambda: " ready." in worker.log, "the worker is ready", READY_SECONDS)
         return worker
 
