@@ -5,6 +5,7 @@ from typing import Any
 from kombu import Exchange, Queue
 
 from config.names import ADMIT_QUEUE, FINISH_QUEUE, IMPORTS_QUEUE
+from config.servers import is_redis, server_of
 from config.settings import Settings
 
 VISIBILITY_TIMEOUT_MIN_SECONDS = 10.0
@@ -14,11 +15,12 @@ RESTORE_SECONDS = 5
 def celery_config(settings: Settings) -> dict[str, Any]:
     """Return the configuration of the Celery application."""
     return {
-        "broker_url": settings.celery_broker_url,
-        "result_backend": settings.celery_result_backend,
+        **_broker(settings.celery_broker_url, _transport_options(settings)),
+        **_result_backend(settings.celery_result_backend),
         "broker_connection_retry_on_startup": True,
         "broker_connection_max_retries": None,  # a broker may be away for as long as it likes
-        "broker_transport_options": _transport_options(settings),
+        # Nor is the worker to end when a Redis broker refuses: read-only, or out of memory.
+        "broker_channel_error_retry": True,
         "task_default_queue": IMPORTS_QUEUE,
         # Exchange and routing key as a producer that only knows the queue's name declares them.
         "task_queues": [
@@ -42,6 +44,28 @@ def celery_config(settings: Settings) -> dict[str, Any]:
     }
 
 
+def _broker(url: str, options: dict[str, Any]) -> dict[str, Any]:
+    if not is_redis(url):
+        return {"broker_url": url, "broker_transport_options": options}
+    server = server_of(url)
+    return {
+        "broker_url": server.celery_url,
+        "broker_use_ssl": server.tls,
+        "broker_transport_options": {**options, **server.celery_options},
+    }
+
+
+def _result_backend(url: str) -> dict[str, Any]:
+    if not is_redis(url):
+        return {"result_backend": url}
+    server = server_of(url)
+    return {
+        "result_backend": server.celery_url,
+        "redis_backend_use_ssl": server.tls,
+        "result_backend_transport_options": server.celery_options,
+    }
+
+
 def _queues(settings: Settings) -> tuple[str, ...]:
     if settings.broker_is_redis:
         return (IMPORTS_QUEUE, ADMIT_QUEUE, FINISH_QUEUE)  # the worker leaves out the first
@@ -60,7 +84,9 @@ def _transport_options(settings: Settings) -> dict[str, Any]:
         "unacked_restore_interval": RESTORE_SECONDS,
         "unacked_restore_throttle": 1,
         "unacked_mutex_expire": round(visibility_seconds),
+        # A connection may die without a word; without these, the worker's loop would wait on it.
+        "socket_timeout": 10,
         "socket_connect_timeout": 5,
         "socket_keepalive": True,
-        "health_check_interval": 30,
+        "health_check_interval": 10,
     }

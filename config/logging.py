@@ -15,6 +15,7 @@ from config.settings import Settings
 
 _SECRET_NAME: Final = re.compile(r"secret|token|passw|authoriz|credential|signature", re.IGNORECASE)
 _URL_PASSWORD: Final = re.compile(r"(?<=://)([^/@:\s]*):[^/\s]+(?=@)")
+_QUERY_PASSWORD: Final = re.compile(r"(?<=password=)[^&\s]+")
 _ACCESS_KEY: Final = re.compile(r"\b(A[KS]IA)[A-Z0-9]{12,}\b")
 MASK: Final = "***"
 
@@ -87,7 +88,8 @@ def _masked(name: str, value: Any) -> Any:
 
 def mask_text(text: str) -> str:
     """Return `text` without passwords in URLs and without AWS access key ids."""
-    return _ACCESS_KEY.sub(rf"\1{MASK}", _URL_PASSWORD.sub(rf"\1:{MASK}", text))
+    without = _QUERY_PASSWORD.sub(MASK, _URL_PASSWORD.sub(rf"\1:{MASK}", text))
+    return _ACCESS_KEY.sub(rf"\1{MASK}", without)
 
 
 def _renderer(settings: Settings) -> structlog.typing.Processor:

@@ -10,8 +10,18 @@ from functools import cache
 from pathlib import Path
 from typing import Annotated, Any, Final, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    ValidationError,
+    ValidationInfo,
+    field_validator,
+    model_validator,
+)
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
+
+from config.servers import is_redis, server_of
 
 Rate = Annotated[float, Field(ge=0.001, le=10_000)]
 Burst = Annotated[float, Field(ge=1, le=10_000)]
@@ -104,6 +114,15 @@ class Settings(BaseSettings):
     log_format: Literal["auto", "json", "console"] = "auto"
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = "INFO"
 
+    @field_validator("redis_url", "broker_url", "result_backend")
+    @classmethod
+    def _server_is_named(cls, url: str, field: ValidationInfo) -> str:
+        if is_redis(url):
+            server_of(url)
+        elif field.field_name == "redis_url" and not url.startswith("unix://"):
+            raise ValueError("must begin with redis://, rediss://, sentinel:// or unix://")
+        return url
+
     @field_validator("success_statuses", "failure_statuses", mode="before")
     @classmethod
     def _split(cls, value: object) -> object:
@@ -131,8 +150,8 @@ class Settings(BaseSettings):
 
     @property
     def broker_is_redis(self) -> bool:
-        """Whether the broker is one Redis, in whose lists messages wait."""
-        return self.celery_broker_url.startswith(("redis://", "rediss://"))
+        """Whether the broker is a Redis, in whose lists messages wait."""
+        return is_redis(self.celery_broker_url)
 
     @property
     def celery_result_backend(self) -> str:
@@ -212,8 +231,11 @@ def _quoted(part: int | str) -> str:
 
 def _explain(error: ValidationError) -> str:
     return "; ".join(
-        f"IMPORTS_{str(detail['loc'][0]).upper()}: {detail['msg']}"
-        if detail["loc"]
-        else detail["msg"].removeprefix("Value error, ")
+        ": ".join(
+            (
+                *(f"IMPORTS_{str(name).upper()}" for name in detail["loc"][:1]),
+                detail["msg"].removeprefix("Value error, "),
+            )
+        )
         for detail in error.errors(include_url=False)
     )

@@ -23,6 +23,7 @@ class Proxy:
         self._thread = threading.Thread(target=self._loop.run_forever, name="proxy", daemon=True)
         self._flowing = asyncio.Event()
         self._refusing = False
+        self._forgotten: set[asyncio.StreamWriter] = set()
         self._open: set[asyncio.StreamWriter] = set()
         self._tasks: set[asyncio.Task[None]] = set()
         self._server: asyncio.Server | None = None
@@ -63,6 +64,13 @@ class Proxy:
     def flow(self) -> None:
         """Pass everything on again, and refuse nobody."""
         self._do(self._let_flow)
+
+    def forget(self) -> None:
+        """Pass nothing on any more over the connections that are open, for ever: a lost NAT entry.
+
+        Nobody is told. New connections work.
+        """
+        self._do(lambda: self._forgotten.update(self._open))
 
     def cut(self, dice: random.Random | None = None, share: float = 1.0) -> None:
         """Reset every connection, or each with probability `share`; new ones are welcome."""
@@ -123,6 +131,7 @@ class Proxy:
                 both.create_task(self._pass(behind, writer))
         finally:
             self._open -= {writer, out}
+            self._forgotten -= {writer, out}
             writer.transport.abort()
             out.transport.abort()
 
@@ -132,8 +141,9 @@ class Proxy:
             while block := await source.read(BLOCK_BYTES):
                 await self._flowing.wait()
                 await asyncio.sleep(self.delay_seconds)
-                sink.write(block)
-                await sink.drain()
+                if sink not in self._forgotten:
+                    sink.write(block)
+                    await sink.drain()
         sink.close()
 
     def _do(self, function: Callable[[], Any]) -> None:

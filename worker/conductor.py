@@ -13,7 +13,7 @@ from typing import Final
 
 import structlog
 
-from worker.domain.decisions import Claim
+from worker.domain.decisions import Call, Claim
 from worker.engine.advance import give_back
 from worker.runtime import Runtime, limits_of
 from worker.store.connection import StoreUnavailableError
@@ -140,7 +140,7 @@ class Conductor:
         await self._wait_for_change(max(wait, 0.001))
 
     async def _begin(self, claim: Claim) -> None:
-        if self._stopping.is_set():
+        if self._stopping.is_set() or (claim.call is Call.START and not claim.lasting):
             await give_back(self._store, claim)
             return
         lane = claim.item.lane

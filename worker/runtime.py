@@ -15,6 +15,7 @@ import structlog
 from celery import Celery
 from redis.asyncio import Redis
 
+from config.servers import is_replicated
 from config.settings import LaneSettings, Settings, load_settings
 from worker.domain.outcomes import LaneLimits
 from worker.domain.policy import Policy
@@ -103,6 +104,7 @@ def store_config(settings: Settings) -> StoreConfig:
         events_max_length=settings.events_max_length,
         lease_seconds=settings.lease_seconds,
         settle_seconds=settings.settle_seconds,
+        replicated=is_replicated(settings.redis_url),
     )
 
 

@@ -45,7 +45,7 @@ class Claim:
     may have taken effect, `taken_at` this process's monotonic clock before the claim was asked for,
     in seconds; `probe` says that the lane is paused and this one call tells whether it may go on;
     `earlier_job_id` is the last job of an earlier import of the same target, never to be taken for
-    this one's.
+    this one's; `lasting` says that no failover of the store forgets the claim.
     """
 
     call: Call
@@ -57,6 +57,7 @@ class Claim:
     taken_at: float = 0.0
     probe: bool = False
     earlier_job_id: str = ""
+    lasting: bool = True
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,10 +6,13 @@ from typing import Any, Final, ParamSpec, TypeVar
 
 from redis.asyncio import BlockingConnectionPool, Redis
 from redis.asyncio.retry import Retry
-from redis.backoff import ExponentialWithJitterBackoff
+from redis.asyncio.sentinel import MasterNotFoundError, Sentinel, SentinelConnectionPool
+from redis.backoff import ExponentialWithJitterBackoff, NoBackoff
 from redis.exceptions import ConnectionError as RedisConnectionError
-from redis.exceptions import RedisError
+from redis.exceptions import ReadOnlyError, RedisError
 from redis.exceptions import TimeoutError as RedisTimeoutError
+
+from config.servers import Server, is_replicated, server_of
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -33,30 +36,58 @@ def translated(
     async def translating(*args: P.args, **kwargs: P.kwargs) -> T:
         try:
             return await function(*args, **kwargs)
+        except MasterNotFoundError as error:
+            # Its text goes on to describe every Sentinel's connection pool.
+            raise StoreUnavailableError(str(error).partition(" : ")[0]) from error
         except (RedisError, OSError) as error:
             raise StoreUnavailableError(str(error) or type(error).__name__) from error
 
     return translating
 
 
+class _FollowingPool(SentinelConnectionPool, BlockingConnectionPool):
+    """A blocking pool of connections to whatever the Sentinels call the primary."""
+
+    async def disconnect(self, inuse_connections: bool = True) -> None:  # noqa: FBT001, FBT002 - as redis-py declares it
+        await super().disconnect(inuse_connections)
+        if inuse_connections:  # it is being closed, and nobody else closes those to the Sentinels
+            await self.sentinel_manager.aclose()
+
+
 def connect(url: str) -> "Redis":
-    """Return a client of the store; it connects when first used.
+    """Return a client of the store; it connects when first used, and follows failovers.
 
     A command that fails for want of a connection is sent again a few times. Every script may run
     twice: most compare the state and lease that they find; a claim whose reply was lost falls
     silent and is taken up again after its lease; a failure or a 429 that counts twice is harmless.
+
+    Raises:
+        ValueError: when `url` is none.
+
     """
-    pool = BlockingConnectionPool.from_url(
-        url,
+    options: dict[str, Any] = {
         # Calls wait for one another here; with redis-py's plain pool they would fail instead.
-        max_connections=MAX_CONNECTIONS,
-        timeout=SOCKET_TIMEOUT_SECONDS,
-        decode_responses=True,
-        encoding_errors="replace",  # junk on the requests stream is text like any other
-        health_check_interval=30,
-        socket_connect_timeout=5.0,
-        socket_timeout=SOCKET_TIMEOUT_SECONDS,
-        retry=Retry(ExponentialWithJitterBackoff(base=0.05, cap=1.0), RETRIES),
-        retry_on_error=[RedisConnectionError, RedisTimeoutError],
+        "max_connections": MAX_CONNECTIONS,
+        "timeout": SOCKET_TIMEOUT_SECONDS,
+        "decode_responses": True,
+        "encoding_errors": "replace",  # junk on the requests stream is text like any other
+        "health_check_interval": 30,
+        "socket_connect_timeout": 5.0,
+        "socket_timeout": SOCKET_TIMEOUT_SECONDS,
+        "retry": Retry(ExponentialWithJitterBackoff(base=0.05, cap=1.0), RETRIES),
+        # A server that has become a replica is left: its name may lead to another one by now.
+        "retry_on_error": [RedisConnectionError, RedisTimeoutError, ReadOnlyError],
+    }
+    if is_replicated(url):
+        return _following(server_of(url), options)
+    return Redis.from_pool(BlockingConnectionPool.from_url(url, **options))
+
+
+def _following(server: Server, options: dict[str, Any]) -> "Redis":
+    asking = {**server.sentinel_arguments, "retry": Retry(NoBackoff(), 0)}
+    sentinels: Any = Sentinel(server.hosts, sentinel_kwargs=asking)  # type: ignore[no-untyped-call]
+    tls = {"ssl": True, **server.tls} if server.tls is not None else {}
+    pool: Any = _FollowingPool
+    return Redis.from_pool(
+        pool(server.master_name, sentinels, db=server.db, **server.login, **tls, **options)
     )
-    return Redis.from_pool(pool)

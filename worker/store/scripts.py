@@ -9,9 +9,10 @@ import re
 from collections.abc import Mapping, Sequence
 from functools import cache
 from importlib.resources import files
-from typing import Any, Final, Protocol
+from typing import Any, Final
 
 from redis.asyncio import Redis
+from redis.commands.core import AsyncScript
 
 from worker.store.connection import translated
 from worker.store.keys import CATALOGUE
@@ -35,20 +36,13 @@ LIBRARY: Final = (
 """The files of the library, in order: each uses what stands before it."""
 
 
-class Script(Protocol):
-    """A script; the server loads it when it is first called."""
-
-    async def __call__(self, *, args: list[str]) -> Any:
-        """Run the script."""
-        ...
-
-
 class Scripts:
     """The scripts of one store, by file name."""
 
     def __init__(self, redis: "Redis", config: Mapping[str, Any]) -> None:
+        self._redis = redis
         prelude = "\n".join((_as_lua_local("KEY", _key_names()), _as_lua_local("CONFIG", config)))
-        self._scripts: dict[str, Script] = {
+        self._scripts: dict[str, AsyncScript] = {
             name: redis.register_script(f"{prelude}\n{text}")
             for name, text in _texts_with_library().items()
         }
@@ -62,6 +56,10 @@ class Scripts:
 
         """
         return await self._scripts[name](args=[json.dumps(args)])
+
+    async def call_replicated(self, name: str, **args: Any) -> tuple[Any, bool]:
+        """Run `name`; return its reply, and whether what it wrote outlives a failover."""
+        return await self.call(name, **args), True
 
 
 def library_text(names: Sequence[str] = LIBRARY) -> str:

@@ -3,7 +3,7 @@
 import json
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from hashlib import sha256
 from typing import Any, Final
 
@@ -25,8 +25,9 @@ from worker.domain.outcomes import (
 )
 from worker.domain.requests import ImportRequest
 from worker.domain.states import State, sources_of
-from worker.store.connection import translated
+from worker.store.connection import StoreUnavailableError, translated
 from worker.store.keys import IMPORT, WAKE
+from worker.store.replication import ReplicatedScripts
 from worker.store.scripts import Scripts
 
 log = structlog.get_logger()
@@ -43,6 +44,8 @@ class StoreConfig:
     events_max_length: int
     lease_seconds: float
     settle_seconds: float
+    replicated: bool = False
+    """Whether a replica may take over from the server."""
 
     def for_scripts(self) -> dict[str, Any]:
         """Return the configuration as the scripts name it."""
@@ -66,11 +69,12 @@ class ImportStore:
     def __init__(self, redis: "Redis", config: StoreConfig) -> None:
         self._redis = redis
         self._lease_ms = _ms(config.lease_seconds)
-        self._scripts = Scripts(redis, config.for_scripts())
+        scripts = ReplicatedScripts if config.replicated else Scripts
+        self._scripts = scripts(redis, config.for_scripts())
 
     async def admit(self, entrance: Entrance, request: ImportRequest, region: str) -> Admission:
         """Admit a valid request into the lane of its account and `region`. Safe to repeat."""
-        reply = await self._scripts.call(
+        reply = await self._lasting(
             "admit",
             id=entrance.import_id,
             task_id=entrance.task_id,
@@ -92,7 +96,7 @@ class ImportStore:
             "error": error,
             **({"batch_id": entrance.batch_id} if entrance.batch_id else {}),
         }
-        reply = await self._scripts.call(
+        reply = await self._lasting(
             "reject",
             id=entrance.import_id,
             task_id=entrance.task_id,
@@ -106,7 +110,7 @@ class ImportStore:
 
         Its stop rule is the one that is given before the first of them is.
         """
-        await self._scripts.call(
+        await self._lasting(
             "announce_batch",
             batch_id=batch_id,
             expected=expected,
@@ -122,10 +126,11 @@ class ImportStore:
         `in_flight` says how many calls of each lane are on the way, `slots` how many more could be:
         no lane gets more than its share of them. Returns the claims, and the seconds until more
         falls due; None when nothing is scheduled. A claim whose record can't be read is left out:
-        it is logged, and the others go on.
+        it is logged, and the others go on. A claim that a failover would forget is not `lasting`:
+        a start must not be made on it.
         """
         taken_at = time.monotonic()
-        wait_ms, *replies = await self._scripts.call(
+        (wait_ms, *replies), lasts = await self._scripts.call_replicated(
             "claim",
             limit=limit,
             lanes=LANES_AT_ONCE,
@@ -133,7 +138,8 @@ class ImportStore:
             slots=2 * limit if slots is None else slots,
             in_flight=dict(in_flight),
         )
-        claims = [claim for reply in replies if (claim := _readable_claim(taken_at, reply))]
+        found = [claim for reply in replies if (claim := _readable_claim(taken_at, reply))]
+        claims = found if lasts else [replace(claim, lasting=False) for claim in found]
         return claims, None if wait_ms < 0 else wait_ms / 1000
 
     async def run(
@@ -282,7 +288,7 @@ class ImportStore:
 
     async def cancel(self, import_id: str, reason: str) -> Cancellation:
         """Cancel an import; its job, where it has one, goes on at the remote side."""
-        return Cancellation(await self._scripts.call("cancel", id=import_id, reason=reason))
+        return Cancellation(await self._lasting("cancel", id=import_id, reason=reason))
 
     async def count_failure(self, lane: str, weight: int) -> int:
         """Count a call without an answer that makes sense; return the weights in a row."""
@@ -327,6 +333,13 @@ class ImportStore:
         """Return an import, None when it is not known (any more)."""
         fields: Any = await self._redis.hgetall(IMPORT.name + import_id)
         return Import.from_fields(import_id, fields) if fields else None
+
+    async def _lasting(self, script: str, **args: Any) -> Any:
+        """Write what somebody will rely on who is told of it."""
+        reply, lasts = await self._scripts.call_replicated(script, **args)
+        if not lasts:
+            raise StoreUnavailableError("not all replicas have confirmed the write")
+        return reply
 
     async def _change(self, script: str, claim: Claim, **args: Any) -> bool:
         return bool(await self._scripts.call(script, **_answer_to(claim), **args))

