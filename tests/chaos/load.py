@@ -61,6 +61,12 @@ class Load:
         """Whether all messages are sent."""
         return not self._thread.is_alive()
 
+    def send_again(self) -> None:
+        """Send everything once more, as producers do whose broker forgot what it had taken."""
+        self._thread.join()
+        self._thread = threading.Thread(target=self._send_all)
+        self._thread.start()
+
     def _tasks(self, imports: int) -> Iterator[Message]:
         for n in range(imports):
             self.import_ids.append(f"task-{n}")

