@@ -130,6 +130,7 @@ class SentinelSet:
             self._server(f"replica-{n}", replicaof=f"127.0.0.1 {self.primary.port}")
             for n in range(replicas)
         ]
+        self._servers = [self.primary, *self.replicas]  # whichever of them is the primary now
         self.sentinels = [self._sentinel(f"sentinel-{n}", sentinels) for n in range(sentinels)]
 
     def __enter__(self) -> Self:
@@ -199,7 +200,7 @@ class SentinelSet:
 
     def close(self) -> None:
         """Kill everything."""
-        for server in (*self.sentinels, self.primary, *self.replicas):
+        for server in (*self.sentinels, *self._servers):
             server.kill()
 
     def _server(self, name: str, **settings: str) -> "Server":
@@ -234,10 +235,7 @@ class SentinelSet:
 
     def _current(self) -> "Server":
         port = int(self._told_by(self.sentinels[0])["port"])
-        return next(server for server in self._servers() if server.port == port)
-
-    def _servers(self) -> list["Server"]:
-        return list({server.port: server for server in (self.primary, *self.replicas)}.values())
+        return next(server for server in self._servers if server.port == port)
 
 
 class PatientProducer(Producer):

@@ -141,14 +141,17 @@ class Sandbox:
 class Worker:
     """A real `celery -A worker worker`, started with nothing but environment variables.
 
-    `app` names another Celery application.
+    `app` names another Celery application, `program` a module that is run in place of `celery`.
     """
 
-    def __init__(self, environment: Mapping[str, str], log: Path, app: str = "worker") -> None:
+    def __init__(
+        self, environment: Mapping[str, str], log: Path, app: str = "worker", program: str = ""
+    ) -> None:
         self._log = log
+        celery = [BIN / "python", "-m", program] if program else [BIN / "celery"]
         with log.open("ab") as output:
             self.process = subprocess.Popen(
-                [BIN / "celery", "-A", app, "worker", "--hostname", f"{log.stem}@%h"],
+                [*celery, "-A", app, "worker", "--hostname", f"{log.stem}@%h"],
                 cwd=PROJECT,
                 env={**os.environ, **environment},
                 stdout=output,

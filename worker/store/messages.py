@@ -32,6 +32,11 @@ class ImportsQueue:
     def __init__(self, redis: "Redis") -> None:
         self._redis = redis
         self._scripts = Scripts(redis, {})
+        self._ahead_seconds = 0.0
+
+    def now(self) -> float:
+        """Return the broker's time in seconds since the epoch, as of its last answer to `take`."""
+        return time.time() + self._ahead_seconds
 
     async def take(self) -> tuple[int, bool, Mapping[str, str]]:
         """Hand messages on to Celery.
@@ -39,7 +44,7 @@ class ImportsQueue:
         Returns how many, whether more are there, and texts that are no messages, by their digests:
         again and again, until `forget` is told of them.
         """
-        taken, left, junk = await self._scripts.call(
+        taken, left, now, junk = await self._scripts.call(
             "take_messages",
             queues=[f"{IMPORTS_QUEUE}{priority}" for priority in PRIORITIES],
             into=ADMIT_QUEUE,
@@ -47,8 +52,8 @@ class ImportsQueue:
             unacked="unacked",
             unacked_index="unacked_index",
             junk=JUNK,
-            at=time.time(),
         )
+        self._ahead_seconds = float(now) - time.time()
         return taken, bool(left), dict(zip(junk[::2], junk[1::2], strict=True))
 
     @translated

@@ -6,14 +6,14 @@
 --
 -- ARGV  1: JSON object: queues (lists of Redis, most urgent first), into (a list), room (messages that
 --       `into` may hold; no more than so many texts are looked at), unacked (a hash), unacked_index (a
---       sorted set), junk (a hash, digest -> text),
---       at (seconds, of the clock that kombu's are)
--- Returns {taken, left, junk}: how many went on, whether more are there, and what is no message, as a
---       flat list of digest and text
+--       sorted set), junk (a hash, digest -> text)
+-- Returns {taken, left, now, junk}: how many went on, whether more are there, the time in seconds as a
+--       text, and what is no message, as a flat list of digest and text
 -- Atomic, so that a message is always in a queue, or noted.
 
 local args = cjson.decode(ARGV[1])
 local room = args.room - redis.call('LLEN', args.into)
+local now = string.format('%.6f', now_ms() / 1000)
 local taken, set_aside, left = 0, 0, 0
 
 -- Return the delivery tag, exchange and routing key of a message; nil for what is none.
@@ -36,7 +36,7 @@ for _, queue in ipairs(args.queues) do
     local tag, exchange, routing_key = delivery_of(text)
     if tag then
       local delivery = string.format('[%s,%s,%s]', text, cjson.encode(exchange), cjson.encode(routing_key))
-      redis.call('ZADD', args.unacked_index, args.at, tag)
+      redis.call('ZADD', args.unacked_index, now, tag)
       redis.call('HSET', args.unacked, tag, delivery)
       redis.call('LPUSH', args.into, text)
       taken = taken + 1
@@ -47,4 +47,4 @@ for _, queue in ipairs(args.queues) do
   end
   left = math.max(left, redis.call('EXISTS', queue))
 end
-return { taken, left, redis.call('HGETALL', args.junk) }
+return { taken, left, now, redis.call('HGETALL', args.junk) }

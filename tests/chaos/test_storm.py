@@ -1,0 +1,20 @@
+"""A small part of `make chaos` for every day: seconds of the storm, and of frozen workers."""
+
+from tests.chaos.freeze import Size as FreezeSize
+from tests.chaos.freeze import freeze
+from tests.chaos.storm import Size as StormSize
+from tests.chaos.storm import storm
+
+SEED = 1
+STORM = StormSize(
+    imports=120, workers=2, spares=1, kills=3, restarts=1, lives_seconds=(1, 2), seconds=30
+)
+FREEZE = FreezeSize(imports=60, workers=2, freezes=2, must_meet_calls=False)
+
+
+def test_a_small_storm_breaks_no_promise() -> None:
+    assert storm(SEED, STORM).violations == []
+
+
+def test_a_worker_that_wakes_up_late_changes_nothing() -> None:
+    assert freeze(SEED, FREEZE).violations == []
