@@ -9,6 +9,7 @@
 -- Returns {taken, left, junk...}: how many went on, whether more are there, and texts that are no messages
 -- Atomic, so that a message is always in a queue, or noted.
 
+require_memory() -- else Celery would be handed what it can't take note of
 local args = cjson.decode(ARGV[1])
 local room = args.room - redis.call('LLEN', args.into)
 local reply = { 0, 0 }
