@@ -6,7 +6,7 @@ read_globals = { "redis", "cjson", "KEYS", "ARGV", "KEY", "CONFIG" }
 local SHARED = {
   -- base
   "TERMINAL", "exact_ms", "now_ms", "iso_time", "hash_of", "put", "append_event", "append_import_event",
-  "wake", "schedule_lane", "lane_of", "target_of",
+  "wake", "schedule_lane", "lane_of", "target_of", "require_memory",
   -- history
   "note",
   -- limiter

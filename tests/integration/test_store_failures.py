@@ -3,6 +3,7 @@
 Real servers, real workers. A `Load` is imports by all doors, and what must have become of them.
 """
 
+import json
 import random
 import time
 import uuid
@@ -153,6 +154,14 @@ def test_a_primary_that_steps_down_is_left_for_the_replica(
         after = Load(producer, sandbox, 4, "after")
         before.wait_until_over(150)
         after.wait_until_over(60)
+
+
+def test_doctor_names_the_primary_and_counts_its_replicas(sentinels: SentinelSet) -> None:
+    report = json.loads(CommandLine(sentinels.url)("doctor", "--json").stdout)
+    (failover,) = [check for check in report["checks"] if check["name"] == "failover"]
+    assert failover["verdict"] == "ok"
+    assert failover["detail"] == f"127.0.0.1:{sentinels.primary.port} is the primary, 1 replicas"
+    assert "s3cr" not in json.dumps(report)
 
 
 @pytest.fixture

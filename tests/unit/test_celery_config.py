@@ -74,6 +74,7 @@ def test_broker_and_results_are_those_of_the_settings() -> None:
     [
         ("redis://store", "visibility_timeout", "confirm_publish"),
         ("rediss://store", "visibility_timeout", "confirm_publish"),
+        ("sentinel://a?master_name=m", "visibility_timeout", "confirm_publish"),
         ("amqp://broker", "confirm_publish", "visibility_timeout"),
         ("amqps://broker", "confirm_publish", "visibility_timeout"),
     ],
@@ -98,6 +99,9 @@ def test_what_a_dead_worker_had_taken_comes_back_after_about_a_lease(
 def test_a_redis_broker_that_does_not_answer_is_given_up_after_a_while() -> None:
     options = config_of(broker_url="redis://store")["broker_transport_options"]
     assert 0 < options["socket_connect_timeout"] <= 10
+    assert 0 < options["socket_timeout"] <= 10
+    assert 0 < options["health_check_interval"] <= 10
+    assert config_of()["broker_channel_error_retry"], "nor does one that refuses end the worker"
     assert options["socket_keepalive"]
 
 

@@ -84,6 +84,8 @@ def test_a_value_whose_name_says_nothing_is_kept(name: str) -> None:
         ("to amqp://g:p@a// and amqps://h:q@b", "to amqp://g:***@a// and amqps://h:***@b"),
         ("rediss://u:p%40s!$&*@store", "rediss://u:***@store"),
         ("redis://u:p@ss@store", "redis://u:***@store"),
+        ("sentinel://:p@a;sentinel://:q@b/0", "sentinel://:***@a;sentinel://:***@b/0"),
+        ("a?sentinel_password=p@ss&ssl=true", "a?sentinel_password=***&ssl=true"),
         ("key AKIAIOSFODNN7EXAMPLE used", "key AKIA*** used"),
         ("ASIAIOSFODNN7EXAMPLE", "ASIA***"),
     ],

@@ -92,7 +92,7 @@ async def _check_store(settings: Settings) -> tuple[list[Check], set[str]]:
     except (UnreachableError, SettingsError) as error:
         remedy = "start the server, or set IMPORTS_REDIS_URL to where it is"
         return [Check("store", Verdict.FAIL, str(error), remedy)], set()
-    return [_reachable(settings, facts), *_server_checks(facts)], used
+    return [_reachable(settings, facts), *_server_checks(facts), *_failover_checks(facts)], used
 
 
 def _reachable(settings: Settings, facts: ServerFacts) -> Check:
@@ -131,6 +131,21 @@ def _server_checks(facts: ServerFacts) -> list[Check]:
             well=facts.maxmemory_policy == "noeviction" or not facts.maxmemory_bytes,
             remedy="set maxmemory-policy noeviction: the server may throw imports away",
         ),
+    ]
+
+
+def _failover_checks(facts: ServerFacts) -> list[Check]:
+    """Judge whether somebody could take over, where Sentinels watch."""
+    if not facts.primary:
+        return []
+    return [
+        _judge(
+            "failover",
+            f"{facts.primary} is the primary, {facts.replicas} replicas",
+            well=facts.replicas > 0,
+            remedy="start a replica: there is none that could take over",
+            otherwise=Verdict.WARN,
+        )
     ]
 
 

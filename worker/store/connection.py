@@ -83,6 +83,15 @@ def connect(url: str) -> "Redis":
     return Redis.from_pool(BlockingConnectionPool.from_url(url, **options))
 
 
+def primary_of(redis: "Redis") -> str:
+    """Return the address that the Sentinels named when last asked, '' where there are none."""
+    pool = redis.connection_pool
+    if not isinstance(pool, SentinelConnectionPool) or pool.master_address is None:
+        return ""
+    host, port = pool.master_address
+    return f"{host}:{port}"
+
+
 def _following(server: Server, options: dict[str, Any]) -> "Redis":
     asking = {**server.sentinel_arguments, "retry": Retry(NoBackoff(), 0)}
     sentinels: Any = Sentinel(server.hosts, sentinel_kwargs=asking)  # type: ignore[no-untyped-call]

@@ -14,6 +14,7 @@ from redis.asyncio import Redis
 from worker.domain.history import Line
 from worker.domain.imports import Import
 from worker.domain.states import TERMINAL, State
+from worker.store.connection import primary_of
 from worker.store.keys import (
     BATCH,
     DELAYED,
@@ -109,11 +110,15 @@ class Whereabouts:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ServerFacts:
-    """What the server says about itself; sizes in bytes, 0 for no limit."""
+    """What the server says about itself; sizes in bytes, 0 for no limit.
+
+    `primary` is its address where Sentinels named it, else ''.
+    """
 
     name: str
     version: str
     role: str
+    primary: str
     appendonly: bool
     replicas: int
     cluster: bool
@@ -237,6 +242,7 @@ class ImportViews:
             name="Valkey" if valkey else "Redis",
             version=str(valkey or info.get("redis_version", "")),
             role=str(info.get("role", "")),
+            primary=primary_of(self._redis),
             appendonly=bool(info.get("aof_enabled")),
             replicas=int(info.get("connected_slaves", 0)),
             cluster=bool(info.get("cluster_enabled")),

@@ -304,6 +304,7 @@ local function slots_for(lane_name, left)
   return math.min(left, math.max(room, held == 0 and 1 or 0))
 end
 
+require_memory() -- else calls would be made whose answers can't be recorded
 release_held(now)
 local names = redis.call('ZRANGEBYSCORE', KEY.lanes, '-inf', exact, 'LIMIT', 0, args.lanes)
 for position, name in ipairs(names) do

@@ -11,6 +11,7 @@
 --       text, and what is no message, as a flat list of digest and text
 -- Atomic, so that a message is always in a queue, or noted.
 
+require_memory() -- else Celery would be handed what it can't take note of
 local args = cjson.decode(ARGV[1])
 local room = args.room - redis.call('LLEN', args.into)
 local now = string.format('%.6f', now_ms() / 1000)

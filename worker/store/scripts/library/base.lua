@@ -140,3 +140,8 @@ local function target_of(record)
   return lane_of(record) .. '/' .. record.app_id .. '/' .. record.backend_environment_name
 end
 
+-- End here, with nothing done, where the server has no memory left. It refuses only what needs some, and
+-- nothing any more once a script has written: one that begins by removing something is carried out.
+local function require_memory()
+  redis.call('SETRANGE', KEY.sequence, 0, '') -- writes nothing, and counts as what needs memory
+end

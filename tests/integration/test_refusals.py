@@ -1,0 +1,158 @@
+"""A server that refuses writes refuses a script as a whole: no script is ever half executed.
+
+Each call of a story that uses every script is made to a server in trouble first. It is refused, and
+nothing has changed, or it is carried out to its end: a script ends early only with an error.
+"""
+
+import shutil
+from collections import defaultdict
+from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from redis.asyncio import Redis
+
+from tests.conftest import GENEROUS
+from tests.servers import FORGETFUL, VALKEY, Server
+from worker.domain.decisions import Claim, Doubt
+from worker.domain.outcomes import Entrance, LaneLimits, StopRule
+from worker.domain.requests import ImportRequest
+from worker.domain.states import State
+from worker.store.batches import BatchControl
+from worker.store.connection import StoreUnavailableError, connect
+from worker.store.lanes import LaneControl
+from worker.store.messages import ImportsQueue
+from worker.store.scripts import Scripts, script_texts
+from worker.store.store import ImportStore, StoreConfig
+
+LANE = "default/us-east-1"
+NOTHING = {"error": "", "job_id": "", "operation": "", "status": ""}
+CONFIG = StoreConfig(
+    retention_seconds=60, events_max_length=100, lease_seconds=30, settle_seconds=0
+)
+TROUBLES: dict[str, tuple[tuple[object, ...], tuple[object, ...]]] = {
+    "OOM": (("CONFIG SET", "maxmemory", 1), ("CONFIG SET", "maxmemory", 0)),
+    "NOREPLICAS": (
+        ("CONFIG SET", "min-replicas-to-write", 1),
+        ("CONFIG SET", "min-replicas-to-write", 0),
+    ),
+    "READONLY": (("REPLICAOF", "127.0.0.1", 1), ("REPLICAOF", "NO", "ONE")),
+}
+
+
+@pytest.fixture(params=["valkey", "redis"])
+def server(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Server]:
+    """A server of our own to bring into trouble."""
+    program = VALKEY if request.param == "valkey" else shutil.which("redis-server")
+    if program is None:
+        pytest.skip("NO REDIS-SERVER on this machine, its tests are skipped")
+    with Server(tmp_path / "server", FORGETFUL, program=program) as server:
+        yield server
+
+
+@pytest.fixture
+async def redis(server: Server) -> AsyncIterator[Any]:
+    """A client like the worker's own."""
+    client = connect(server.url)
+    yield client
+    await client.aclose()
+
+
+@pytest.fixture
+async def outcomes(
+    server: Server, monkeypatch: pytest.MonkeyPatch
+) -> AsyncIterator[dict[str, dict[str, int]]]:
+    """Let each script be called in every trouble first; tell how many were refused by which."""
+    refused: dict[str, dict[str, int]] = defaultdict(lambda: defaultdict(int))
+    really_call = Scripts.call
+    operator: Any = Redis.from_url(server.url)
+    async with operator:
+
+        async def call(self: Scripts, name: str, **args: Any) -> Any:
+            refused[name]["calls"] += 1
+            for trouble, (begin, end) in TROUBLES.items():
+                before = await everything_in(operator)
+                await operator.execute_command(*begin)
+                try:
+                    return await really_call(self, name, **args)
+                except StoreUnavailableError:
+                    refused[name][trouble] += 1
+                finally:
+                    await operator.execute_command(*end)
+                assert await everything_in(operator) == before, f"{name} in {trouble}"
+            return await really_call(self, name, **args)
+
+        monkeypatch.setattr(Scripts, "call", call)
+        yield refused
+
+
+async def everything_in(operator: Any) -> dict[bytes, tuple[bytes, int]]:
+    return {
+        key: (await operator.dump(key), await operator.pexpiretime(key))
+        for key in await operator.keys()
+    }
+
+
+async def admit(store: ImportStore, name: str, batch: str = "") -> None:
+    request = ImportRequest.model_validate(
+        {
+            "appId": f"d{name}",
+            "backendEnvironmentName": "staging",
+            "userPoolId": "us-east-1_AbCdEf123",
+            "webClientId": "w",
+            "nativeClientId": "n",
+            "idempotencyKey": f"key-{name}",
+        }
+    )
+    await store.admit(Entrance(import_id=name, task_id=name, batch_id=batch), request, "us-east-1")
+
+
+async def claim(store: ImportStore) -> Claim:
+    (claim,), _ = await store.claim(1)
+    return claim
+
+
+async def test_no_script_is_half_executed(redis: Any, outcomes: dict[str, dict[str, int]]) -> None:
+    store, lanes, batches = (
+        ImportStore(redis, CONFIG),
+        LaneControl(redis, CONFIG),
+        BatchControl(redis, CONFIG),
+    )
+    await store.configure(GENEROUS, {LANE: LaneLimits(max_running=5)}, by="the test")
+    await store.announce_batch("b", 2, StopRule(1, 50))
+    for name in ("1", "2"):
+        await admit(store, name, "b")
+    await store.reject(Entrance(import_id="r", task_id="r"), ("d", "e"), ("default", "x"), "wrong")
+    await store.requeue(await claim(store), counted=True, error="again")
+    start = await claim(store)
+    assert await store.grant_more(start) == 0
+    await store.run(start, job_id="j", operation="o", status="s", delay_seconds=0)
+    await store.reschedule(await claim(store), stuck=True, counted=True)
+    poll = await claim(store)
+    await store.finish(poll, State.FAILED, **{**NOTHING, "error": "no"})
+    assert await store.overdue(10, 1) == []
+    await store.settle("1", "1")
+    await batches.stop("b", "by hand")
+    await batches.resume("b")
+    await admit(store, "3")
+    doubtful = await claim(store)
+    await store.doubt(doubtful, Doubt.UNKNOWN, error="?", delay_seconds=0, in_outage=True)
+    await admit(store, "4")
+    await store.cancel("4", "by hand")
+    await store.throttle_lane(start, retry_after_seconds=0, limit_type="", concurrent=True)
+    await store.count_failure(LANE, 1)
+    await store.pause_lane(LANE, "bad", probe=False, delay_seconds=1, delay_max_seconds=2)
+    await store.resume_lane(LANE)
+    await lanes.hold(LANE, "by hand")
+    await lanes.resume(LANE)
+    await lanes.set_limits(LANE, LaneLimits(start_rate=2), by="hand")
+    await lanes.reset(LANE)
+    await redis.zrem("imports:lanes", LANE)
+    await store.sweep()
+    await redis.lpush("imports", '{"properties": {"delivery_tag": "t", "delivery_info": {}}}')
+    await ImportsQueue(redis).take()
+    assert outcomes.keys() == script_texts().keys(), "the story uses every script"
+    # Who claims without memory makes calls whose answers can't be recorded.
+    for name in ("claim", "take_messages"):
+        assert outcomes[name]["OOM"] == outcomes[name]["calls"], name
