@@ -114,6 +114,8 @@ class RemoteSide:
     jobs: list[RemoteJob] = field(default_factory=list)
     unasked: set[str] = field(default_factory=set)
     """Imports whose last start may have taken effect, for all that is recorded of it."""
+    doubted: set[str] = field(default_factory=set)
+    """Imports of which a start was in doubt, and a list did not show its job."""
 
     def start(self, target: str, owner: str, lag: float) -> RemoteJob:
         """Let a job begin."""
@@ -183,6 +185,8 @@ class RemoteSide:
             answer.kind in DEFINITE or (answer.kind is Kind.OK and bool(answer.job.error))
         )
         listed = claim.call is Call.RECONCILE and answer.kind in {Kind.OK, Kind.NOT_FOUND}
+        if listed and claim.item.id in self.unasked:
+            self.doubted.add(claim.item.id)
         if refused or listed:
             self.unasked.discard(claim.item.id)
 
