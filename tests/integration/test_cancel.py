@@ -52,6 +52,19 @@ async def ends_of(redis: Any, import_id: str) -> list[tuple[str, str | None]]:
     ]
 
 
+async def test_the_last_one_that_waits_leaves_no_turn_behind_when_it_is_cancelled(
+    store: ImportStore, redis: Any
+) -> None:
+    await admit(store, "i0", batchId="a")
+    await admit(store, "i1", batchId="b")
+    await admit(store, "i2", batchId="b")
+    await store.cancel("i2", "no longer wanted")
+    assert len((await store.claim(10))[0]) == 2
+    await admit(store, "i3", batchId="c")
+    await store.cancel("i3", "no longer wanted")
+    assert await redis.keys("imports:flows:*") == []
+
+
 Place = Callable[[ImportStore, Any], Awaitable[object]]
 
 

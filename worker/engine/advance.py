@@ -82,6 +82,7 @@ class Advancer:
         policy: Policy,
         lease_seconds: float,
         jitter: Callable[[], float] = random.random,
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._operation = operation
         self._ledger = ledger
@@ -89,6 +90,7 @@ class Advancer:
         self._policy = policy
         self._lease_seconds = lease_seconds
         self._jitter = jitter
+        self._clock = clock
         self._unknown_statuses: set[str] = set()
 
     async def advance(self, claim: Claim) -> None:
@@ -100,13 +102,13 @@ class Advancer:
         with structlog.contextvars.bound_contextvars(
             import_id=claim.item.id, target=claim.item.target, lane=claim.item.lane
         ):
-            if time.monotonic() - claim.taken_at > self._lease_seconds / 2:
+            if self._clock() - claim.taken_at > self._lease_seconds / 2:
                 # We were stalled, and a call may take half a lease: it could outlive its claim.
                 log.warning("claim.given_back", call=claim.call)
                 await give_back(self._ledger, claim)
                 return
             answer = await self._call(claim)
-            elapsed = time.monotonic() - claim.taken_at
+            elapsed = self._clock() - claim.taken_at
             claim = replace(
                 claim,
                 # As old as it was when the answer came: jobs tell their age at that moment, too.

@@ -5,7 +5,9 @@ local TARGET_MEMORY_MS = 86400000 -- how long a free target remembers its last j
 -- Take the import out of everything that makes conductors act on it.
 local function leave_queues(id, record)
   local lane = lane_of(record)
-  redis.call('ZREM', KEY.waiting .. lane .. ':' .. record.priority, id)
+  if redis.call('ZREM', KEY.waiting .. lane .. ':' .. record.priority, id) == 1 then
+    forget_flows(lane, record.priority)
+  end
   redis.call('ZREM', KEY.delayed .. lane, id)
   redis.call('ZREM', KEY.polls .. lane, id)
   redis.call('ZREM', KEY.leases .. lane, id)

@@ -36,6 +36,13 @@ local function has_waiting(lane)
   return false
 end
 
+-- Where none waits, every turn has come, but for those of imports that left without theirs.
+local function forget_flows(lane, priority)
+  if redis.call('EXISTS', KEY.waiting .. lane .. ':' .. priority) == 0 then
+    redis.call('DEL', KEY.flows .. lane .. ':' .. priority)
+  end
+end
+
 -- Open a lane's queues to take imports out; `lane` is its hash.
 local function open_queue(name, lane)
   local queue = { name = name, size = 0, sizes = {}, turns = {}, served = {} }
@@ -96,6 +103,7 @@ local function close_queue(queue, lane)
     served = math.max(served, tonumber(lane['served_' .. priority] or 0))
     fields['served_' .. priority] = string.format('%.0f', served)
     redis.call('ZREMRANGEBYSCORE', KEY.flows .. queue.name .. ':' .. priority, '-inf', served)
+    forget_flows(queue.name, priority)
   end
   put(KEY.lane .. queue.name, lane, fields)
 end

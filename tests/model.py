@@ -1,0 +1,313 @@
+"""The reference that the state machine is held against: what a remote side really did, and what
+an import may become. It knows nothing of Redis, queues or leases.
+"""
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+from enum import StrEnum, auto
+from typing import Any, Final
+
+from worker.domain.answers import Answer, Job, Kind
+from worker.domain.decisions import Call, Claim
+from worker.domain.outcomes import Verdict
+from worker.domain.policy import Policy
+from worker.domain.states import TERMINAL, State
+
+POLICY: Final = Policy(
+    max_attempts=3,
+    poll_min_seconds=1,
+    poll_max_seconds=10,
+    stuck_seconds=40,
+    deadline_seconds=100,
+    success_statuses=frozenset({"COMPLETED"}),
+    failure_statuses=frozenset({"FAILED"}),
+    settle_seconds=5,
+    missing_grace_seconds=20,
+)
+LAGS: Final = (0.0, POLICY.settle_seconds - 0.5)
+"""How long the list may lag behind a job: less than the time that doubts are let settle."""
+
+OUTCOMES: Final = {"COMPLETED": State.SUCCEEDED, "FAILED": State.FAILED}
+PLACES: Final[dict[State, frozenset[str]]] = {
+    State.WAITING: frozenset({"waiting", "delayed", "parked", "held"}),
+    State.STARTING: frozenset({"leases", "polls"}),
+    State.RUNNING: frozenset({"leases", "polls"}),
+    **{state: frozenset() for state in TERMINAL},
+}
+"""Where an import of a state stands: in exactly one of these, or in none where there are none."""
+
+
+class Mood(StrEnum):
+    """How the remote side takes the next call."""
+
+    TRUTH = auto()
+    SUCCESS = auto()  # a start whose job is over at once
+    FAILURE = auto()
+    ODD_STATUS = auto()
+    LOST = auto()  # it takes effect, and the answer is a 504
+    RESET = auto()  # it takes effect, and looks as if nobody had been there
+    NO_JOB_ID = auto()  # it takes effect, and the answer does not say so
+    FAILED_BEFORE = auto()  # a 504 without effect
+    UNREACHABLE = auto()
+    ERROR = auto()  # a 200 with an error in place of a job
+    THROTTLED = auto()
+    CROWDED = auto()
+    CREDENTIALS = auto()
+    NOT_FOUND = auto()
+    BAD_REQUEST = auto()
+    CONFLICT = auto()
+
+
+EFFECTIVE: Final = {
+    Mood.TRUTH,
+    Mood.SUCCESS,
+    Mood.FAILURE,
+    Mood.ODD_STATUS,
+    Mood.LOST,
+    Mood.RESET,
+    Mood.NO_JOB_ID,
+}
+KINDS: Final = {
+    Mood.LOST: Kind.UNKNOWN,
+    Mood.RESET: Kind.UNREACHABLE,
+    Mood.FAILED_BEFORE: Kind.UNKNOWN,
+    Mood.UNREACHABLE: Kind.UNREACHABLE,
+    Mood.THROTTLED: Kind.THROTTLED,
+    Mood.CROWDED: Kind.THROTTLED,
+    Mood.CREDENTIALS: Kind.CREDENTIALS,
+    Mood.NOT_FOUND: Kind.NOT_FOUND,
+    Mood.BAD_REQUEST: Kind.BAD_REQUEST,
+    Mood.CONFLICT: Kind.CONFLICT,
+}
+DEFINITE: Final = {
+    Kind.THROTTLED,
+    Kind.CREDENTIALS,
+    Kind.NOT_FOUND,
+    Kind.BAD_REQUEST,
+    Kind.CONFLICT,
+}
+"""Answers to a start that say that it had no effect."""
+
+
+@dataclass(slots=True, kw_only=True)
+class RemoteJob:
+    """A job that really exists. `owner` is the import that started it, '' for somebody else's."""
+
+    job_id: str
+    target: str
+    owner: str
+    created_at: float
+    listed_at: float
+    status: str = "IN_PROGRESS"
+
+    @property
+    def is_pending(self) -> bool:
+        """Whether it is under way."""
+        return self.status not in OUTCOMES
+
+
+@dataclass(slots=True)
+class RemoteSide:
+    """The remote API in memory. It may refuse and lose calls, but never lies about its jobs."""
+
+    clock: Callable[[], float]
+    jobs: list[RemoteJob] = field(default_factory=list)
+    unasked: set[str] = field(default_factory=set)
+    """Imports whose last start may have taken effect, for all that is recorded of it."""
+    doubted: set[str] = field(default_factory=set)
+    """Imports of which a start was in doubt, and a list did not show its job."""
+
+    def start(self, target: str, owner: str, lag: float) -> RemoteJob:
+        """Let a job begin."""
+        now = self.clock()
+        job = RemoteJob(
+            job_id=f"job-{len(self.jobs)}",
+            target=target,
+            owner=owner,
+            created_at=now,
+            listed_at=now + lag,
+        )
+        self.jobs.append(job)
+        return job
+
+    def start_foreign(self, target: str, lag: float) -> None:
+        """Let somebody else start a job, where none is under way."""
+        if not self._is_busy(target):
+            self.start(target, "", lag)
+
+    def submit(self, target: str, owner: str, mood: Mood, lag: float) -> Answer:
+        """Take a call that starts a job."""
+        assert owner not in self.unasked, f"{owner} is started again, and nobody asked for its job"
+        self.unasked.add(owner)
+        if mood in EFFECTIVE and self._is_busy(target):
+            mood = Mood.CONFLICT
+        if mood not in EFFECTIVE:
+            return _refusal(mood)
+        job = self.start(target, owner, lag)
+        assert len(self.owned_by(owner)) == 1, f"{owner} has two jobs"
+        job.status = {
+            Mood.SUCCESS: "COMPLETED",
+            Mood.FAILURE: "FAILED",
+            Mood.ODD_STATUS: "SETTING_UP",
+        }.get(mood, job.status)
+        if mood in KINDS:
+            return _refusal(mood)
+        return Answer(kind=Kind.OK, jobs=() if mood is Mood.NO_JOB_ID else (self._shown(job),))
+
+    def poll(self, job_id: str, mood: Mood) -> Answer:
+        """Take a call that asks for one job; it may be lost or refused."""
+        if mood in KINDS:
+            return _refusal(mood)
+        jobs = [job for job in self.jobs if job.job_id == job_id]
+        assert jobs, f"{job_id} was never given to anybody"
+        return Answer(kind=Kind.OK, jobs=() if mood is Mood.NO_JOB_ID else (self._shown(jobs[0]),))
+
+    def list_jobs(self, target: str, mood: Mood, *, is_running: bool) -> Answer:
+        """Take a call that asks for a target's jobs. Only a target without jobs is not found."""
+        jobs = [job for job in self.jobs if job.target == target]
+        refuses = mood in {Mood.NOT_FOUND, Mood.BAD_REQUEST, Mood.CONFLICT}
+        if mood in KINDS and not (refuses and (jobs or is_running)):
+            return _refusal(mood)
+        listed = [job for job in jobs if job.listed_at <= self.clock()]
+        return Answer(kind=Kind.OK, jobs=tuple(map(self._shown, listed)))
+
+    def owned_by(self, import_id: str) -> list[RemoteJob]:
+        """Return the jobs that an import has started."""
+        return [job for job in self.jobs if job.owner == import_id]
+
+    def by_id(self, job_id: str) -> RemoteJob:
+        """Return a job that exists."""
+        return next(job for job in self.jobs if job.job_id == job_id)
+
+    def note_recorded(self, claim: Claim, answer: Answer) -> None:
+        """Note what a recorded answer proves: no effect of a start, or what jobs there are."""
+        refused = claim.call is Call.START and (
+            answer.kind in DEFINITE or (answer.kind is Kind.OK and bool(answer.job.error))
+        )
+        listed = claim.call is Call.RECONCILE and answer.kind in {Kind.OK, Kind.NOT_FOUND}
+        if listed and claim.item.id in self.unasked:
+            self.doubted.add(claim.item.id)
+        if refused or listed:
+            self.unasked.discard(claim.item.id)
+
+    def _is_busy(self, target: str) -> bool:
+        return any(job.is_pending for job in self.jobs if job.target == target)
+
+    def _shown(self, job: RemoteJob) -> Job:
+        age = self.clock() - job.created_at
+        return Job(job_id=job.job_id, status=job.status, created_seconds_ago=age)
+
+
+def _refusal(mood: Mood) -> Answer:
+    if mood is Mood.ERROR:
+        return Answer(kind=Kind.OK, jobs=(Job(error="the backend is broken"),))
+    return Answer(kind=KINDS[mood], error=mood, concurrent=mood is Mood.CROWDED)
+
+
+def next_states(claim: Claim, answer: Answer | None, age: float, *, cancelled: bool) -> set[State]:
+    """Return the states that an import may be in once this answer is recorded.
+
+    `answer` is None where no call was made; `age` is the time since the first start.
+    """
+    states = _before_cancelling(claim, answer, age)
+    if cancelled and claim.item.state is State.STARTING:
+        return {State.CANCELLED if s in {State.WAITING, State.RUNNING} else s for s in states}
+    return states
+
+
+def _before_cancelling(claim: Claim, answer: Answer | None, age: float) -> set[State]:
+    if answer is None:
+        return {State.WAITING if claim.call is Call.START else claim.item.state}
+    if claim.call is Call.START:
+        return {_after_start(claim, answer)}
+    if answer.kind in {Kind.THROTTLED, Kind.CREDENTIALS}:
+        return {claim.item.state}
+    deadline = claim.item.request.deadline_seconds or POLICY.deadline_seconds
+    late = {State.TIMED_OUT} if age > deadline - 1 else set()
+    soon = {claim.item.state} if age < deadline + 1 else set()
+    if claim.call is Call.POLL:
+        if answer.kind is Kind.OK and answer.job.status in OUTCOMES:
+            return {OUTCOMES[answer.job.status]}
+        goes_on = answer.kind in {Kind.NOT_FOUND, Kind.BAD_REQUEST}
+        return late | soon | ({State.RUNNING} if goes_on else set())
+    if answer.kind in {Kind.UNKNOWN, Kind.UNREACHABLE}:
+        return late | soon
+    if claim.item.doubts and answer.kind in {Kind.BAD_REQUEST, Kind.CONFLICT}:
+        return late | soon
+    if claim.item.state is State.RUNNING:
+        found = [job for job in answer.jobs if job.job_id == claim.item.job_id]
+        return {OUTCOMES.get(found[0].status, State.RUNNING)} | late if found else {State.FAILED}
+    return _after_list(claim, answer) | late
+
+
+def _after_start(claim: Claim, answer: Answer) -> State:
+    match answer.kind:
+        case Kind.OK if answer.job.job_id:
+            return OUTCOMES.get(answer.job.status, State.RUNNING)
+        case Kind.OK if answer.job.error:
+            return State.FAILED
+        case Kind.THROTTLED | Kind.CREDENTIALS:
+            return State.WAITING
+        case Kind.NOT_FOUND:
+            return State.REJECTED
+        case Kind.CONFLICT if not claim.item.doubts:
+            return State.WAITING
+    return State.STARTING
+
+
+def _after_list(claim: Claim, answer: Answer) -> set[State]:
+    states = {State.WAITING}
+    if claim.item.doubts:
+        states |= {OUTCOMES.get(job.status, State.RUNNING) for job in answer.jobs}
+    if claim.item.doubt == "refused":
+        states.add(State.REJECTED)
+    if claim.item.attempts >= POLICY.max_attempts:
+        states.add(State.FAILED)
+    return states
+
+
+class Register:
+    """Which requests came in under which id and key, and how each must have been received."""
+
+    def __init__(self) -> None:
+        self._bodies: dict[str, Any] = {}
+        self._keys: dict[str, str] = {}
+
+    def receive(self, import_id: str, body: Any, key: str = "") -> tuple[Verdict, str]:
+        """Return the verdict on a valid request, and the import that it is from now on."""
+        if import_id in self._bodies:
+            is_same = self._bodies[import_id] == body
+            return (Verdict.KNOWN if is_same else Verdict.REUSED), import_id
+        earlier = self._keys.get(key)
+        if earlier and self._bodies[earlier] == body:
+            return Verdict.KNOWN, earlier
+        self._bodies[import_id] = body
+        if earlier:
+            return Verdict.REJECTED, import_id
+        if key:
+            self._keys[key] = import_id
+        return Verdict.ACCEPTED, import_id
+
+    def ids(self) -> list[str]:
+        """Return every id that stands for a request."""
+        return list(self._bodies)
+
+    def body_of(self, import_id: str) -> Any:
+        """Return what came in under an id."""
+        return self._bodies[import_id]
+
+
+def untruths(remote: RemoteSide, end: dict[str, Any]) -> Iterable[str]:
+    """Return what a terminal event says that is not so; `end` is its data."""
+    import_id, outcome = end["importId"], end["outcome"]
+    own = remote.owned_by(import_id)
+    if end["jobId"]:
+        job = remote.by_id(end["jobId"])
+        if job.owner not in {"", import_id}:
+            yield f"{import_id} names {job.job_id}, which {job.owner} has started"
+        if outcome in {"succeeded", "failed"} and OUTCOMES.get(job.status) != outcome:
+            yield f"{import_id} {outcome}, but {job.job_id} is {job.status}"
+    elif outcome == "succeeded":
+        yield f"{import_id} succeeded without a job"
+    elif own and outcome in {"failed", "rejected"}:
+        yield f"{import_id} {outcome} without a job, but it has started {own[0].job_id}"
