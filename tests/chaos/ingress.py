@@ -14,7 +14,7 @@ from typing import Final, Self
 
 from tests.chaos.judge import left_in_queues, patiently
 from tests.chaos.stage import Stage, fleet_of, staged
-from tests.chaos.trial import Trial
+from tests.chaos.trial import Trial, broken_promises
 from tests.support import Producer, members
 
 KILLS: Final = 40
@@ -66,6 +66,7 @@ def trials(seed: int, kills: int = KILLS) -> Iterator[Trial]:
             *patiently(lambda: left_in_queues(stage.producer.redis)),
             *_not_admitted_once(stage, sender.sent),
             *stage.defects(),
+            *broken_promises(stage.producer),
         ]
         stage.keep_logs = bool(violations)
         seconds = time.monotonic() - started

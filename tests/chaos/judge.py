@@ -11,7 +11,7 @@ from redis import Redis
 from config.names import ADMIT_QUEUE, FINISH_QUEUE, IMPORTS_QUEUE
 from tests.chaos.load import Load
 from tests.chaos.stage import Stage
-from tests.chaos.trial import TERMINAL, Trial, violations_of
+from tests.chaos.trial import TERMINAL, Trial, broken_promises, violations_of
 from tests.support import assert_nothing_left_behind
 from worker.store.messages import PRIORITIES
 
@@ -41,18 +41,10 @@ def judge(name: str, stage: Stage, load: Load, started: float, imports: int) -> 
         *_false_outcomes(stage),
         *_repeated_events(stage, load),
         *stage.defects(),
-        *_audited(stage),
+        *broken_promises(stage.producer),
     ]
     stage.keep_logs = bool(violations)
     return Trial(name, stage.told_faults(), imports, time.monotonic() - started, violations)
-
-
-def _audited(_stage: Stage) -> list[str]:
-    """Check the store's own invariants.
-
-    AUDIT: the one place where the checker of `worker/store/audit.py` is called for every trial.
-    """
-    return []
 
 
 def patiently(check: Callable[[], list[str]]) -> list[str]:

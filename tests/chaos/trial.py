@@ -3,12 +3,15 @@
 The sandbox's ledger is the truth: jobs that exist, whatever anybody was told.
 """
 
+import asyncio
 from collections import Counter
 from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final
 
 from tests.support import Producer, Sandbox
+from worker.store.audit import audit
+from worker.store.connection import connect
 
 TERMINAL: Final = {
     "import.succeeded": "COMPLETED",
@@ -18,6 +21,11 @@ TERMINAL: Final = {
     "import.cancelled": None,
 }
 """Terminal event → the status that the target's job must have, where the event claims one."""
+
+LEASE_SECONDS: Final = 10
+"""The longest lease of any trial."""
+
+RETENTION_SECONDS: Final = 7 * 86400
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,3 +85,16 @@ def _done_twice(jobs: list[dict[str, Any]], jobs_of: Mapping[str, int]) -> Itera
     for target, count in Counter(job["target"] for job in jobs).items():
         if count > jobs_of.get(target, 1):
             yield f"target {target} has {count} jobs"
+
+
+def broken_promises(producer: Producer) -> list[str]:
+    """Return what `amplify-import audit` finds wrong in the store."""
+    return asyncio.run(_audited(producer.store_url))
+
+
+async def _audited(url: str) -> list[str]:
+    async with connect(url) as redis:
+        report = await audit(
+            redis, lease_seconds=LEASE_SECONDS, retention_seconds=RETENTION_SECONDS, pause_seconds=1
+        )
+    return [f"{found.promise}: {found.subject}: {found.sentence}" for found in report.violations]
