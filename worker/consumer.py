@@ -12,6 +12,7 @@ from celery.exceptions import InvalidTaskError
 from celery.utils.log import get_logger
 from celery.worker.consumer import Consumer
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter
+from typing_extensions import TypedDict
 from vine import promise
 
 from worker.runtime import runtime_of_process
@@ -53,7 +54,7 @@ class _Properties(_Part):
     priority: Annotated[int, Field(ge=0, le=255)] | None = None
 
 
-class _Signature(_Part):
+class _Signature(TypedDict):
     task: Text
     args: list[Any]
     kwargs: dict[str, Any]
@@ -70,8 +71,10 @@ class _Embedded(_Part):
 _BODY: Final = TypeAdapter(tuple[list[Any], dict[str, Any], _Embedded])
 
 
-class ImportsConsumer(Consumer):  # type: ignore[misc]  # Celery's is not typed
+class ImportsConsumer(Consumer):
     """Celery's consumer, for messages of any kind."""
+
+    connection_errors: tuple[type[Exception], ...]  # Celery's own; its stubs leave it out
 
     def create_task_handler(self, promise: Any = promise) -> Callable[[Any], Any]:
         """Return what is called with each message."""

@@ -31,7 +31,7 @@ SENT_AT_ONCE: Final = 500
 WAITING_AT_MOST: Final = 5_000
 """Messages that are in the queue before more are sent: the server keeps all of this in memory."""
 
-STUCK_SECONDS: Final = 25
+STUCK_SECONDS: Final = 60
 SETTINGS: Final = {
     "IMPORTS_START_RATE": "1000",
     "IMPORTS_START_BURST": "1000",
@@ -110,9 +110,11 @@ def running() -> Iterator[tuple[Producer, Sandbox, list[Worker]]]:
 
 
 def wait_until_listening(producer: Producer) -> None:
-    """Wait until every worker reads the stream: their logs say too little to tell."""
+    """Wait until every worker answers; their logs say too little to tell."""
     wait_until(
-        lambda: len(producer.app.control.ping(timeout=0.5)) == WORKERS, "the workers answer", 60
+        lambda: len(producer.app.control.ping(timeout=0.5) or ()) == WORKERS,
+        "the workers answer",
+        60,
     )
 
 
@@ -146,7 +148,7 @@ def left_in_queues(producer: Producer) -> int:
             pipeline.llen(name)
         pipeline.hlen("unacked")
         pipeline.xlen("imports:requests")
-        return sum(pipeline.execute())
+        return int(sum(pipeline.execute()))
 
 
 def left_to_do(producer: Producer) -> int:
@@ -159,7 +161,7 @@ def left_to_do(producer: Producer) -> int:
                 pipeline.zcard(f"imports:{name}{lane}")
             for priority in ("high", "normal", "low"):
                 pipeline.zcard(f"imports:waiting:{lane}:{priority}")
-        return left_in_queues(producer) + sum(pipeline.execute())
+        return left_in_queues(producer) + int(sum(pipeline.execute()))
 
 
 def wait_until_quiet(producer: Producer) -> list[str]:
@@ -197,7 +199,7 @@ def read_logs(workers: list[Worker]) -> tuple[Counter[str], list[str]]:
         if kind:
             discarded[kind] += 1
         elif "Traceback" in line:
-            traces.append(f"a worker logged {line[:200]} … {line[-2500:]}")
+            traces.append(f"a worker logged {line[:300]} … {line[-500:]}")
     return discarded, traces
 
 

@@ -109,7 +109,9 @@ def stream_message(dice: Random, index: int) -> Sent:
     own: tuple[str, ...] = ()
     if isinstance(request, dict) and kind < 0.3:
         given = f"own-{index - index % 5}" if kind < 0.1 else f"own-{index}"
-        request["importId"], own = given, (given,)
+        request["importId"] = given
+    if isinstance(request, dict) and isinstance(request.get("importId"), str):
+        own = (request["importId"],)
     text = json.dumps(request).encode()
     if 0.3 <= kind < 0.4:
         text = mangled(dice, text)
@@ -206,7 +208,7 @@ def _enveloped(dice: Random, task_id: str, task: str, kwargs: Any) -> Sent:
     if dice.random() < 0.02:
         raw = mangled(dice, raw)
     names = (raw.decode(errors="replace"), str(message_tag(message)))
-    ids = (task_id, *(derive_import_id("message", name) for name in names))
+    ids = (task_id, str(headers.get("id")), *(derive_import_id("message", name) for name in names))
     return Sent(raw=raw, task_id=task_id, import_ids=ids)
 
 
