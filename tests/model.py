@@ -21,7 +21,7 @@ POLICY: Final = Policy(
     deadline_seconds=100,
     success_statuses=frozenset({"COMPLETED"}),
     failure_statuses=frozenset({"FAILED"}),
-    settle_seconds=5,
+    settle_seconds=12,
     missing_grace_seconds=20,
 )
 LAGS: Final = (0.0, POLICY.settle_seconds - 0.5)
@@ -45,6 +45,7 @@ class Mood(StrEnum):
     FAILURE = auto()
     ODD_STATUS = auto()
     LOST = auto()  # it takes effect, and the answer is a 504
+    LOST_AND_OVER = auto()  # the same, and the job is over before anybody asks
     RESET = auto()  # it takes effect, and looks as if nobody had been there
     NO_JOB_ID = auto()  # it takes effect, and the answer does not say so
     FAILED_BEFORE = auto()  # a 504 without effect
@@ -64,11 +65,13 @@ EFFECTIVE: Final = {
     Mood.FAILURE,
     Mood.ODD_STATUS,
     Mood.LOST,
+    Mood.LOST_AND_OVER,
     Mood.RESET,
     Mood.NO_JOB_ID,
 }
 KINDS: Final = {
     Mood.LOST: Kind.UNKNOWN,
+    Mood.LOST_AND_OVER: Kind.UNKNOWN,
     Mood.RESET: Kind.UNREACHABLE,
     Mood.FAILED_BEFORE: Kind.UNKNOWN,
     Mood.UNREACHABLE: Kind.UNREACHABLE,
@@ -147,6 +150,7 @@ class RemoteSide:
         assert len(self.owned_by(owner)) == 1, f"{owner} has two jobs"
         job.status = {
             Mood.SUCCESS: "COMPLETED",
+            Mood.LOST_AND_OVER: "COMPLETED",
             Mood.FAILURE: "FAILED",
             Mood.ODD_STATUS: "SETTING_UP",
         }.get(mood, job.status)

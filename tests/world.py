@@ -29,7 +29,7 @@ from worker.store.connection import connect
 from worker.store.lanes import LaneControl
 from worker.store.store import ImportStore, StoreConfig
 
-LEASE_SECONDS: Final = 30.0
+LEASE_SECONDS: Final = 8.0
 CONFIG: Final = StoreConfig(
     retention_seconds=600,
     events_max_length=100_000,
@@ -344,17 +344,23 @@ class World:
 
     async def begin(self, errand: Errand, mood: Mood, lag: float) -> None:
         """Make a call; where the worker was stalled too long, the claim is given back instead."""
-        holds = await self._holds(errand)
+        before = await self._record(errand)
+        holds = before.get("lease") == errand.claim.lease
         await errand.begin(mood, lag)
         if errand.answer is None:
             self.errands.remove(errand)
+            assert holds or await self._record(errand) == before, (
+                "a late worker has changed something"
+            )
             await self._note_recorded(errand, holds=holds)
 
     async def deliver(self, errand: Errand, *, twice: bool) -> None:
         """Let an answer arrive; only under a lease that still holds may it change anything."""
         self.errands.remove(errand)
-        holds = await self._holds(errand)
+        before = await self._record(errand)
+        holds = before.get("lease") == errand.claim.lease
         await errand.deliver(twice=twice)
+        assert holds or await self._record(errand) == before, "a late answer has changed something"
         await self._note_recorded(errand, holds=holds)
 
     async def crash(self, errand: Errand) -> None:
@@ -384,9 +390,8 @@ class World:
                 await self.store.settle(ended.item.id, task_id)
         return {ended.item.id for ended in found}
 
-    async def _holds(self, errand: Errand) -> bool:
-        key = f"imports:import:{errand.claim.item.id}"
-        return bool(await self._redis.hget(key, "lease") == errand.claim.lease)
+    async def _record(self, errand: Errand) -> dict[str, str]:
+        return dict(await self._redis.hgetall(f"imports:import:{errand.claim.item.id}"))
 
     async def _note_recorded(self, errand: Errand, *, holds: bool) -> None:
         if not holds:

@@ -1,9 +1,10 @@
 """The Celery doors on a Redis broker: a message is always in a queue, or noted as delivered."""
 
 import asyncio
+import base64
 import json
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -194,3 +195,40 @@ def test_a_connection_that_was_lost_with_messages_in_hand_ends_as_celery_expects
     with suppress(*connection.connection_errors):
         connection.collect()
     ignore_errors(connection, connection.close)
+
+
+POISON: dict[str, Callable[[dict[str, Any]], object]] = {
+    "a task name that is no text": lambda m: m["headers"].update(task=["x"]),
+    "an expiry that is no time": lambda m: m["headers"].update(expires=""),
+    "an encoding that is no text": lambda m: m.update({"content-encoding": 1.5}),
+    "a body that is not base64": lambda m: m.update(body="x"),
+    "a route to nowhere": lambda m: m["properties"].update(delivery_info={}),
+    "a body that is no task's": lambda m: m.update(body="e30="),
+    "a callback that is no signature": lambda m: m.update(
+        body=base64_of([[], {}, {"callbacks": 7}])
+    ),
+    "protocol 1": lambda m: m.update(headers={}),
+}
+
+
+def base64_of(body: Any) -> str:
+    return base64.b64encode(json.dumps(body).encode()).decode()
+
+
+def test_messages_that_celery_can_not_take_become_rejected_imports_and_hurt_no_worker(
+    start_worker: StartWorker, producer: Producer
+) -> None:
+    for n, spoil in enumerate(POISON.values()):
+        producer.send(members(f"d{n}"), task_id=f"poison-{n}")
+        message = json.loads(producer.redis.lpop("imports"))  # type: ignore[arg-type]  # not awaited
+        spoil(message)
+        producer.redis.lpush("imports", json.dumps(message))
+    worker = start_worker()
+    done = producer.send(members())
+    assert done.get(timeout=20)["outcome"] == "succeeded"
+    wait_until(
+        lambda: len(producer.events("import.rejected")) == len(POISON), "each of them is rejected"
+    )
+    wait_until(lambda: not producer.redis.exists("unacked"), "all of them are acknowledged")
+    assert worker.process.poll() is None
+    assert "Traceback" not in worker.log

@@ -34,10 +34,10 @@ from worker.domain.states import TERMINAL, State
 
 EXAMPLES: Final = int(os.environ.get("MODEL_EXAMPLES", "0"))
 BATCHES: Final = ("b0", "b1", "canaries")
-PAUSES: Final = (3.0, 16.0, LEASE_SECONDS + 1, LEASE_SECONDS + 1, POLICY.deadline_seconds + 5)
+PAUSES: Final = (3.0, 5.0, LEASE_SECONDS + 1, LEASE_SECONDS + 1, POLICY.deadline_seconds + 5)
 """Seconds that pass: within a lease, over half of it, over all of it, over the deadline."""
 
-SOON: Final = (0.0, 0.0, 2.5, 6.0, 11.0)
+SOON: Final = (0.0, 0.0, 2.5, POLICY.settle_seconds + 1)
 """Seconds after which a poll, a doubt or a retry is due."""
 
 STEPS_TO_THE_END: Final = 400
@@ -53,11 +53,12 @@ requests = st.builds(
     priority=st.sampled_from(("normal", "high", "low")),
     batch=st.sampled_from(("", "", *BATCHES)),
     key=st.sampled_from(("", "", "", "k0", "k1")),
-    deadline=st.sampled_from((None, None, 15)),
+    deadline=st.sampled_from((None, None, 30)),
 )
 bare = st.builds(lambda app: members(f"d{app}"), app=st.integers(0, 2))
 which = st.integers(0, 7)
-moods = st.sampled_from((*Mood, *[Mood.TRUTH, Mood.LOST, Mood.FAILED_BEFORE] * 4))
+OFTEN = (Mood.TRUTH, Mood.LOST, Mood.LOST_AND_OVER, Mood.FAILED_BEFORE, Mood.CONFLICT)
+moods = st.sampled_from((*Mood, *OFTEN * 3))
 fates = st.sampled_from((*["answer"] * 4, "twice", "crash", "stay", "stall"))
 """What becomes of a call: its answer is recorded, twice, never, or later; or it is made later."""
 
@@ -264,7 +265,7 @@ class Machine(RuleBasedStateMachine):
         errand = self.world.errands[number % len(self.world.errands)]
         await self.world.pass_time(LEASE_SECONDS + 1)
         await self.world.calm()
-        for seconds in (6, 0):  # a doubt settles, and is resolved
+        for seconds in (POLICY.settle_seconds + 1, 0):  # a doubt settles, and is resolved
             await self.world.claim(4)
             await self.world.pass_time(seconds)
         for other in [other for other in self.world.errands if other is not errand][-2:]:
@@ -322,7 +323,9 @@ def _check_targets(shelves: Shelves, targets: dict[str, dict[str, str]], doubted
         if is_doubted or item.state in {State.STARTING, State.RUNNING}:
             active[f"{item.lane}/{item.target}"].append(import_id)
     for target, ids in active.items():
-        assert [targets[target].get("holder")] == ids, f"{target} is held otherwise than by {ids}"
+        assert [targets.get(target, {}).get("holder")] == ids, (
+            f"{target} is held otherwise than by {ids}"
+        )
     for target, fields in targets.items():
         holder = shelves.items.get(fields.get("holder", ""))
         if holder and target not in active:  # a worker may have died before it made the call

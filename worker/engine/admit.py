@@ -15,6 +15,7 @@ from worker.domain.requests import (
     IDENTIFIER_PATTERN,
     MAX_BATCH_REQUESTS,
     MAX_REQUEST_BYTES,
+    SHOWN_CHARACTERS,
     ImportRequest,
     InvalidRequestError,
     derive_import_id,
@@ -100,6 +101,17 @@ class Admitter:
         return await self._admit_all(
             [_Parcel(error, _entrance(derive_import_id("message", text))) for text in texts]
         )
+
+    async def reject_message(self, task_id: object, tag: str, reason: Exception) -> Admission:
+        """Record a Celery message that can't be run; the import has its task's id if it may."""
+        is_id = isinstance(task_id, str) and IDENTIFIER_PATTERN.fullmatch(task_id)
+        import_id = str(task_id) if is_id else derive_import_id("message", tag)
+        problem = (
+            f"can't be run: {type(reason).__name__}: {ascii(str(reason))[: 2 * SHOWN_CHARACTERS]}"
+        )
+        parcel = _Parcel(InvalidRequestError((("message", problem),)), _entrance(import_id))
+        (admission,) = await self._admit_together([parcel])
+        return admission
 
     async def _admit_all(self, parcels: Sequence["_Parcel"], in_order: int = 0) -> list[Admission]:
         """Admit requests that no Celery task of the producer's stands for.

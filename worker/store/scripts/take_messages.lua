@@ -17,15 +17,53 @@ local room = args.room - redis.call('LLEN', args.into)
 local now = string.format('%.6f', now_ms() / 1000)
 local taken, set_aside, left = 0, 0, 0
 
+local function is_text(value)
+  return type(value) == 'string'
+end
+
+local function is_absent(value)
+  return value == nil or value == cjson.null
+end
+
+-- Whether a decoded value is an object, as far as can be told: an empty list is one, too.
+local function is_object(value)
+  return type(value) == 'table' and value[1] == nil
+end
+
+-- Whether kombu can read this body; what it can't would end a worker's connection.
+local function is_readable(body, encoding)
+  if is_absent(encoding) then
+    return is_text(body)
+  end
+  return encoding == 'base64' and is_text(body) and #body % 4 == 0
+    and string.find(body, '^[%w+/]*=?=?$') ~= nil
+end
+
+-- Whether kombu can take a message back that came by this route; else it ends a worker's connection.
+local function is_route(exchange, routing_key)
+  if not (is_text(exchange) and is_text(routing_key)) then
+    return false
+  elseif exchange == '' or exchange == args.queues[1] then -- workers declare their own
+    return routing_key == args.queues[1]
+  end
+  return redis.call('EXISTS', '_kombu.binding.' .. exchange) == 1
+end
+
 -- Return the delivery tag, exchange and routing key of a message; nil for what is none.
 local function delivery_of(text)
   local is_json, message = pcall(cjson.decode, text)
-  local properties = is_json and type(message) == 'table' and message.properties
-  local info = type(properties) == 'table' and properties.delivery_info
-  if type(info) == 'table' and type(properties.delivery_tag) == 'string' then
-    return properties.delivery_tag, info.exchange, info.routing_key
+  if not (is_json and is_object(message) and is_object(message.properties)) then
+    return nil
   end
-  return nil
+  local properties, headers = message.properties, message.headers
+  local info = properties.delivery_info
+  if not (is_text(properties.delivery_tag) and is_object(info)
+      and (is_absent(headers) or is_object(headers))
+      and is_route(info.exchange, info.routing_key)
+      and is_readable(message.body, properties.body_encoding)) then
+    return nil
+  end
+  return properties.delivery_tag, info.exchange, info.routing_key
 end
 
 for _, queue in ipairs(args.queues) do

