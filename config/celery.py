@@ -34,6 +34,7 @@ def celery_config(settings: Settings) -> dict[str, Any]:
         "result_expires": settings.retention_seconds,
         "redis_socket_timeout": 10.0,
         "redis_socket_connect_timeout": 5.0,
+        "worker_consumer": "worker.consumer:LastingConsumer",
         "worker_pool": settings.worker_pool,
         "worker_concurrency": settings.worker_concurrency,
         "worker_prefetch_multiplier": 1,
