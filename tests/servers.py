@@ -259,9 +259,10 @@ class PatientProducer(Producer):
     def __exit__(self, *error: object) -> None:
         self.close()
 
-    def meta_of(self, task_id: str) -> dict[str, Any]:
-        """Return what the result backend holds of a task, {} for nothing."""
-        return dict(json.loads(self.redis.get(f"celery-task-meta-{task_id}") or "{}"))
+    def has_succeeded(self, task_id: str) -> bool:
+        """Tell whether the result backend holds the good end of a task."""
+        meta = json.loads(self.redis.get(f"celery-task-meta-{task_id}") or "{}")
+        return bool(meta.get("status") == "SUCCESS")
 
 
 def patient_client(url: str) -> Any:

@@ -100,13 +100,10 @@ class Load:
         assert not doubled, "one job per target"
         for task in self.tasks:
             wait_until(
-                partial(self._has_succeeded, task.id),
+                partial(self._producer.has_succeeded, task.id),
                 f"task {task.id} has its result",
                 seconds,
             )
-
-    def _has_succeeded(self, task_id: str) -> bool:
-        return self._producer.meta_of(task_id).get("status") == "SUCCESS"
 
     def _ended(self) -> Counter[str]:
         return Counter(
@@ -206,6 +203,31 @@ def test_a_server_that_is_killed_and_started_again_is_found_again(
         server.start()
     load.wait_until_over()
     Load(producer, sandbox, 2, "later").wait_until_over()
+
+
+def test_a_broker_that_dies_with_messages_unacknowledged_is_found_again(
+    proxy: Proxy,
+    producer: PatientProducer,
+    sandbox: Sandbox,
+    start_worker: StartWorker,
+    tmp_path: Path,
+) -> None:
+    with (
+        Server(tmp_path / "broker") as broker,
+        PatientProducer(broker.url) as sender,
+    ):
+        worker = start_worker(proxy.url, IMPORTS_BROKER_URL=broker.url)
+        proxy.stall()  # a task that is being carried out waits for the store
+        tasks = [sender.send(members(f"dheld{n}")) for n in range(3)]
+        wait_until(lambda: worker.log.count("] received") == 3, "they are being carried out")
+        broker.kill()
+        time.sleep(1)
+        broker.start()
+        proxy.flow()
+        for task in (*tasks, sender.send(members("dlater"))):
+            wait_until(partial(producer.has_succeeded, task.id), "it ends", 60)
+        assert len(sandbox.jobs()) == 4
+        worker.stop(60)
 
 
 def test_workers_wait_for_memory_and_lose_nothing(
