@@ -9,6 +9,7 @@ from typing import Any, Final
 
 from worker.domain.answers import Answer, Job, Kind
 from worker.domain.decisions import Call, Claim
+from worker.domain.imports import Import
 from worker.domain.outcomes import Verdict
 from worker.domain.policy import Policy
 from worker.domain.states import TERMINAL, State
@@ -35,6 +36,15 @@ PLACES: Final[dict[State, frozenset[str]]] = {
     **{state: frozenset() for state in TERMINAL},
 }
 """Where an import of a state stands: in exactly one of these, or in none where there are none."""
+
+FOLLOWED: Final = frozenset({"late", "leases"})
+"""Where one stands that is over before its job: how that ends is still to be noted."""
+
+
+def is_followed(item: Import) -> bool:
+    """Return whether the end of an import's job is still to be noted."""
+    gave_up = item.state in {State.TIMED_OUT, State.CANCELLED}
+    return gave_up and bool(item.job_id) and not item.late_outcome
 
 
 class Mood(StrEnum):
@@ -220,6 +230,8 @@ def next_states(claim: Claim, answer: Answer | None, age: float, *, cancelled: b
 
 
 def _before_cancelling(claim: Claim, answer: Answer | None, age: float) -> set[State]:
+    if claim.item.is_terminal:
+        return {claim.item.state}
     if answer is None:
         return {State.WAITING if claim.call is Call.START else claim.item.state}
     if claim.call is Call.START:

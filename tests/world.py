@@ -46,7 +46,7 @@ local function move(pattern)
     end
   end
 end
-move('imports:delayed:*') move('imports:polls:*') move('imports:leases:*')
+move('imports:delayed:*') move('imports:polls:*') move('imports:late:*') move('imports:leases:*')
 move('imports:unfinished') move('imports:releases') move('imports:lanes')
 local function hurry(pattern, fields)
   for _, key in ipairs(redis.call('KEYS', pattern)) do
@@ -90,7 +90,7 @@ class OneRegion:
 class Twice:
     """A ledger whose reply gets lost: what changes an import is run again, as redis-py would."""
 
-    CHANGES: Final = frozenset({"run", "finish", "requeue", "reschedule", "doubt"})
+    CHANGES: Final = frozenset({"run", "finish", "requeue", "reschedule", "doubt", "note_late"})
 
     def __init__(self, store: ImportStore) -> None:
         self._store = store
@@ -192,7 +192,7 @@ class Shelves:
         for key, entries in zsets.items():
             kind, _, name = key.removeprefix("imports:").partition(":")
             for import_id, _ in entries:
-                if kind in {"waiting", "delayed", "parked", "held", "leases", "polls"}:
+                if kind in {"waiting", "delayed", "parked", "held", "leases", "polls", "late"}:
                     self.places[import_id].append(f"{kind}:{name}")
 
     def kinds(self, import_id: str) -> list[str]:
@@ -246,7 +246,7 @@ class World:
         """Read everything."""
         keys = await self._redis.keys("imports:*")
         records = [key for key in keys if key.startswith("imports:import:")]
-        names = ("waiting:", "delayed:", "parked:", "held:", "leases:", "polls:", "lanes")
+        names = ("waiting:", "delayed:", "parked:", "held:", "leases:", "polls:", "late:", "lanes")
         zsets = [key for key in keys if key.removeprefix("imports:").startswith(names)]
         async with self._redis.pipeline(transaction=False) as pipeline:
             for key in records:

@@ -118,7 +118,7 @@ def found_by_script(name: str, reply: Any) -> Collection[str]:
     match name, reply:
         case "claim", [_, *claims]:
             return sorted({claim[0] for claim in claims}) or (NOTHING,)
-        case "take_messages", [taken, _, junk]:
+        case "take_messages", [taken, _, _, junk]:
             return (*(["messages"] if taken else []), *(["junk"] if junk else [])) or (NOTHING,)
         case (("overdue" | "sweep"), []):
             return (NOTHING,)

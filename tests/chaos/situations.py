@@ -280,14 +280,14 @@ _DOUBTS: Final = (
 )
 _POLLS: Final = (
     _target("dfail", outcome="fail", duration_seconds=0.3),
-    _target("dnever", outcome="never"),
+    _target("dnever", duration_seconds=_LONG),
     _target("dstuck", duration_seconds=_LONG),
     _target("dgone", {"kind": "late_404"}, duration_seconds=5),
     _target("dpoll", _once("error_504_before", operation="GetBackendJob")),
 )
 _TO_BE_CANCELLED: Final = (
-    _target("dstarting", {"kind": "slow"}, outcome="never"),
-    _target("drunning", outcome="never"),
+    _target("dstarting", {"kind": "slow"}, duration_seconds=_LONG),
+    _target("drunning", duration_seconds=_LONG),
 )
 _ONE_ACCOUNT: Final = {"default": {"access_key_id": ACCESS_KEY}}
 

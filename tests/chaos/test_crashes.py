@@ -21,7 +21,16 @@ from tests.chaos.situations import SITUATIONS
 from tests.chaos.trial import Trial
 from worker.store.scripts import script_texts
 
-BY_HAND = {"hold_lane", "reset_lane", "resume_batch", "set_limits", "stop_batch"}
+BY_HAND = {
+    "close_batch",
+    "hold_lane",
+    "reset_lane",
+    "resume_batch",
+    "retry",
+    "set_limits",
+    "stop_batch",
+    *(name for name in script_texts() if name.startswith("audit_")),
+}
 """Scripts that only the command line calls."""
 
 MOST_DANGEROUS = (

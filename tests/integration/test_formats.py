@@ -25,7 +25,11 @@ TERMINAL = ("import.succeeded", "import.failed", "import.timed_out", "import.rej
 
 def shape(dumped: dict[str, Any]) -> dict[str, Any]:
     """Return what a reader relies on: keys, their types, the fields of hashes and of events."""
-    return {key: (value["type"], _names(value)) for key, value in dumped.items()}
+    return {
+        key: (value["type"], _names(value))
+        for key, value in dumped.items()
+        if key.startswith("imports")  # the bindings are kombu's
+    }
 
 
 def _names(value: dict[str, Any]) -> Any:

@@ -237,5 +237,5 @@ def test_the_scripts_note_what_has_a_name_and_nothing_else() -> None:
     text = library_text(LIBRARY) + "".join(script_texts().values())
     noted = set(re.findall(r"note\([^,]+, [^,]+, '(\w+)'", text.replace("math.floor(now)", "now")))
     noted |= set(re.findall(r"and '(\w+)'", script_texts()["requeue"]))
-    by_python = {What.THROTTLED, What.LANE_PAUSED, What.GIVEN_BACK}
+    by_python = {What.THROTTLED, What.LANE_PAUSED, What.GIVEN_BACK, What.NOT_STARTED}
     assert noted | by_python | TERMINAL == set(What)

@@ -26,7 +26,7 @@ from hypothesis.stateful import (
 )
 from redis import Redis
 
-from tests.model import LAGS, PLACES, POLICY, Mood, untruths
+from tests.model import FOLLOWED, LAGS, OUTCOMES, PLACES, POLICY, Mood, is_followed, untruths
 from tests.support import assert_nothing_left_behind, members
 from tests.world import LEASE_SECONDS, Errand, Shelves, World
 from worker.domain.imports import Import
@@ -204,6 +204,9 @@ class Machine(RuleBasedStateMachine):
         assert found == self.world.states
         for import_id, item in shelves.items.items():
             _check_place(shelves, import_id, item)
+            if item.late_outcome in OUTCOMES.values():
+                job = self.world.remote.by_id(item.job_id)
+                assert OUTCOMES[job.status] == item.late_outcome, f"{import_id} is noted falsely"
         targets = await self.world.hashes("imports:target:")
         _check_targets(shelves, targets, self.world.remote.doubted)
         _check_batches(shelves, await self.world.hashes("imports:batch:"))
@@ -228,7 +231,8 @@ class Machine(RuleBasedStateMachine):
         for errand in list(self.world.errands):
             await self.world.crash(errand)
         for _ in range(STEPS_TO_THE_END):
-            if TERMINAL.issuperset(self.world.states.values()):
+            items = (await self.world.look()).items.values()
+            if all(item.is_terminal and not is_followed(item) for item in items):
                 break
             await self._drive()
         else:
@@ -303,7 +307,7 @@ class Machine(RuleBasedStateMachine):
 def _check_place(shelves: Shelves, import_id: str, item: Import) -> None:
     """Check that an import is where conductors find it, and in one such place only."""
     places = shelves.kinds(import_id)
-    allowed = PLACES[item.state]
+    allowed = FOLLOWED if is_followed(item) else PLACES[item.state]
     assert set(places) <= allowed, f"{import_id} is {item.state} and stands in {places}"
     assert len(places) == min(1, len(allowed)), f"{import_id} is {item.state} and in {places}"
     assert bool(shelves.leases[import_id]) == ("leases" in places), (
@@ -311,7 +315,7 @@ def _check_place(shelves: Shelves, import_id: str, item: Import) -> None:
     )
     if item.state is State.STARTING and "polls" in places:
         assert item.doubt, f"{import_id} has no call on its way, and nobody will ask"
-    if places and places[0] in {"waiting", "delayed", "leases", "polls"}:
+    if places and places[0] in {"waiting", "delayed", "leases", "polls", "late"}:
         assert item.lane in shelves.lanes, f"nobody looks at {item.lane}, where {import_id} is"
 
 

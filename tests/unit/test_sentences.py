@@ -16,6 +16,7 @@ ALL_DETAILS = {
     "call": "start",
     "job_id": "j1",
     "retry_id": "r1",
+    "outcome": "succeeded",
 }
 
 
