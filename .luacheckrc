@@ -19,7 +19,7 @@ local SHARED = {
   "limit_of", "is_shared", "load_limiter", "save_limiter", "grant_text", "parse_grant", "under_way",
   "note_answer", "follow_limits",
   -- queues
-  "enqueue", "requeue", "has_waiting", "open_queue", "grow_queue", "pop_waiting",
+  "enqueue", "requeue", "has_waiting", "forget_flows", "open_queue", "grow_queue", "pop_waiting",
   "close_queue",
   -- batches
   "count_batch", "complete_batch", "join_batch", "count_known", "hold", "admit_to_lane", "is_stopped",
