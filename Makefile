@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test bench bench-limits simulate-limits chaos lint format lock up down
+.PHONY: help install demo test bench bench-limits simulate-limits chaos chaos-fuzz lint format lock up down
 
 help: ## List the targets
 	@awk -F':.*## ' '/^[a-z-]+:.*## /{printf "  make %-15s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -38,6 +38,9 @@ simulate-limits: install ## The limiter beside other ways to spend a quota, in s
 SEED ?= 1
 chaos: install ## Break everything at random under load; every promise must hold; SEED=7 draws anew
 	$(BIN)/python -m tests.chaos --seed $(SEED)
+
+chaos-fuzz: install ## Mutated messages through each door, 100,000 each; none may hurt a worker, stick or vanish
+	$(BIN)/python -m tests.chaos.fuzz --seed $(SEED)
 
 lint: install ## ruff, mypy --strict, the layers, and luacheck where it is installed
 	$(BIN)/ruff check .

@@ -61,7 +61,7 @@ class Mail:
     ids: list[tuple[str, ...]] = field(default_factory=list)
 
 
-def trials(seed: int, messages: int = 100_000) -> Iterator[Trial]:
+def trials(seed: int, messages: int = 10_000) -> Iterator[Trial]:
     """Send so many messages through each door, one door after the other."""
     for door in DOORS:
         yield trial(seed, door, messages)

@@ -208,14 +208,17 @@ def _enveloped(dice: Random, task_id: str, task: str, kwargs: Any) -> Sent:
     if dice.random() < 0.02:
         raw = mangled(dice, raw)
     names = (raw.decode(errors="replace"), str(message_tag(message)))
-    ids = (task_id, str(headers.get("id")), *(derive_import_id("message", name) for name in names))
-    return Sent(raw=raw, task_id=task_id, import_ids=ids)
+    given = headers.get("id")
+    ids = (task_id, str(given), *(derive_import_id("message", name) for name in names))
+    own = given if isinstance(given, str) and "\ud800" not in given else task_id
+    return Sent(raw=raw, task_id=own, import_ids=ids)
 
 
 def message_tag(message: dict[str, Any]) -> object:
     """Return the delivery tag, under which a message without a task id is known."""
     properties = message["properties"]
-    return properties.get("delivery_tag") if isinstance(properties, dict) else None
+    tag = properties.get("delivery_tag") if isinstance(properties, dict) else None
+    return ascii(tag) if isinstance(tag, str) and not tag.isascii() else tag
 
 
 Change = Callable[[Random, dict[str, Any], Any], Any]
