@@ -243,9 +243,8 @@ def _unfinished(stage: Stage) -> Iterator[str]:
 
 
 def _left_behind(redis: Any) -> Iterator[str]:
-    for queue in QUEUES:
-        if redis.exists(queue):
-            yield f"{queue} is not empty"
+    if filled := redis.exists(*QUEUES):  # at once: a message may just move from one to another
+        yield f"{filled} of {', '.join(QUEUES)} are not empty"
     if waiting := redis.xlen("imports:requests"):
         yield f"{waiting} entries are on the stream"
     groups = redis.xinfo_groups("imports:requests") if redis.exists("imports:requests") else []

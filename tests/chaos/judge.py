@@ -18,6 +18,8 @@ from worker.store.messages import PRIORITIES
 PATIENCE_SECONDS: Final = 150
 """How long the last ones may take: an import that failed as a lane's probe stands back a minute."""
 
+CELERY_QUEUES: Final = (IMPORTS_QUEUE, ADMIT_QUEUE, FINISH_QUEUE)
+
 EXPECTED: Final = {
     "COMPLETED": "import.succeeded",
     "FAILED": "import.failed",
@@ -87,16 +89,21 @@ def _states_of(redis: "Redis", task_ids: list[str]) -> dict[str, str]:
 
 def left_in_queues(redis: "Redis") -> list[str]:
     """Return what the broker and the stream still hold, though everything is over."""
-    queues = (IMPORTS_QUEUE, ADMIT_QUEUE, FINISH_QUEUE)
-    lengths: dict[str, Any] = {
-        f"{queue}{priority}": redis.llen(f"{queue}{priority}")
-        for queue in queues
-        for priority in PRIORITIES
-    }
-    lengths["unacked"] = redis.hlen("unacked")
-    lengths["unacked_index"] = redis.zcard("unacked_index")
-    lengths["imports:requests"] = redis.xlen("imports:requests")
-    return [f"{name} still holds {length}" for name, length in lengths.items() if length]
+    lists = [f"{q}{priority}" for q in CELERY_QUEUES for priority in PRIORITIES]
+    # At once: a message may just move from one to another.
+    with redis.pipeline(transaction=True) as pipeline:
+        for name in lists:
+            pipeline.llen(name)
+        pipeline.hlen("unacked")
+        pipeline.zcard("unacked_index")
+        pipeline.xlen("imports:requests")
+        lengths = pipeline.execute()
+    names = (*lists, "unacked", "unacked_index", "imports:requests")
+    return [
+        f"{name} still holds {length}"
+        for name, length in zip(names, lengths, strict=True)
+        if length
+    ]
 
 
 def _left_behind(redis: "Redis") -> list[str]:

@@ -264,6 +264,9 @@ def _send_canary(stage: Stage) -> None:
 _LONG: Final = 3
 """Seconds of a job that must still run when it is asked for, however slow the machine is."""
 
+_LONGER: Final = 10
+"""Seconds that outlast a crash, and what takes over: such a job ends late, and is noted."""
+
 _DOUBTS: Final = (
     _target("dadopt", _once("error_504_after"), duration_seconds=_LONG),
     _target("dagain", _once("error_504_before")),
@@ -280,14 +283,14 @@ _DOUBTS: Final = (
 )
 _POLLS: Final = (
     _target("dfail", outcome="fail", duration_seconds=0.3),
-    _target("dnever", duration_seconds=_LONG),
+    _target("dnever", duration_seconds=_LONGER),
     _target("dstuck", duration_seconds=_LONG),
     _target("dgone", {"kind": "late_404"}, duration_seconds=5),
     _target("dpoll", _once("error_504_before", operation="GetBackendJob")),
 )
 _TO_BE_CANCELLED: Final = (
-    _target("dstarting", {"kind": "slow"}, duration_seconds=_LONG),
-    _target("drunning", duration_seconds=_LONG),
+    _target("dstarting", {"kind": "slow"}, duration_seconds=_LONGER),
+    _target("drunning", duration_seconds=_LONGER),
 )
 _ONE_ACCOUNT: Final = {"default": {"access_key_id": ACCESS_KEY}}
 
