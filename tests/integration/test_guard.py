@@ -25,7 +25,7 @@ def end(*_):
 signal.signal(signal.SIGTERM, end)
 (directory / f"{name}.pids").write_text(f"{os.getpid()} {os.getppid()}")
 while True:
-    signal.pause()
+    time.sleep(0.05)  # signal.pause() sleeps through a signal that comes just before it
 """
 
 # Starts two children, the first of which must outlive the second, and lives on.

@@ -11,14 +11,17 @@ The guard starts as a script of the standard library alone: it imports nothing o
 import argparse
 import os
 import signal
+import socket
 import subprocess
 import sys
 import threading
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Final, Self
 
 DEFAULT_GRACE_SECONDS: Final = 10.0
+CHECK_SECONDS: Final = 1.0
 
 
 class GuardedProcess:
@@ -93,17 +96,37 @@ def main() -> int:
 
 
 def _guard(command: Sequence[str], grace_seconds: float, held: Sequence[int]) -> int:
-    # A handler, not SIG_IGN: the command must not inherit that it ignores SIGINT.
-    signal.signal(signal.SIGINT, lambda *_: None)
+    told_to_end = threading.Event()
+    # Handlers, not SIG_IGN: the command must not inherit that it ignores SIGINT.
+    for number in (signal.SIGINT, signal.SIGCHLD):
+        signal.signal(number, lambda *_: None)
+    signal.signal(signal.SIGTERM, lambda *_: told_to_end.set())
+    signals = _signals()
     # The command gets none of the guard's other descriptors: a lifeline that leaked into it would
     # let it keep its siblings alive.
     child = subprocess.Popen(  # noqa: S603 - the parent's own command
         command, stdin=subprocess.DEVNULL, process_group=0, pass_fds=held
     )
-    signal.signal(signal.SIGTERM, lambda *_: child.terminate())
     threading.Thread(target=_end_with_lifeline, args=(child, grace_seconds), daemon=True).start()
-    code = child.wait()
+    while (code := child.poll()) is None:
+        if told_to_end.is_set():
+            told_to_end.clear()
+            child.terminate()
+        with suppress(TimeoutError):
+            signals.recv(1)
     return code if code >= 0 else 128 - code
+
+
+def _signals() -> socket.socket:
+    """Return a socket that has a byte to read for each signal, also for one that just came.
+
+    Python's own waiting can sleep through a signal that comes in the moment before it begins.
+    """
+    reader, writer = socket.socketpair()
+    writer.setblocking(False)
+    reader.settimeout(CHECK_SECONDS)  # the other thread may have learned of the end before us
+    signal.set_wakeup_fd(writer.detach())
+    return reader
 
 
 def _end_with_lifeline(child: "subprocess.Popen[bytes]", grace_seconds: float) -> None:
