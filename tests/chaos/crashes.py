@@ -324,10 +324,10 @@ def _drawn(boundary: str, ways: Sequence[tuple[str, int]], seed: int) -> Crash:
     # Each for itself: a boundary more or less must not change what is drawn for the others.
     dice = random.Random(f"{seed}:{boundary}")
     # How often it is passed is never quite sure: polls and claims come as time allows. So only
-    # where it is passed often, and not among the last times.
+    # where it is passed often, and among the first times.
     most = max(times for _, times in ways)
     situation, times = dice.choice([way for way in ways if way[1] > most / 2])
-    return Crash(BY_NAME[situation], boundary, dice.randint(1, (times + 1) // 2))
+    return Crash(BY_NAME[situation], boundary, dice.randint(1, max(1, times // 4)))
 
 
 def trials(seed: int) -> Iterator[Trial]:
