@@ -156,9 +156,14 @@ class SentinelSet:
         hosts = ";".join(f"sentinel://{secret}127.0.0.1:{s.port}" for s in self.sentinels)
         return f"{hosts}/0?master_name={MASTER_NAME}"
 
-    def kill_primary(self) -> None:
-        """Kill the server that is the primary now."""
-        self._current().kill()
+    def kill_primary(self) -> "Server":
+        """Kill the server that is the primary now, and return it.
+
+        On a busy machine the Sentinels may have replaced the one that it was when last asked for.
+        """
+        self.primary = self._current()
+        self.primary.kill()
+        return self.primary
 
     def wait_for_failover(self, seconds: float = WAIT_SECONDS) -> "Server":
         """Wait until all Sentinels tell of another primary, which takes writes; return it."""

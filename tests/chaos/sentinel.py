@@ -50,8 +50,7 @@ class ReplicatedStore:
 
     def kill_and_restart(self) -> None:
         """Kill the primary; once a replica is promoted, start the dead one as its replica."""
-        dead = self._set.primary
-        self._set.kill_primary()
+        dead = self._set.kill_primary()
         self._set.wait_for_failover(FAILOVER_SECONDS)
         dead.start()
         wait_until(
