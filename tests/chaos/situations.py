@@ -313,7 +313,7 @@ SITUATIONS: Final = (
     Situation(
         "throttled",
         _send_entries(6),
-        scenario={"quota": {"starts": {"rate": 4, "burst": 2}, "reads": {"rate": 6, "burst": 2}}},
+        scenario={"quota": {"starts": {"rate": 4, "burst": 2}, "reads": {"rate": 2, "burst": 1}}},
     ),
     Situation("crowded", _send_entries(4), scenario={"quota": {"max_running": 2}}),
     Situation(
