@@ -72,6 +72,7 @@ def _run(name: str, options: argparse.Namespace) -> Iterator[Trial]:
     try:
         for trial in trials(options.seed):
             print(f"  {_line(trial)}", flush=True)
+            _show_violations(trial)
             yield trial
     except Exception as error:  # noqa: BLE001 - the others are run all the same
         traceback.print_exc()
@@ -89,11 +90,15 @@ def _show(results: Sequence[Trial], seed: int) -> None:
     for trial in results:
         print(_line(trial))
     for trial in results:
-        for violation in trial.violations[:SHOWN]:
-            print(f"VIOLATION of {trial.name}: {violation}")
-        if len(trial.violations) > SHOWN:
-            print(f"VIOLATION of {trial.name}: and {len(trial.violations) - SHOWN} more")
+        _show_violations(trial)
     print(f"seed {seed}: {sum(len(t.violations) for t in results)} violations")
+
+
+def _show_violations(trial: Trial) -> None:
+    for violation in trial.violations[:SHOWN]:
+        print(f"VIOLATION of {trial.name}: {violation}", flush=True)
+    if len(trial.violations) > SHOWN:
+        print(f"VIOLATION of {trial.name}: and {len(trial.violations) - SHOWN} more", flush=True)
 
 
 if __name__ == "__main__":

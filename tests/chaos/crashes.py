@@ -118,8 +118,11 @@ class Theatres:
     def each(self, play: Callable[[Theatre, Any], T], pieces: Iterable[Any]) -> Iterator[T]:
         """Play the pieces side by side; yield what comes of them as it comes."""
         with ThreadPoolExecutor(self._size) as pool:
-            for future in as_completed([pool.submit(self._play, play, p) for p in pieces]):
-                yield future.result()
+            try:
+                for future in as_completed([pool.submit(self._play, play, p) for p in pieces]):
+                    yield future.result()
+            finally:
+                pool.shutdown(cancel_futures=True)  # what has not begun, when it is interrupted
 
     def _play(self, play: Callable[[Theatre, Any], T], piece: Any) -> T:
         theatre = self._free.get()

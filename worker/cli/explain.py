@@ -13,6 +13,7 @@ from config.settings import load_settings
 from worker.cli.client import BadInputError, not_known, open_views
 from worker.cli.estimate import Estimate, estimate_start
 from worker.cli.lanelist import span
+from worker.cli.status import import_as_json
 from worker.cli.waiting import what_it_waits_for
 from worker.domain.history import Line, What
 from worker.domain.imports import Import, iso_time
@@ -158,15 +159,10 @@ def what_to_do(item: Import) -> str:
 def _as_json(told: Explanation) -> dict[str, Any]:
     item, estimate = told.item, told.estimate
     return {
-        **item.result(),
-        "state": item.state,
-        "account": item.account,
-        "region": item.region,
-        "batchId": item.batch_id or None,
+        **import_as_json(item, told.waits_for),
         "retryOf": item.retry_of or None,
         "retriedBy": item.retried_by or None,
         "history": [_line_as_json(line) for line in told.lines],
-        "waitsFor": told.waits_for,
         "startsInSeconds": estimate.seconds if estimate else None,
         "startsWhy": estimate.why if estimate else None,
         "toDo": what_to_do(item) if item.is_terminal else None,

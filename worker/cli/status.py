@@ -65,7 +65,7 @@ def _all_failures(failures: Sequence[Import]) -> Text:
 def _print_import(item: Import, where: Whereabouts | None, *, as_json: bool) -> None:
     waits_for = what_it_waits_for(item, where) if where else None
     if as_json:
-        click.echo(json.dumps(_import_as_json(item, waits_for)))
+        click.echo(json.dumps(import_as_json(item, waits_for)))
         return
     result = item.result()
     lines = {
@@ -98,7 +98,8 @@ def told_late(item: Import) -> str:
     return f"{told}: {item.late_error}" if item.late_error else told
 
 
-def _import_as_json(item: Import, waits_for: str | None) -> dict[str, Any]:
+def import_as_json(item: Import, waits_for: str | None) -> dict[str, Any]:
+    """Return an import as programs read it."""
     return {
         **item.result(),
         "state": item.state,

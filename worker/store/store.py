@@ -326,7 +326,7 @@ class ImportStore:
         It joins the batch `item.retry_batch_id`, without any announcement.
         """
         names = filter(None, (item.retry_id, item.retry_batch_id))
-        verdict, retry_id = await self._scripts.call(
+        verdict, retry_id = await self._lasting(
             "retry",
             id=item.id,
             retry_id=item.retry_id,
