@@ -14,8 +14,9 @@ from typing import Any, Final
 
 import aioboto3
 import aiohttp
+from aiobotocore.config import AioConfig
+from aiobotocore.httpsession import AIOHTTPSession
 from aiobotocore.session import AioSession
-from botocore.config import Config
 from botocore.exceptions import (
     BotoCoreError,
     ClientError,
@@ -53,6 +54,7 @@ _CREDENTIAL_ERRORS: Final = (
 
 _kept_response: ContextVar[list[Response]] = ContextVar("kept_response")
 _sent: ContextVar[list[bool]] = ContextVar("sent")
+_deadline: ContextVar[float] = ContextVar("deadline")
 
 
 class CallFailedError(Exception):
@@ -72,7 +74,8 @@ class Aws:
 
     def __init__(self, timeout_seconds: float, max_connections: int) -> None:
         self.timeout_seconds = timeout_seconds
-        self._config = Config(
+        self._config = AioConfig(
+            http_session_cls=_PunctualSession,
             retries={"total_max_attempts": 1},
             connect_timeout=CONNECT_TIMEOUT_SECONDS,
             read_timeout=timeout_seconds,
@@ -96,7 +99,8 @@ class Aws:
         _kept_response.set(kept)
         _sent.set(sent)
         try:
-            async with asyncio.timeout(self.timeout_seconds):
+            async with asyncio.timeout(self.timeout_seconds) as limit:
+                _deadline.set(limit.when() or 0.0)
                 client = await self._client(account, region)
                 await getattr(client, method)(**params)
         except _CREDENTIAL_ERRORS as error:
@@ -178,6 +182,30 @@ class Aws:
             base.register_component("data_loader", self._base.get_component("data_loader"))
             session = self._sessions[account] = aioboto3.Session(botocore_session=base)
         return session
+
+
+class _PunctualSession(AIOHTTPSession):  # type: ignore[misc]  # it publishes no annotations
+    """Sends no request whose time is over.
+
+    A process that stood still between signing and sending goes on where it stopped: over a
+    connection that is open, the request would be out before the event loop looks at its timers,
+    with nobody holding its claim any more.
+    """
+
+    async def _get_session(self, proxy_url: str | None) -> aiohttp.ClientSession:
+        opened = proxy_url in self._sessions
+        session: aiohttp.ClientSession = await super()._get_session(proxy_url)
+        if not opened:
+            trace = aiohttp.TraceConfig()
+            trace.on_request_chunk_sent.append(_refuse_late)  # awaited right before the write
+            trace.freeze()
+            session.trace_configs.append(trace)
+        return session
+
+
+async def _refuse_late(*_: object) -> None:
+    if asyncio.get_running_loop().time() >= _deadline.get():
+        raise TimeoutError("the time of the call was over before it was sent")
 
 
 def _note_sending(**_: Any) -> None:
