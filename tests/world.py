@@ -154,7 +154,7 @@ class Errand:
             with suppress(asyncio.CancelledError):
                 await self._task
 
-    async def submit(self, item: Import) -> Answer:
+    async def submit(self, item: Import, _send_by: float) -> Answer:
         """Start the job."""
         answer = self._remote.submit(target_of(item), item.id, self._mood, self.lag)
         return await self._travel(answer)

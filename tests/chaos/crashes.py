@@ -1,10 +1,11 @@
-"""Kill a worker at every boundary that it passes, in turn, and hold what follows to the truth.
+"""Kill or freeze a worker at every boundary that it passes, and hold what follows to the truth.
 
 First each situation is played without a crash, twice, and the boundaries are noted that its worker
 passes (`doomed`). Then, for each of them, a situation that passes it is played anew: the worker
 must die there, another one takes over, and when all imports are over, nothing may be lost, doubled,
-told falsely or left behind. `python -m tests.chaos.crashes` does it all; a seed draws situations
-and passings, and `--only` plays single crashes again by their names.
+told falsely or left behind. Then the same once more with a worker that stands still there, and goes
+on where it stood once the other has finished everything. `python -m tests.chaos.crashes` does it
+all; a seed draws situations and passings, and `--only` plays single ones again by their names.
 """
 
 import argparse
@@ -43,6 +44,9 @@ SIDE_BY_SIDE: Final = 6
 """Most of a crash's time is waiting: for leases, for kombu's time-out, for probes."""
 
 DEATH_SECONDS: Final = 40
+LATE_SECONDS: Final = 1.5
+"""How long a worker that was woken has for what it was about to do."""
+
 RECOVERY_SECONDS: Final = 60
 """Some 17 s are kombu's: what was taken along comes back after 10 s, looked for every 5 s."""
 
@@ -53,6 +57,7 @@ ERRORS: Final = {
     "timed_out": "ImportTimedOut",
     "cancelled": "ImportCancelled",
 }
+FROZEN: Final = " frozen"
 QUEUES: Final = (
     "imports",
     "imports.admit",
@@ -66,22 +71,32 @@ ONCE: Final = ("import.accepted", "import.started", "import.stuck")
 
 @dataclass(frozen=True, slots=True)
 class Crash:
-    """Where a worker dies: at the `passing`-th time that it comes to a boundary."""
+    """Where a worker dies: at the `passing`-th time that it comes to a boundary.
+
+    Or stands still, and goes on too late: `frozen`.
+    """
 
     situation: Situation
     boundary: str
     passing: int = 1
+    frozen: bool = False
 
     @classmethod
     def of(cls, name: str) -> "Crash":
         """Return the crash of a name, as `str` writes it."""
-        situation, _, rest = name.partition("/")
+        situation, _, rest = name.removesuffix(FROZEN).partition("/")
         boundary, _, passing = rest.partition("#")
-        return cls(BY_NAME[situation], boundary, int(passing or 1))
+        return cls(BY_NAME[situation], boundary, int(passing or 1), name.endswith(FROZEN))
 
     def __str__(self) -> str:
         """Name it, as `of` reads it."""
-        return f"{self.situation.name}/{self.boundary}#{self.passing}"
+        name = f"{self.situation.name}/{self.boundary}#{self.passing}"
+        return f"{name}{FROZEN}" if self.frozen else name
+
+    @property
+    def signal(self) -> str:
+        """The signal that the worker sends itself."""
+        return "SIGSTOP" if self.frozen else "SIGKILL"
 
 
 @dataclass(frozen=True, slots=True)
@@ -187,22 +202,36 @@ def always_passed(rehearsals: Iterable[Rehearsal]) -> Passed:
 
 
 def crash(theatre: Theatre, crash: Crash) -> Trial:
-    """Let a worker die, let another one take over, and say what did not hold."""
+    """Let a worker die or stand still, let another one take over, and say what did not hold."""
     began = time.monotonic()
     log, situation = _file_name(str(crash)), crash.situation
     stage = theatre.perform(situation)
-    steering = {"DOOMED_AT": crash.boundary, "DOOMED_COUNT": str(crash.passing)}
-    worker = theatre.start(situation, f"{log}-doomed", "tests.chaos.doomed", **steering)
-    try:
-        _wait(lambda: not worker.is_alive, DEATH_SECONDS, lambda: situation.meanwhile(stage))
-        if not worker.was_killed:
-            what = "was not reached" if worker.is_alive else "was not what the worker died of"
-            return _trial(str(crash), "SIGKILL", stage, began, [f"the boundary {what}"])
-        worker = theatre.start(situation, f"{log}-heir", "worker.celery")
+    steering = {
+        "DOOMED_AT": crash.boundary,
+        "DOOMED_COUNT": str(crash.passing),
+        "DOOMED_BY": crash.signal,
+    }
+    with ExitStack() as workers:
+        doomed = theatre.start(situation, f"{log}-doomed", "tests.chaos.doomed", **steering)
+        workers.callback(doomed.kill)
+        _wait(lambda: _is_gone(doomed), DEATH_SECONDS, lambda: situation.meanwhile(stage))
+        if not (doomed.was_killed or doomed.stands_still):
+            what = "was not reached" if doomed.is_alive else "was not what the worker died of"
+            return _trial(str(crash), crash.signal, stage, began, [f"the boundary {what}"])
+        heir = theatre.start(situation, f"{log}-heir", "worker.celery")
+        workers.callback(heir.kill)
         left = _wait_until_over(stage, situation)
-    finally:
-        worker.kill()
-    return _trial(str(crash), "SIGKILL", stage, began, left)
+        if crash.frozen and not left:
+            doomed.wake()
+            time.sleep(LATE_SECONDS)
+            left = _wait_until_over(stage, situation)
+            if not doomed.is_alive:
+                left.append("the worker that was woken has ended")
+    return _trial(str(crash), crash.signal, stage, began, left)
+
+
+def _is_gone(doomed: ForkedWorker) -> bool:
+    return not doomed.is_alive or doomed.stands_still
 
 
 def _trial(name: str, faults: str, stage: Stage, began: float, left: list[str]) -> Trial:
@@ -314,27 +343,27 @@ def _file_name(name: str) -> str:
     return "".join(c if c.isalnum() or c in ".=" else "-" for c in name)
 
 
-def drawn_from(passed: Passed, seed: int) -> list[Crash]:
+def drawn_from(passed: Passed, seed: int, *, frozen: bool = False) -> list[Crash]:
     """Return a crash for each boundary, in the order of their names."""
     ways: dict[str, list[tuple[str, int]]] = {}
     for situation in sorted(passed):
         for boundary, times in passed[situation].items():
             ways.setdefault(boundary, []).append((situation, times))
-    return [_drawn(boundary, ways[boundary], seed) for boundary in sorted(ways)]
+    return [_drawn(boundary, ways[boundary], seed, frozen=frozen) for boundary in sorted(ways)]
 
 
-def _drawn(boundary: str, ways: Sequence[tuple[str, int]], seed: int) -> Crash:
+def _drawn(boundary: str, ways: Sequence[tuple[str, int]], seed: int, *, frozen: bool) -> Crash:
     # Each for itself: a boundary more or less must not change what is drawn for the others.
-    dice = random.Random(f"{seed}:{boundary}")
+    dice = random.Random(f"{seed}:{boundary}{FROZEN if frozen else ''}")
     # How often it is passed is never quite sure: polls and claims come as time allows. So only
     # where it is passed often, and among the first times.
     most = max(times for _, times in ways)
     situation, times = dice.choice([way for way in ways if way[1] > most / 2])
-    return Crash(BY_NAME[situation], boundary, dice.randint(1, max(1, times // 4)))
+    return Crash(BY_NAME[situation], boundary, dice.randint(1, max(1, times // 4)), frozen)
 
 
 def trials(seed: int) -> Iterator[Trial]:
-    """Play every situation without a crash, then a crash at every boundary; in any order."""
+    """Play every situation as it is, then a crash and a freeze at every boundary."""
     with tempfile.TemporaryDirectory() as directory, theatres(Path(directory)) as stages:
         yield from _trials_on(stages, seed)
 
@@ -344,7 +373,9 @@ def _trials_on(stages: Theatres, seed: int) -> Iterator[Trial]:
     for rehearsal in stages.each(rehearse, [*SITUATIONS, *SITUATIONS]):
         rehearsals.append(rehearsal)
         yield rehearsal.trial
-    yield from stages.each(crash, drawn_from(always_passed(rehearsals), seed))
+    passed = always_passed(rehearsals)
+    yield from stages.each(crash, drawn_from(passed, seed))
+    yield from stages.each(crash, drawn_from(passed, seed, frozen=True))
 
 
 def _chosen(stages: Theatres, names: list[str]) -> Iterator[Trial]:
@@ -373,12 +404,13 @@ def main() -> None:
 
 
 def _conclude(seed: int, done: list[Trial], seconds: float) -> None:
-    crashes = sum(trial.faults == "SIGKILL" for trial in done)
+    faults = Counter(trial.faults for trial in done)
     imports = sum(trial.imports for trial in done)
     broken = [trial.name for trial in done if trial.violations]
     print(
-        f"seed {seed}: {crashes} crashes, {len(done) - crashes} runs without, {imports:,} imports,"
-        f" {len(broken)} with violations, {seconds:.0f} s"
+        f"seed {seed}: {faults['SIGKILL']} crashes, {faults['SIGSTOP']} freezes,"
+        f" {faults['none']} runs without, {imports:,} imports, {len(broken)} with violations,"
+        f" {seconds:.0f} s"
     )
     if broken:
         sys.exit("play again with --only " + " ".join(f'"{name}"' for name in broken))

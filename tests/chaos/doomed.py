@@ -1,9 +1,10 @@
-"""A worker that notes each boundary it passes, or dies (SIGKILL) at one of them.
+"""A worker that notes each boundary it passes, and dies or stands still at one of them.
 
 `celery -A tests.chaos.doomed worker`, steered by the environment:
 
 - `DOOMED_RECORD`: a file that gets a line, the boundary's name, at each passing;
-- `DOOMED_AT`, `DOOMED_COUNT`: the name at whose n-th passing the worker dies.
+- `DOOMED_AT`, `DOOMED_COUNT`: the name at whose n-th passing it sends itself a signal;
+- `DOOMED_BY`: that signal, SIGKILL if none is given. With SIGSTOP it says `STANDS_STILL` before.
 
 A boundary stands before and after each step that leaves the process: each script by its name,
 other commands of the store, each API call, each task published, each result stored, each message
@@ -22,6 +23,7 @@ from celery import Celery
 from celery.backends.base import Backend
 from kombu.transport.redis import QoS
 
+from tests.chaos.nursery import STANDS_STILL
 from worker import conductor
 from worker.celery import app
 from worker.operations.aws import Aws
@@ -46,6 +48,7 @@ class Boundaries:
     def __init__(self, environment: Mapping[str, str]) -> None:
         self._fatal = environment.get("DOOMED_AT")
         self._left = int(environment.get("DOOMED_COUNT", "1"))
+        self._signal = signal.Signals[environment.get("DOOMED_BY", "SIGKILL")]
         self._lock = threading.Lock()
         self._record: int | None = None
         if path := environment.get("DOOMED_RECORD"):
@@ -59,7 +62,9 @@ class Boundaries:
             with self._lock:
                 self._left -= 1
                 if self._left == 0:
-                    os.kill(os.getpid(), signal.SIGKILL)
+                    if self._signal is signal.SIGSTOP:
+                        os.write(1, f"{STANDS_STILL}\n".encode())
+                    os.kill(os.getpid(), self._signal)
 
 
 boundaries = Boundaries(os.environ)
@@ -147,7 +152,7 @@ def _wrap_store() -> None:
 
 
 def _wrap_world() -> None:
-    wrap(Aws, "call", lambda _self, _account, _region, method, **_: f"aws.{method}")
+    wrap(Aws, "call", lambda _self, _account, _region, method, *_: f"aws.{method}")
     # Its own methods, on its thread: a worker that shows a state may die between result and event.
     wrap(CeleryAnnouncer, "_show_waiting", _named("announce.waiting"))
     wrap(CeleryAnnouncer, "_show_running", _named("announce.running"))

@@ -11,6 +11,9 @@ from pathlib import Path
 from typing import Final
 
 GRACE_SECONDS: Final = 10.0
+STANDS_STILL: Final = "stands still at its boundary"
+"""What a worker says before it stops itself."""
+
 _CONTEXT: Final = multiprocessing.get_context("forkserver")
 _CONTEXT.set_forkserver_preload(
     [
@@ -51,6 +54,16 @@ class ForkedWorker:
     def was_killed(self) -> bool:
         """Whether it ended by SIGKILL."""
         return self._process.exitcode == -signal.SIGKILL
+
+    @property
+    def stands_still(self) -> bool:
+        """Whether it has stopped itself."""
+        return STANDS_STILL in self.log
+
+    def wake(self) -> None:
+        """Let it go on where it stood still."""
+        assert self._process.pid
+        os.kill(self._process.pid, signal.SIGCONT)
 
     def kill(self) -> None:
         """Kill it where it stands, and see it end."""

@@ -1,6 +1,11 @@
 """Calls to AWS by the real SDK, against the sandbox: what leaves this process, and when."""
 
+import math
+import os
+import subprocess
+import sys
 import time
+from contextlib import suppress
 from typing import Any
 
 import pytest
@@ -33,12 +38,56 @@ async def test_a_call_that_is_frozen_on_its_way_out_is_not_sent_late(
 
     try:
         # Over a connection that is open, nothing else is waited for before the request goes out.
-        await aws.call("default", "us-east-1", "list_backend_jobs", **WHERE)
+        await aws.call("default", "us-east-1", "list_backend_jobs", WHERE)
         client = await aws._client("default", "us-east-1")  # noqa: SLF001 - its signing is slowed
         client.meta.events.register(f"{moment}.{SERVICE}.ImportBackendAuth", freeze)
         with pytest.raises(CallFailedError) as failure:
-            await aws.call("default", "us-east-1", "import_backend_auth", **WHERE, **POOL)
+            await aws.call("default", "us-east-1", "import_backend_auth", WHERE | POOL)
     finally:
         await aws.close()
     assert failure.value.answer.kind in {Kind.UNKNOWN, Kind.CREDENTIALS}
     assert sandbox.calls("ImportBackendAuth") == []
+
+
+@pytest.mark.parametrize(
+    ("send_by", "sent"), [(0.0, 0), (math.inf, 1)], ids=["too late", "in time"]
+)
+@pytest.mark.usefixtures("_environment")
+async def test_a_start_is_sent_in_the_time_of_its_claim_or_not_at_all(
+    sandbox: Sandbox, send_by: float, sent: int
+) -> None:
+    aws = Aws(timeout_seconds=5.0, max_connections=1)
+    with suppress(CallFailedError):
+        await aws.call("default", "us-east-1", "import_backend_auth", WHERE | POOL, send_by)
+    await aws.close()
+    assert len(sandbox.calls("ImportBackendAuth")) == sent
+
+
+@pytest.mark.parametrize(
+    ("acknowledged_seconds", "then"),
+    [(0.5, "never delivered"), (60, "delivered late")],  # the second is what the first prevents
+)
+def test_a_request_that_the_network_swallowed_is_not_delivered_after_it_was_given_up(
+    acknowledged_seconds: float, then: str
+) -> None:
+    alone = ["unshare", "--net"]
+    if subprocess.run([*alone, "ip", "link"], capture_output=True, check=False).returncode:
+        pytest.skip(
+            "NO network namespaces here (root, unshare and ip), a lost request is not tried"
+        )
+    command = [*alone, sys.executable, "-m", "tests.integration.stranded"]
+    environment = {
+        **os.environ,
+        "AWS_ENDPOINT_URL_AMPLIFYBACKEND": "http://127.0.0.1:8080",
+        "AWS_ACCESS_KEY_ID": ACCESS_KEY,
+        "AWS_SECRET_ACCESS_KEY": "not-a-secret",
+    }
+    done = subprocess.run(
+        [*command, str(acknowledged_seconds)],
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert done.stdout == then, done.stderr

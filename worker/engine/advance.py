@@ -102,12 +102,13 @@ class Advancer:
         with structlog.contextvars.bound_contextvars(
             import_id=claim.item.id, target=claim.item.target, lane=claim.item.lane
         ):
-            if self._clock() - claim.taken_at > self._lease_seconds / 2:
-                # We were stalled, and a call may take half a lease: it could outlive its claim.
+            # A call may take half a lease: what is sent later could outlive its claim.
+            send_by = claim.taken_at + self._lease_seconds / 2
+            if self._clock() > send_by:
                 log.warning("claim.given_back", call=claim.call)
                 await give_back(self._ledger, claim)
                 return
-            answer = await self._call(claim)
+            answer = await self._call(claim, send_by)
             elapsed = self._clock() - claim.taken_at
             claim = replace(
                 claim,
@@ -121,10 +122,10 @@ class Advancer:
             in_outage = await self._mind_lane(claim, answer)
             await self._carry_out(_stand_back(decision, claim, answer), claim, in_outage=in_outage)
 
-    async def _call(self, claim: Claim) -> Answer:
+    async def _call(self, claim: Claim, send_by: float) -> Answer:
         match claim.call:
             case Call.START:
-                return await self._operation.submit(claim.item)
+                return await self._operation.submit(claim.item, send_by)
             case Call.POLL:
                 return await self._operation.status(claim.item)
             case Call.RECONCILE:

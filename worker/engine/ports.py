@@ -15,8 +15,8 @@ from worker.domain.states import State
 class Operation(Protocol):
     """A remote API: submit a job, then ask for it until it is over. Answers, never exceptions."""
 
-    async def submit(self, item: Import) -> Answer:
-        """Start the job; one call."""
+    async def submit(self, item: Import, send_by: float) -> Answer:
+        """Start the job; one call, never sent after `send_by` on `time.monotonic`, in seconds."""
         ...
 
     async def status(self, item: Import) -> Answer:

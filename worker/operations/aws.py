@@ -5,7 +5,10 @@ Answers are taken raw, before botocore parses them (see `worker.operations.http`
 """
 
 import asyncio
+import math
 import os
+import socket
+import time
 from collections import defaultdict
 from collections.abc import Mapping
 from contextlib import AsyncExitStack, suppress
@@ -39,6 +42,7 @@ from worker.operations.http import Response
 
 SERVICE: Final = "amplifybackend"
 CONNECT_TIMEOUT_SECONDS: Final = 5.0
+"""How long the other side may take to acknowledge: less than a doubt settles for."""
 
 _CREDENTIAL_ERRORS: Final = (
     CredentialRetrievalError,
@@ -54,7 +58,7 @@ _CREDENTIAL_ERRORS: Final = (
 
 _kept_response: ContextVar[list[Response]] = ContextVar("kept_response")
 _sent: ContextVar[list[bool]] = ContextVar("sent")
-_deadline: ContextVar[float] = ContextVar("deadline")
+_send_by: ContextVar[float] = ContextVar("send_by")
 
 
 class CallFailedError(Exception):
@@ -87,8 +91,18 @@ class Aws:
         self._exits = AsyncExitStack()
         self._opening: defaultdict[tuple[str, str], asyncio.Lock] = defaultdict(asyncio.Lock)
 
-    async def call(self, account: str, region: str, method: str, **params: Any) -> Response:
+    async def call(
+        self,
+        account: str,
+        region: str,
+        method: str,
+        params: Mapping[str, object],
+        send_by: float = math.inf,
+    ) -> Response:
         """Make one call and return the raw answer, whatever its status.
+
+        A request with a body is not sent after `send_by` (`time.monotonic`, in seconds), nor after
+        the time of the call, however long this process stood still before.
 
         Raises:
             CallFailedError: when there is none: no credentials, no connection, no time, no sense.
@@ -99,8 +113,8 @@ class Aws:
         _kept_response.set(kept)
         _sent.set(sent)
         try:
-            async with asyncio.timeout(self.timeout_seconds) as limit:
-                _deadline.set(limit.when() or 0.0)
+            async with asyncio.timeout(self.timeout_seconds):
+                _send_by.set(min(send_by, time.monotonic() + self.timeout_seconds))
                 client = await self._client(account, region)
                 await getattr(client, method)(**params)
         except _CREDENTIAL_ERRORS as error:
@@ -190,7 +204,13 @@ class _PunctualSession(AIOHTTPSession):  # type: ignore[misc]  # it publishes no
     A process that stood still between signing and sending goes on where it stopped: over a
     connection that is open, the request would be out before the event loop looks at its timers,
     with nobody holding its claim any more.
+
+    Nor does the kernel: left alone, it goes on for minutes to send what the other side has not
+    acknowledged, also over connections that were closed meanwhile.
     """
+
+    def __init__(self, *, connector_args: Mapping[str, object], **more: Any) -> None:
+        super().__init__(connector_args={**connector_args, "socket_factory": _socket}, **more)
 
     async def _get_session(self, proxy_url: str | None) -> aiohttp.ClientSession:
         opened = proxy_url in self._sessions
@@ -203,8 +223,21 @@ class _PunctualSession(AIOHTTPSession):  # type: ignore[misc]  # it publishes no
         return session
 
 
+def _socket(address: aiohttp.AddrInfoType) -> socket.socket:
+    """Return a socket whose data is acknowledged in time, or dropped with its connection.
+
+    By `TCP_USER_TIMEOUT` (RFC 5482), where the system has it; others keep their own time-outs.
+    """
+    family, kind, protocol, *_ = address
+    made = socket.socket(family, kind, protocol)
+    if hasattr(socket, "TCP_USER_TIMEOUT"):
+        milliseconds = round(CONNECT_TIMEOUT_SECONDS * 1000)
+        made.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, milliseconds)
+    return made
+
+
 async def _refuse_late(*_: object) -> None:
-    if asyncio.get_running_loop().time() >= _deadline.get():
+    if time.monotonic() >= _send_by.get():
         raise TimeoutError("the time of the call was over before it was sent")
 
 

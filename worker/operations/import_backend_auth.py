@@ -4,13 +4,14 @@ Source: the AmplifyBackend API reference; request and response members as botoco
 """
 
 import asyncio
-from collections.abc import Awaitable, Callable
-from typing import Any, Final
+import math
+from collections.abc import Awaitable, Callable, Mapping
+from typing import Final
 
 from worker.domain.answers import Answer, Job, Kind
 from worker.domain.imports import Import
 from worker.operations.aws import Aws, CallFailedError
-from worker.operations.http import holds_a_list, next_token_of, read
+from worker.operations.http import Response, holds_a_list, next_token_of, read
 
 OPERATION: Final = "ImportBackendAuth"
 PAGE_SIZE: Final = 25
@@ -24,22 +25,25 @@ class ImportBackendAuth:
     def __init__(self, aws: Aws) -> None:
         self._aws = aws
 
-    async def submit(self, item: Import) -> Answer:
+    async def submit(self, item: Import, send_by: float) -> Answer:
         """Ask for the import. One call; it may have taken effect whatever comes back."""
         request = item.request
         optional = {"IdentityPoolId": request.identity_pool_id} if request.identity_pool_id else {}
         return await self._ask(
             item,
             "import_backend_auth",
-            UserPoolId=request.user_pool_id,
-            WebClientId=request.web_client_id,
-            NativeClientId=request.native_client_id,
-            **optional,
+            {
+                "UserPoolId": request.user_pool_id,
+                "WebClientId": request.web_client_id,
+                "NativeClientId": request.native_client_id,
+                **optional,
+            },
+            send_by,
         )
 
     async def status(self, item: Import) -> Answer:
         """Ask for the job of a running import."""
-        return await self._ask(item, "get_backend_job", JobId=item.job_id)
+        return await self._ask(item, "get_backend_job", {"JobId": item.job_id})
 
     async def find(self, item: Import, another: Callable[[], Awaitable[None]]) -> Answer:
         """List the target's import jobs, every page of them, within the time of one call.
@@ -63,9 +67,7 @@ class ImportBackendAuth:
                 response = await self._call(
                     item,
                     "list_backend_jobs",
-                    Operation=OPERATION,
-                    MaxResults=PAGE_SIZE,
-                    **paging,
+                    {"Operation": OPERATION, "MaxResults": PAGE_SIZE, **paging},
                 )
             except CallFailedError as failure:
                 return failure.answer
@@ -81,18 +83,19 @@ class ImportBackendAuth:
             paging = {"NextToken": token}
         return Answer(kind=Kind.UNKNOWN, error=f"the list has more than {MAX_PAGES} pages")
 
-    async def _ask(self, item: Import, method: str, **params: Any) -> Answer:
+    async def _ask(
+        self, item: Import, method: str, params: Mapping[str, object], send_by: float = math.inf
+    ) -> Answer:
         try:
-            return read(await self._call(item, method, **params))
+            return read(await self._call(item, method, params, send_by))
         except CallFailedError as failure:
             return failure.answer
 
-    async def _call(self, item: Import, method: str, **params: Any) -> Any:
-        return await self._aws.call(
-            item.account,
-            item.region,
-            method,
-            AppId=item.app_id,
-            BackendEnvironmentName=item.backend_environment_name,
-            **params,
-        )
+    async def _call(
+        self, item: Import, method: str, params: Mapping[str, object], send_by: float = math.inf
+    ) -> Response:
+        where = {
+            "AppId": item.app_id,
+            "BackendEnvironmentName": item.backend_environment_name,
+        }
+        return await self._aws.call(item.account, item.region, method, {**where, **params}, send_by)

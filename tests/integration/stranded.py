@@ -1,0 +1,62 @@
+"""Makes a call whose request the network swallows, and prints whether it is delivered later.
+
+Run in a network namespace of its own (`unshare --net`), whose loopback device it takes down and up.
+Its argument is how long the other side may take to acknowledge, in seconds.
+"""
+
+import asyncio
+import subprocess
+import sys
+from contextlib import suppress
+from typing import Final
+
+from worker.operations import aws as module
+from worker.operations.aws import Aws, CallFailedError
+
+ANSWER: Final = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\n{}"
+PORT: Final = 8080
+WHERE: Final = {"AppId": "d1", "BackendEnvironmentName": "staging"}
+POOL: Final = {"UserPoolId": "p", "WebClientId": "w", "NativeClientId": "n"}
+CALL_SECONDS: Final = 1.0
+DOWN_SECONDS: Final = 1.0
+"""After the call was given up."""
+
+LATE_SECONDS: Final = 5.0
+"""The kernel sends again after 0.2 s, 0.4 s, 0.8 s and so on, so once in this time."""
+
+
+def turn(state: str) -> None:
+    """Take the loopback device up or down."""
+    subprocess.run(["ip", "link", "set", "lo", state], check=True)  # noqa: S607 - of the system
+
+
+async def main() -> None:
+    """Open a connection, lose a request on it, and let the network come back."""
+    received: list[bytes] = []
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        with suppress(OSError, asyncio.CancelledError):
+            while block := await reader.read(65536):
+                received.append(block)
+                writer.write(ANSWER)
+        writer.close()
+
+    turn("up")
+    async with await asyncio.start_server(serve, "127.0.0.1", PORT):
+        aws = Aws(CALL_SECONDS, max_connections=1)
+        await aws.call("default", "us-east-1", "list_backend_jobs", WHERE)
+        assert received, "the connection is open"
+        received.clear()
+        turn("down")
+        with suppress(CallFailedError):
+            await aws.call("default", "us-east-1", "import_backend_auth", WHERE | POOL)
+        await asyncio.sleep(DOWN_SECONDS)
+        turn("up")
+        await asyncio.sleep(LATE_SECONDS)
+        sys.stdout.write("delivered late" if received else "never delivered")
+        await aws.close()
+
+
+if __name__ == "__main__":
+    module.CONNECT_TIMEOUT_SECONDS = float(sys.argv[1])  # type: ignore[misc]  # that is the point
+    asyncio.run(main())
