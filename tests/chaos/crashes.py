@@ -241,8 +241,14 @@ def _trial(name: str, faults: str, stage: Stage, began: float, left: list[str]) 
 
 def _wait_until_over(stage: Stage, situation: Situation) -> list[str]:
     """Wait until nothing is left to do; return what is, when that takes too long."""
-    _wait(lambda: not _left_to_do(stage), RECOVERY_SECONDS, lambda: situation.meanwhile(stage))
-    return _left_to_do(stage)
+    left: list[str] = []
+
+    def is_over() -> bool:
+        left[:] = _left_to_do(stage)
+        return not left
+
+    _wait(is_over, RECOVERY_SECONDS, lambda: situation.meanwhile(stage))
+    return left
 
 
 def _wait(is_over: Callable[[], bool], seconds: float, meanwhile: Callable[[], None]) -> None:
