@@ -80,11 +80,14 @@ class Server:
         """Return a client of this server; close it."""
         return Redis.from_url(self.url, decode_responses=True, socket_timeout=5)
 
-    def start(self) -> Self:
-        """Start it, also again, and wait until it answers."""
+    def start(self, *arguments: str) -> Self:
+        """Start it, also again, and wait until it answers; `arguments` override settings."""
         with (self._directory / "server.log").open("ab") as log:
             self._process = subprocess.Popen(
-                self._command, cwd=self._directory, stdout=log, stderr=subprocess.STDOUT
+                [*self._command, *arguments],
+                cwd=self._directory,
+                stdout=log,
+                stderr=subprocess.STDOUT,
             )
         wait_until(self._answers, f"a server answers on port {self.port}")
         return self
@@ -112,7 +115,7 @@ class Server:
 
 
 class SentinelSet:
-    """A primary, its replicas, and Sentinels that promote one of them about a second after a kill.
+    """A primary, its replicas, and Sentinels that promote one some two seconds after a kill.
 
     With `password`, the servers want it; Sentinels never do.
     """
@@ -177,6 +180,15 @@ class SentinelSet:
         wait_until(lambda: self.role(self.primary) == "master", "it is promoted", seconds)
         return self.primary
 
+    def rejoin(self, dead: "Server") -> None:
+        """Start a dead server again, as a replica of the primary from its first moment.
+
+        It comes up empty and would take itself for a primary until the Sentinels tell it otherwise,
+        after 10 s; failing over meanwhile, they would make it the primary of an empty set.
+        """
+        dead.start("--replicaof", "127.0.0.1", str(self.primary.port))
+        self.wait_until_replicated()
+
     def fail_over(self) -> "Server":
         """Let the Sentinels promote a replica while the primary lives; return the new primary."""
         with self.sentinels[0].client() as client:
@@ -215,7 +227,7 @@ class SentinelSet:
         quorum = sentinels // 2 + 1
         rules = {
             f"monitor {MASTER_NAME}": f"127.0.0.1 {self.primary.port} {quorum}",
-            f"down-after-milliseconds {MASTER_NAME}": 1000,
+            f"down-after-milliseconds {MASTER_NAME}": 2000,
             f"failover-timeout {MASTER_NAME}": 5000,
         }
         if self._password:

@@ -52,11 +52,7 @@ class ReplicatedStore:
         """Kill the primary; once a replica is promoted, start the dead one as its replica."""
         dead = self._set.kill_primary()
         self._set.wait_for_failover(FAILOVER_SECONDS)
-        dead.start()
-        wait_until(
-            lambda: self._set.role(dead) == "slave", "the dead one is a replica", FAILOVER_SECONDS
-        )
-        self._set.wait_until_replicated()
+        self._set.rejoin(dead)
 
     def close(self) -> None:
         """End all of them."""

@@ -130,9 +130,7 @@ def test_a_primary_that_is_killed_is_left_for_the_replica(
         after.wait_until_over(60)
         assert "store.unreachable" in worker.log
         assert "store.replica_missing" in worker.log
-        old.start()
-        wait_until(lambda: sentinels.role(old) == "slave", "the old primary is a replica")
-        sentinels.wait_until_replicated()
+        sentinels.rejoin(old)
         Load(producer, sandbox, 2, "later").wait_until_over()
 
 
