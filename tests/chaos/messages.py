@@ -246,7 +246,7 @@ def _change_time(dice: Random, message: dict[str, Any], body: Any) -> Any:
 
 def _change_property(dice: Random, message: dict[str, Any], body: Any) -> Any:
     properties = message["properties"]
-    if isinstance(properties, dict):
+    if isinstance(properties, dict) and properties:
         properties[dice.choice(tuple(properties))] = junk(dice)
     return body
 
