@@ -17,6 +17,7 @@ ANSWER: Final = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\n{}"
 PORT: Final = 8080
 WHERE: Final = {"AppId": "d1", "BackendEnvironmentName": "staging"}
 POOL: Final = {"UserPoolId": "p", "WebClientId": "w", "NativeClientId": "n"}
+PATIENT_SECONDS: Final = 30.0
 CALL_SECONDS: Final = 1.0
 DOWN_SECONDS: Final = 1.0
 """After the call was given up."""
@@ -43,10 +44,11 @@ async def main() -> None:
 
     turn("up")
     async with await asyncio.start_server(serve, "127.0.0.1", PORT):
-        aws = Aws(CALL_SECONDS, max_connections=1)
+        aws = Aws(PATIENT_SECONDS, max_connections=1)
         await aws.call("default", "us-east-1", "list_backend_jobs", WHERE)
         assert received, "the connection is open"
         received.clear()
+        aws.timeout_seconds = CALL_SECONDS
         turn("down")
         with suppress(CallFailedError):
             await aws.call("default", "us-east-1", "import_backend_auth", WHERE | POOL)

@@ -14,6 +14,9 @@ from tests.support import ACCESS_KEY, Sandbox
 from worker.domain.answers import Kind
 from worker.operations.aws import SERVICE, Aws, CallFailedError
 
+PATIENT_SECONDS = 30.0
+"""For calls that are to be answered: the first one loads the SDK."""
+
 TIMEOUT_SECONDS = 0.5
 WHERE = {"AppId": "d1", "BackendEnvironmentName": "staging"}
 POOL = {"UserPoolId": "us-east-1_A", "WebClientId": "w", "NativeClientId": "n"}
@@ -31,7 +34,7 @@ def _environment(sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch) -> None:
 async def test_a_call_that_is_frozen_on_its_way_out_is_not_sent_late(
     sandbox: Sandbox, moment: str
 ) -> None:
-    aws = Aws(TIMEOUT_SECONDS, max_connections=1)
+    aws = Aws(PATIENT_SECONDS, max_connections=1)
 
     def freeze(**_: Any) -> None:
         time.sleep(2 * TIMEOUT_SECONDS)  # nothing of this process goes on, as under SIGSTOP
@@ -39,6 +42,7 @@ async def test_a_call_that_is_frozen_on_its_way_out_is_not_sent_late(
     try:
         # Over a connection that is open, nothing else is waited for before the request goes out.
         await aws.call("default", "us-east-1", "list_backend_jobs", WHERE)
+        aws.timeout_seconds = TIMEOUT_SECONDS
         client = await aws._client("default", "us-east-1")  # noqa: SLF001 - its signing is slowed
         client.meta.events.register(f"{moment}.{SERVICE}.ImportBackendAuth", freeze)
         with pytest.raises(CallFailedError) as failure:
@@ -56,7 +60,7 @@ async def test_a_call_that_is_frozen_on_its_way_out_is_not_sent_late(
 async def test_a_start_is_sent_in_the_time_of_its_claim_or_not_at_all(
     sandbox: Sandbox, send_by: float, sent: int
 ) -> None:
-    aws = Aws(timeout_seconds=5.0, max_connections=1)
+    aws = Aws(PATIENT_SECONDS, max_connections=1)
     with suppress(CallFailedError):
         await aws.call("default", "us-east-1", "import_backend_auth", WHERE | POOL, send_by)
     await aws.close()
