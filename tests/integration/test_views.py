@@ -101,6 +101,8 @@ async def test_lanes_show_their_load_pause_and_throttle(
     store: ImportStore, views: ImportViews
 ) -> None:
     await store.configure(GENEROUS, {"other/eu-west-1": LaneLimits(max_running=7)}, by="w1")
+    # Lanes that are due share a claim, and an idle one is due until it was looked at.
+    assert (await store.claim(1))[0] == []
     for app in ("d1", "d2", "d3"):
         await admit(store, app)
     claims, _ = await store.claim(2)
