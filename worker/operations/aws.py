@@ -42,7 +42,7 @@ from worker.operations.http import Response
 
 SERVICE: Final = "amplifybackend"
 CONNECT_TIMEOUT_SECONDS: Final = 5.0
-"""How long the other side may take to acknowledge: less than a doubt settles for."""
+"""How long the other side may take to acknowledge; doubts settle for longer, unless configured."""
 
 _CREDENTIAL_ERRORS: Final = (
     CredentialRetrievalError,
