@@ -7,6 +7,8 @@ made, and from then on says what the next one has to cope with.
 import argparse
 import asyncio
 import json
+import re
+import time
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Final
@@ -22,6 +24,7 @@ from worker.domain.states import State
 from worker.store.lanes import LaneControl
 from worker.store.store import ImportStore, StoreConfig
 
+DEFAULTS: Final = "imports:defaults"
 REGION: Final = "us-east-1"
 CONFIG: Final = StoreConfig(
     retention_seconds=3600, events_max_length=10_000, lease_seconds=30, settle_seconds=1
@@ -152,8 +155,8 @@ async def _content(redis: Any, key: str) -> Any:
 
 
 async def restore(redis: Any, dumped: dict[str, Any]) -> None:
-    """Fill an empty store with what was dumped."""
-    for key, value in dumped.items():
+    """Fill an empty store with what was dumped, as if that had been a minute ago."""
+    for key, value in _moved_on(dumped).items():
         holds = value["holds"]
         match value["type"]:
             case "hash":
@@ -169,6 +172,15 @@ async def restore(redis: Any, dumped: dict[str, Any]) -> None:
                     await redis.xadd(key, fields)
             case _:
                 await redis.set(key, holds)
+
+
+def _moved_on(dumped: dict[str, Any]) -> dict[str, Any]:
+    """Return the dump with its instants (Unix time, ms) moved: leases lapsed, deadlines ahead."""
+    a_minute_ago_ms = round(time.time() * 1000) - 60_000
+    by_ms = a_minute_ago_ms - int(dumped[DEFAULTS]["holds"]["configured_at_ms"])
+    text = re.sub(r"\b\d{13}\b", lambda ms: str(int(ms[0]) + by_ms), json.dumps(dumped))
+    moved: dict[str, Any] = json.loads(text)
+    return moved
 
 
 def main() -> None:
