@@ -164,6 +164,14 @@ class Settings(BaseSettings):
         return min(30.0, self.lease_seconds / 2)
 
     @property
+    def acknowledged_seconds(self) -> float:
+        """How long AWS may take to acknowledge what was sent: its fate must be sealed when asked.
+
+        A doubt is settled by a question, `settle_seconds` after the call was given up.
+        """
+        return min(5.0, self.settle_seconds / 2)
+
+    @property
     def lanes(self) -> dict[str, LaneSettings]:
         """The lanes file, lane (`account/region`) → limits.
 

@@ -129,11 +129,12 @@ def start_worker(
     """Start real workers against the sandbox; each must stop by itself when asked."""
     workers: list[Worker] = []
 
-    def start(**settings: str) -> Worker:
+    def start(program: str = "", **settings: str) -> Worker:
         environment = environment_for(
             sandbox, store_url, **{"IMPORTS_BROKER_URL": broker_url, **settings}
         )
-        worker = Worker(environment, tmp_path / f"worker-{uuid.uuid4().hex[:6]}.log")
+        log = tmp_path / f"worker-{uuid.uuid4().hex[:6]}.log"
+        worker = Worker(environment, log, program=program)
         workers.append(worker)
         return worker.wait_until_ready()
 

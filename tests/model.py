@@ -64,6 +64,7 @@ class Mood(StrEnum):
     THROTTLED = auto()
     CROWDED = auto()
     CREDENTIALS = auto()
+    CLOCK = auto()
     NOT_FOUND = auto()
     BAD_REQUEST = auto()
     CONFLICT = auto()
@@ -88,6 +89,7 @@ KINDS: Final = {
     Mood.THROTTLED: Kind.THROTTLED,
     Mood.CROWDED: Kind.THROTTLED,
     Mood.CREDENTIALS: Kind.CREDENTIALS,
+    Mood.CLOCK: Kind.CLOCK,
     Mood.NOT_FOUND: Kind.NOT_FOUND,
     Mood.BAD_REQUEST: Kind.BAD_REQUEST,
     Mood.CONFLICT: Kind.CONFLICT,
@@ -95,6 +97,7 @@ KINDS: Final = {
 DEFINITE: Final = {
     Kind.THROTTLED,
     Kind.CREDENTIALS,
+    Kind.CLOCK,
     Kind.NOT_FOUND,
     Kind.BAD_REQUEST,
     Kind.CONFLICT,
@@ -236,7 +239,7 @@ def _before_cancelling(claim: Claim, answer: Answer | None, age: float) -> set[S
         return {State.WAITING if claim.call is Call.START else claim.item.state}
     if claim.call is Call.START:
         return {_after_start(claim, answer)}
-    if answer.kind in {Kind.THROTTLED, Kind.CREDENTIALS}:
+    if answer.kind in {Kind.THROTTLED, Kind.CREDENTIALS, Kind.CLOCK}:
         return {claim.item.state}
     deadline = claim.item.request.deadline_seconds or POLICY.deadline_seconds
     late = {State.TIMED_OUT} if age > deadline - 1 else set()
@@ -262,7 +265,7 @@ def _after_start(claim: Claim, answer: Answer) -> State:
             return OUTCOMES.get(answer.job.status, State.RUNNING)
         case Kind.OK if answer.job.error:
             return State.FAILED
-        case Kind.THROTTLED | Kind.CREDENTIALS:
+        case Kind.THROTTLED | Kind.CREDENTIALS | Kind.CLOCK:
             return State.WAITING
         case Kind.NOT_FOUND:
             return State.REJECTED

@@ -24,6 +24,7 @@ from worker.domain.requests import derive_import_id
 from worker.domain.states import TERMINAL, State
 from worker.engine.admit import Admitter
 from worker.engine.advance import Advancer
+from worker.engine.own_clock import OwnClock
 from worker.store.batches import BatchControl
 from worker.store.connection import connect
 from worker.store.lanes import LaneControl
@@ -123,7 +124,14 @@ class Errand:
         self._answering = asyncio.Event()
         self._called = asyncio.Event()
         self._advancer = Advancer(
-            self, self._ledger, NoAnnouncer(), POLICY, LEASE_SECONDS, lambda: 0.5, clock
+            self,
+            self._ledger,
+            NoAnnouncer(),
+            POLICY,
+            LEASE_SECONDS,
+            OwnClock(clock),
+            lambda: 0.5,
+            clock,
         )
         self._task: asyncio.Task[None] | None = None
 

@@ -40,6 +40,7 @@ class Conductor:
         self._runtime = runtime
         self._store = runtime.store
         self._advancer = runtime.advancer
+        self._own_clock = runtime.own_clock
         self._admitter = runtime.admitter
         self._announcer = runtime.announcer
         self._requests = runtime.requests
@@ -136,10 +137,13 @@ class Conductor:
 
     async def _claim_work(self) -> None:
         self._rounds += 1
-        room = self._max_in_flight - len(self._in_flight)
         self._changed.clear()
-        if room <= 0:
+        if len(self._in_flight) >= self._max_in_flight:
             await self._changed.wait()
+            return
+        room = self._room()
+        if not room:
+            await self._sleep(IDLE_SECONDS)
             return
         claims, wait_seconds = await self._store.claim(
             min(room, CLAIMED_AT_ONCE), slots=room, in_flight=self._in_lane
@@ -150,6 +154,11 @@ class Conductor:
             return
         wait = IDLE_SECONDS if wait_seconds is None else min(wait_seconds, IDLE_SECONDS)
         await self._wait_for_change(max(wait, 0.001))
+
+    def _room(self) -> int:
+        """Return how many calls this worker could make now, beside those on the way."""
+        in_flight = len(self._in_flight)
+        return self._own_clock.room(self._max_in_flight - in_flight, in_flight)
 
     async def _begin(self, claim: Claim) -> None:
         if self._stopping.is_set() or (claim.call is Call.START and not claim.lasting):
@@ -185,7 +194,7 @@ class Conductor:
                 await self._changed.wait()
 
     async def _listen_for_hints(self) -> None:
-        if len(self._in_flight) >= self._max_in_flight:
+        if not self._room():
             await self._sleep(IDLE_SECONDS)  # a hint is for somebody who can follow it
         elif await self._store.wait_for_hint(BLOCK_SECONDS):
             self._changed.set()

@@ -21,6 +21,7 @@ from worker.domain.outcomes import LaneLimits
 from worker.domain.policy import Policy
 from worker.engine.admit import Admitter
 from worker.engine.advance import Advancer
+from worker.engine.own_clock import OwnClock
 from worker.operations.aws import Aws
 from worker.operations.import_backend_auth import ImportBackendAuth
 from worker.sinks.celery import CeleryAnnouncer
@@ -43,7 +44,9 @@ class Runtime:
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, name="runtime", daemon=True)
         self._redis = connect(settings.redis_url)
-        self._aws = Aws(settings.call_timeout_seconds, settings.max_in_flight)
+        self._aws = Aws(
+            settings.call_timeout_seconds, settings.max_in_flight, settings.acknowledged_seconds
+        )
         self.store = ImportStore(self._redis, store_config(settings))
         consumer = f"{hostname or socket.gethostname()}-{os.getpid()}"
         self.requests = RequestsStream(self._redis, consumer)
@@ -55,12 +58,14 @@ class Runtime:
             keep_time(self.messages.now)
         self.announcer = CeleryAnnouncer(app, hostname)
         self.admitter = Admitter(self.store, self._aws, self.announcer)
+        self.own_clock = OwnClock()
         self.advancer = Advancer(
             ImportBackendAuth(self._aws),
             self.store,
             self.announcer,
             policy_of(settings),
             settings.lease_seconds,
+            self.own_clock,
         )
         self._thread.start()
 

@@ -10,7 +10,6 @@ import sys
 from contextlib import suppress
 from typing import Final
 
-from worker.operations import aws as module
 from worker.operations.aws import Aws, CallFailedError
 
 ANSWER: Final = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\n{}"
@@ -31,7 +30,7 @@ def turn(state: str) -> None:
     subprocess.run(["ip", "link", "set", "lo", state], check=True)  # noqa: S607 - of the system
 
 
-async def main() -> None:
+async def main(acknowledged_seconds: float) -> None:
     """Open a connection, lose a request on it, and let the network come back."""
     received: list[bytes] = []
 
@@ -44,7 +43,7 @@ async def main() -> None:
 
     turn("up")
     async with await asyncio.start_server(serve, "127.0.0.1", PORT):
-        aws = Aws(PATIENT_SECONDS, max_connections=1)
+        aws = Aws(PATIENT_SECONDS, 1, acknowledged_seconds)
         await aws.call("default", "us-east-1", "list_backend_jobs", WHERE)
         assert received, "the connection is open"
         received.clear()
@@ -60,5 +59,4 @@ async def main() -> None:
 
 
 if __name__ == "__main__":
-    module.CONNECT_TIMEOUT_SECONDS = float(sys.argv[1])  # type: ignore[misc]  # that is the point
-    asyncio.run(main())
+    asyncio.run(main(float(sys.argv[1])))

@@ -6,9 +6,13 @@ import subprocess
 import sys
 import time
 from contextlib import suppress
+from datetime import UTC, datetime, timedelta
+from email.utils import format_datetime
+from pathlib import Path
 from typing import Any
 
 import pytest
+from aiohttp import web
 
 from tests.support import ACCESS_KEY, Sandbox
 from worker.domain.answers import Kind
@@ -65,6 +69,41 @@ async def test_a_start_is_sent_in_the_time_of_its_claim_or_not_at_all(
         await aws.call("default", "us-east-1", "import_backend_auth", WHERE | POOL, send_by)
     await aws.close()
     assert len(sandbox.calls("ImportBackendAuth")) == sent
+
+
+@pytest.mark.parametrize(
+    ("minutes", "kind"), [(60, Kind.CLOCK), (-60, Kind.CLOCK), (0, Kind.CREDENTIALS)]
+)
+async def test_a_role_that_can_not_be_assumed_may_be_our_clocks_fault(
+    minutes: float, kind: Kind, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def refuse(_: web.Request) -> web.Response:
+        there = datetime.now(UTC) + timedelta(minutes=minutes)
+        body = "<ErrorResponse><Error><Code>SignatureDoesNotMatch</Code></Error></ErrorResponse>"
+        return web.Response(
+            status=403, text=body, headers={"Date": format_datetime(there, usegmt=True)}
+        )
+
+    config = tmp_path / "config"
+    config.write_text(
+        "[profile acme]\nrole_arn = arn:aws:iam::123456789012:role/importer\n"
+        "source_profile = base\n"
+        f"[profile base]\naws_access_key_id = {ACCESS_KEY}\naws_secret_access_key = not-a-secret\n"
+    )
+    monkeypatch.setenv("AWS_CONFIG_FILE", str(config))
+    application = web.Application()
+    application.router.add_post("/", refuse)
+    runner = web.AppRunner(application)
+    await runner.setup()
+    await web.TCPSite(runner, "127.0.0.1", 0).start()
+    monkeypatch.setenv("AWS_ENDPOINT_URL_STS", f"http://127.0.0.1:{runner.addresses[0][1]}")
+    aws = Aws(PATIENT_SECONDS, max_connections=1)
+    with pytest.raises(CallFailedError) as failure:
+        await aws.call("acme", "us-east-1", "import_backend_auth", WHERE | POOL)
+    await aws.close()
+    await runner.cleanup()
+    assert failure.value.answer.kind is kind
+    assert "SignatureDoesNotMatch" in failure.value.answer.error
 
 
 @pytest.mark.parametrize(

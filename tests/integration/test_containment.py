@@ -9,6 +9,7 @@ from tests.support import ACCESS_KEY, Producer, Sandbox, members, wait_until
 from worker.sandbox.scenario import Scenario
 
 LANE = "default/us-east-1"
+SKEWED = "tests.chaos.skewed"
 CALM: dict[str, Any] = {"jobs": {"min_seconds": 0.2, "max_seconds": 0.3}}
 FAULTS = {
     "an outage": {"error_504_before": 1.0},
@@ -87,3 +88,35 @@ def test_a_hidden_quota_is_learned_by_a_real_worker(
         pytest.approx(10, rel=0.15)
     )
     assert sandbox.snapshot()["max_concurrent"][f"{ACCESS_KEY}/us-east-1/starts"] <= 6
+
+
+def test_a_worker_whose_clock_is_wrong_stands_down_and_leaves_the_lane_to_others(
+    start_worker: StartWorker, producer: Producer, sandbox: Sandbox
+) -> None:
+    sandbox.reset(Scenario.model_validate(CALM))
+    wrong = start_worker(SKEWED, CLOCK_SKEW_SECONDS="3600")
+    producer.send(members("dfirst"))
+    wait_until(lambda: "clock.wrong" in wrong.log, "it is told that its clock is wrong")
+    assert "3600 s ahead of AWS" in wrong.log or "3601 s ahead of AWS" in wrong.log
+    start_worker()
+    tasks = [producer.send(members(f"dclock{n}")) for n in range(20)]
+    for task in tasks:
+        assert task.get(timeout=30)["outcome"] == "succeeded"
+    assert producer.events("lane.paused") == []
+    assert len([call for call in sandbox.calls() if call["status"] == 403]) == 1
+    assert len(sandbox.jobs()) == 21
+
+
+def test_a_lane_that_only_workers_with_wrong_clocks_serve_pauses_and_says_why(
+    start_worker: StartWorker, producer: Producer, sandbox: Sandbox
+) -> None:
+    workers = [start_worker(SKEWED, CLOCK_SKEW_SECONDS=skew) for skew in ("-3600", "3600")]
+    producer.send(members("dnobody"))
+    paused = producer.wait_for_event("lane.paused", lane=LANE)
+    assert "this machine's clock is 36" in paused["data"]["reason"]
+    for worker in workers:
+        worker.kill()
+    start_worker()
+    producer.wait_for_event("lane.resumed", lane=LANE)
+    wait_until(lambda: producer.events("import.succeeded"), "it is done when somebody can", 60)
+    assert len(sandbox.jobs()) == 1

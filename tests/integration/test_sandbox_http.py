@@ -4,6 +4,7 @@ import asyncio
 import json
 import time
 from collections.abc import AsyncIterator
+from datetime import UTC, datetime, timedelta
 from email.utils import parsedate_to_datetime
 from typing import Any
 
@@ -28,6 +29,11 @@ def signed(
         "Authorization": f"AWS4-HMAC-SHA256 Credential={scope}, "
         f"SignedHeaders=host;x-amz-date, Signature={signature}"
     }
+
+
+def signing_time(minutes: float) -> str:
+    """Return the header of a request that is signed so many minutes from now."""
+    return f"{datetime.now(UTC) + timedelta(minutes=minutes):%Y%m%dT%H%M%SZ}"
 
 
 @pytest.fixture
@@ -137,6 +143,37 @@ async def test_an_unsigned_request_is_refused(
         status, _, answered = await post(http, sandbox.url + IMPORT_PATH, BODY, **headers)
         assert (status, answered["x-amzn-ErrorType"]) == (403, code)
         assert sandbox.ledger.jobs == []
+
+
+@pytest.mark.parametrize(
+    ("minutes", "code", "says"),
+    [
+        (-6, "InvalidSignatureException", "Signature expired: "),
+        (6, "InvalidSignatureException", "Signature not yet current: "),
+        (None, "IncompleteSignatureException", "ISO-8601"),
+    ],
+)
+async def test_what_was_signed_at_another_time_is_refused(
+    http: aiohttp.ClientSession, minutes: float | None, code: str, says: str
+) -> None:
+    async with SandboxServer() as sandbox:
+        signed_at = "today" if minutes is None else signing_time(minutes)
+        status, answer, answered = await post(
+            http, sandbox.url + IMPORT_PATH, BODY, **signed(), **{"X-Amz-Date": signed_at}
+        )
+        assert (status, answered["x-amzn-ErrorType"]) == (403, code)
+        assert answer["message"].startswith(says) or says in answer["message"]
+        assert sandbox.ledger.jobs == []
+
+
+@pytest.mark.parametrize("minutes", [-4, 0, 4])
+async def test_a_clock_may_be_off_by_some_minutes(
+    http: aiohttp.ClientSession, minutes: float
+) -> None:
+    async with SandboxServer() as sandbox:
+        when = {"X-Amz-Date": signing_time(minutes)}
+        status, _, _ = await post(http, sandbox.url + IMPORT_PATH, BODY, **signed(), **when)
+        assert status == 200
 
 
 @pytest.mark.parametrize(

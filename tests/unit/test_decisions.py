@@ -15,6 +15,7 @@ from worker.domain.decisions import (
     Decision,
     Doubt,
     End,
+    GiveBack,
     NoteLate,
     PauseLane,
     PollAgain,
@@ -174,6 +175,7 @@ START_ROWS: list[tuple[str, Answer, Decision]] = [
         Throttle(None, "", concurrent=True),
     ),
     ("credentials: the lane pauses", answered(Kind.CREDENTIALS), REFUSED_CREDENTIALS),
+    ("a wrong clock of ours: left to other workers", answered(Kind.CLOCK), GiveBack()),
     ("5xx and the like: reconcile", answered(Kind.UNKNOWN), Verify(Doubt.UNKNOWN, 10, "said so")),
     ("unreachable: reconcile", answered(Kind.UNREACHABLE), Verify(Doubt.UNKNOWN, 10, "said so")),
 ]
@@ -194,6 +196,7 @@ POLL_ROWS: list[tuple[str, Answer, Decision]] = [
     ("404 after the grace: reconcile", answered(Kind.NOT_FOUND), Verify(Doubt.GONE, 0, "said so")),
     ("429: the limiter is told", THROTTLED, SLOW_DOWN),
     ("credentials: the lane pauses", answered(Kind.CREDENTIALS), REFUSED_CREDENTIALS),
+    ("a wrong clock of ours: left to other workers", answered(Kind.CLOCK), GiveBack()),
     ("5xx and the like: poll again", answered(Kind.UNKNOWN), PollAgain(Job(), 4)),
     ("unreachable: poll again", answered(Kind.UNREACHABLE), PollAgain(Job(), 4)),
 ]
@@ -280,6 +283,7 @@ RECONCILE_ROWS: list[tuple[str, Doubt, Answer, Decision]] = [
     ),
     ("429: the limiter is told", Doubt.UNKNOWN, THROTTLED, SLOW_DOWN),
     ("credentials: the lane pauses", Doubt.GONE, answered(Kind.CREDENTIALS), REFUSED_CREDENTIALS),
+    ("a wrong clock of ours: left to others", Doubt.UNKNOWN, answered(Kind.CLOCK), GiveBack()),
     ("5xx: ask again", Doubt.UNKNOWN, answered(Kind.UNKNOWN), Verify(Doubt.UNKNOWN, 4, "why")),
     (
         "unreachable: ask again",
@@ -306,6 +310,7 @@ LATE_ROWS: list[tuple[str, Answer, Decision]] = [
     ("a 400 is no better", answered(Kind.BAD_REQUEST), NoteLate(None, error="said so")),
     ("429: the limiter is told", THROTTLED, SLOW_DOWN),
     ("credentials: the lane pauses", answered(Kind.CREDENTIALS), REFUSED_CREDENTIALS),
+    ("a wrong clock of ours: left to other workers", answered(Kind.CLOCK), GiveBack()),
     ("5xx: asked again, whatever the deadline", answered(Kind.UNKNOWN), PollAgain(Job(), 720)),
 ]
 
@@ -602,7 +607,7 @@ def test_any_answer_to_any_claim_is_one_decision_with_a_sane_delay(
 @given(case=polls | lost_jobs)
 def test_a_running_import_is_never_started_again(case: tuple[Claim, Decision]) -> None:
     _, decision = case
-    assert isinstance(decision, PollAgain | End | Throttle | PauseLane | Verify)
+    assert isinstance(decision, PollAgain | End | Throttle | PauseLane | GiveBack | Verify)
     if isinstance(decision, End):
         assert decision.state in (State.SUCCEEDED, State.FAILED, State.TIMED_OUT)
     if isinstance(decision, Verify):

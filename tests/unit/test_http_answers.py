@@ -180,6 +180,39 @@ def test_a_400_may_be_a_throttle_or_a_matter_of_credentials(code: str, kind: Kin
     assert answer_of(400, {"code": code}).kind is kind
 
 
+@pytest.mark.parametrize(
+    ("ahead_seconds", "said"),
+    [(241, "241 s ahead of AWS's"), (-241, "241 s behind AWS's"), (3600, "3600 s ahead of AWS's")],
+)
+def test_a_refusal_is_our_clocks_fault_when_it_is_minutes_off(
+    ahead_seconds: float, said: str
+) -> None:
+    body = json.dumps({"code": "InvalidSignatureException", "message": "Signature expired"})
+    for status in (400, 403):
+        answer = read(Response(status, {"date": DATE}, body.encode(), DATE_EPOCH + ahead_seconds))
+        assert answer.kind is Kind.CLOCK
+        assert said in answer.error
+        assert "Signature expired" in answer.error
+
+
+@pytest.mark.parametrize(
+    ("status", "date", "ahead_seconds", "kind"),
+    [
+        (403, DATE, 239, Kind.CREDENTIALS),
+        (403, DATE, -239, Kind.CREDENTIALS),
+        (403, "", 3600, Kind.CREDENTIALS),
+        (403, "yesterday", 3600, Kind.CREDENTIALS),
+        (429, DATE, 3600, Kind.THROTTLED),
+        (404, DATE, 3600, Kind.NOT_FOUND),
+    ],
+)
+def test_no_other_answer_is_our_clocks_fault(
+    status: int, date: str, ahead_seconds: float, kind: Kind
+) -> None:
+    response = Response(status, {"date": date}, b"{}", DATE_EPOCH + ahead_seconds)
+    assert read(response).kind is kind
+
+
 @pytest.mark.parametrize("code", ["BadRequestException", "ValidationException", ""])
 @pytest.mark.parametrize("member", ["message", "Message"])
 def test_a_pending_job_is_a_conflict_under_any_name(code: str, member: str) -> None:

@@ -107,6 +107,11 @@ class PauseLane:
 
 
 @dataclass(frozen=True, slots=True)
+class GiveBack:
+    """This worker can't make the call, others can; the import goes back unharmed."""
+
+
+@dataclass(frozen=True, slots=True)
 class Start:
     """No start was made after all: it may be made now."""
 
@@ -148,7 +153,7 @@ class NoteLate:
 Again = Start | WaitBehind | Retry
 """The decisions that let an import wait for another start."""
 
-Decision = Run | End | PollAgain | Throttle | PauseLane | Again | Verify | NoteLate
+Decision = Run | End | PollAgain | Throttle | PauseLane | GiveBack | Again | Verify | NoteLate
 
 
 def decide_start(answer: Answer, claim: Claim, policy: Policy, jitter: float) -> Decision:
@@ -162,6 +167,8 @@ def decide_start(answer: Answer, claim: Claim, policy: Policy, jitter: float) ->
             return Throttle(answer.retry_after_seconds, answer.limit_type, answer.concurrent)
         case Kind.CREDENTIALS:
             return PauseLane(answer.error)
+        case Kind.CLOCK:
+            return GiveBack()
         case Kind.NOT_FOUND:
             return End(State.REJECTED, answer.error)
         case Kind.CONFLICT if claim.item.doubts:
@@ -186,6 +193,8 @@ def decide_poll(answer: Answer, claim: Claim, policy: Policy, jitter: float) -> 
             return _throttle(answer)
         case Kind.CREDENTIALS:
             return PauseLane(answer.error)
+        case Kind.CLOCK:
+            return GiveBack()
         case Kind.NOT_FOUND if _known_seconds(claim) >= policy.missing_grace_seconds:
             return _verify_gone(answer, claim, policy)
         case Kind.BAD_REQUEST:
@@ -200,6 +209,8 @@ def decide_reconcile(answer: Answer, claim: Claim, policy: Policy, jitter: float
             return _throttle(answer)
         case Kind.CREDENTIALS:
             return PauseLane(answer.error)
+        case Kind.CLOCK:
+            return GiveBack()
         case Kind.UNREACHABLE | Kind.UNKNOWN:
             return _ask_again(answer, claim, policy, jitter)
         case Kind.BAD_REQUEST | Kind.CONFLICT if _may_have_started(claim.item):
@@ -250,6 +261,8 @@ def _decide_late(answer: Answer, claim: Claim, policy: Policy) -> Decision:
             return _throttle(answer)
         case Kind.CREDENTIALS:
             return PauseLane(answer.error)
+        case Kind.CLOCK:
+            return GiveBack()
         case Kind.NOT_FOUND if claim.age_seconds >= policy.missing_grace_seconds:
             return NoteLate(None, error=answer.error)
         case Kind.BAD_REQUEST:

@@ -23,6 +23,7 @@ from worker.domain.decisions import (
     Claim,
     Decision,
     End,
+    GiveBack,
     NoteLate,
     PauseLane,
     PollAgain,
@@ -40,6 +41,7 @@ from worker.domain.history import What
 from worker.domain.imports import Import
 from worker.domain.outcomes import Ended
 from worker.domain.policy import Policy
+from worker.engine.own_clock import STAND_DOWN_SECONDS, OwnClock
 from worker.engine.ports import Announcer, Ledger, Operation
 
 log = structlog.get_logger()
@@ -55,13 +57,16 @@ FAILURES_IN_A_ROW: Final = 10
 UNKNOWN_OUTCOME: Final = "unknown"
 """Of a late job that AWS no longer knows."""
 
-_WEIGHT: Final = {Kind.UNREACHABLE: 2, Kind.UNKNOWN: 1}
-"""How much a failed call counts: one that found nobody says more than one that was lost."""
+_WEIGHT: Final = {Kind.UNREACHABLE: 2, Kind.UNKNOWN: 1, Kind.CLOCK: 5}
+"""How much a failed call counts: one that found nobody says more than one that was lost.
+
+Of those that are refused for their time, one in half a minute counts.
+"""
 
 UNDER_WAY_STATUSES: Final = frozenset({"CREATING", "IN_PROGRESS", "PENDING", "RUNNING", "UPDATING"})
 """Statuses seen of jobs that are not over. AWS documents none; others are logged once."""
 
-_NO_GRANT_USED: Final = UNANSWERED | {Kind.THROTTLED, Kind.CREDENTIALS}
+_NO_GRANT_USED: Final = UNANSWERED | {Kind.THROTTLED, Kind.CREDENTIALS, Kind.CLOCK}
 """Answers that don't say that the call passed the remote side's limit."""
 
 _DECIDE: Final = {
@@ -81,6 +86,7 @@ class Advancer:
         announcer: Announcer,
         policy: Policy,
         lease_seconds: float,
+        own_clock: OwnClock,
         jitter: Callable[[], float] = random.random,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
@@ -89,6 +95,7 @@ class Advancer:
         self._announcer = announcer
         self._policy = policy
         self._lease_seconds = lease_seconds
+        self._own_clock = own_clock
         self._jitter = jitter
         self._clock = clock
         self._unknown_statuses: set[str] = set()
@@ -143,6 +150,11 @@ class Advancer:
 
         Returns whether nobody is answered at the moment.
         """
+        if claim.answered:
+            self._own_clock.accepted()
+        if answer.kind is Kind.CLOCK:
+            await self._stand_down(claim, answer)
+            return False
         if answer.kind in UNANSWERED:
             failures = await self._ledger.count_failure(claim.item.lane, _WEIGHT[answer.kind])
             in_outage = claim.probe or failures >= FAILURES_IN_A_ROW
@@ -153,6 +165,15 @@ class Advancer:
             resumed = await self._ledger.resume_lane(claim.item.lane)
             log.info("lane.resumed" if resumed else "lane.held")
         return False
+
+    async def _stand_down(self, claim: Claim, answer: Answer) -> None:
+        """Leave calls to other workers; a lane that none of them can serve pauses all the same."""
+        if not self._own_clock.refused():
+            return
+        log.error("clock.wrong", error=answer.error, retry_seconds=STAND_DOWN_SECONDS)
+        failures = await self._ledger.count_failure(claim.item.lane, _WEIGHT[answer.kind])
+        if failures >= FAILURES_IN_A_ROW and not claim.probe:
+            await self._pause(claim, answer.error)
 
     async def _pause(self, claim: Claim, reason: str) -> None:
         if await self._ledger.pause_lane(
@@ -183,6 +204,8 @@ class Advancer:
                 held = await self._start_again(decision, claim)
             case Throttle() | PauseLane():
                 held = await self._give_way(decision, claim)
+            case GiveBack():
+                held = await give_back(self._ledger, claim)
         if not held:
             # Somebody else took over while we were slow; what they record is what counts.
             log.warning("claim.lost", call=claim.call, decision=type(decision).__name__)

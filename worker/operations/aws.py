@@ -13,6 +13,7 @@ from collections import defaultdict
 from collections.abc import Mapping
 from contextlib import AsyncExitStack, suppress
 from contextvars import ContextVar
+from functools import partial
 from typing import Any, Final
 
 import aioboto3
@@ -38,11 +39,10 @@ from botocore.exceptions import (
 
 from worker.domain.answers import Answer, Kind
 from worker.domain.requests import DEFAULT_ACCOUNT
-from worker.operations.http import Response
+from worker.operations.http import Response, clock_off
 
 SERVICE: Final = "amplifybackend"
 CONNECT_TIMEOUT_SECONDS: Final = 5.0
-"""How long the other side may take to acknowledge; doubts settle for longer, unless configured."""
 
 _CREDENTIAL_ERRORS: Final = (
     CredentialRetrievalError,
@@ -73,13 +73,20 @@ class CallFailedError(Exception):
 class Aws:
     """The sessions and clients of one process. Use it from one event loop; close it there.
 
-    Sessions share one data loader: the service models, 8 MiB, are in memory once.
+    A call takes `timeout_seconds` at most; what the other side has not acknowledged after
+    `acknowledged_seconds` is not delivered any more. Sessions share one data loader: the service
+    models, 8 MiB, are in memory once.
     """
 
-    def __init__(self, timeout_seconds: float, max_connections: int) -> None:
+    def __init__(
+        self,
+        timeout_seconds: float,
+        max_connections: int,
+        acknowledged_seconds: float = CONNECT_TIMEOUT_SECONDS,
+    ) -> None:
         self.timeout_seconds = timeout_seconds
         self._config = AioConfig(
-            http_session_cls=_PunctualSession,
+            http_session_cls=partial(_PunctualSession, acknowledged_seconds=acknowledged_seconds),
             retries={"total_max_attempts": 1},
             connect_timeout=CONNECT_TIMEOUT_SECONDS,
             read_timeout=timeout_seconds,
@@ -124,7 +131,9 @@ class Aws:
             raise CallFailedError(Kind.UNREACHABLE, error) from error
         except ClientError as error:
             if not kept:  # an answer of STS or SSO: the role could not be assumed
-                raise CallFailedError(Kind.CREDENTIALS, error) from error
+                headers = error.response["ResponseMetadata"]["HTTPHeaders"]
+                kind = Kind.CLOCK if clock_off(headers, time.time()) else Kind.CREDENTIALS
+                raise CallFailedError(kind, error) from error
         except (BotoCoreError, aiohttp.ClientError, TimeoutError, OSError, ValueError) as error:
             if not kept:
                 # Before anything was sent, only credentials can have failed, in any way they like.
@@ -209,8 +218,11 @@ class _PunctualSession(AIOHTTPSession):  # type: ignore[misc]  # it publishes no
     acknowledged, also over connections that were closed meanwhile.
     """
 
-    def __init__(self, *, connector_args: Mapping[str, object], **more: Any) -> None:
-        super().__init__(connector_args={**connector_args, "socket_factory": _socket}, **more)
+    def __init__(
+        self, *, acknowledged_seconds: float, connector_args: Mapping[str, object], **more: Any
+    ) -> None:
+        make_socket = partial(_socket, acknowledged_seconds)
+        super().__init__(connector_args={**connector_args, "socket_factory": make_socket}, **more)
 
     async def _get_session(self, proxy_url: str | None) -> aiohttp.ClientSession:
         opened = proxy_url in self._sessions
@@ -223,7 +235,7 @@ class _PunctualSession(AIOHTTPSession):  # type: ignore[misc]  # it publishes no
         return session
 
 
-def _socket(address: aiohttp.AddrInfoType) -> socket.socket:
+def _socket(acknowledged_seconds: float, address: aiohttp.AddrInfoType) -> socket.socket:
     """Return a socket whose data is acknowledged in time, or dropped with its connection.
 
     By `TCP_USER_TIMEOUT` (RFC 5482), where the system has it; others keep their own time-outs.
@@ -231,7 +243,7 @@ def _socket(address: aiohttp.AddrInfoType) -> socket.socket:
     family, kind, protocol, *_ = address
     made = socket.socket(family, kind, protocol)
     if hasattr(socket, "TCP_USER_TIMEOUT"):
-        milliseconds = round(CONNECT_TIMEOUT_SECONDS * 1000)
+        milliseconds = round(acknowledged_seconds * 1000)
         made.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, milliseconds)
     return made
 
@@ -248,5 +260,5 @@ def _note_sending(**_: Any) -> None:
 def _keep_response(response_dict: Mapping[str, Any], **_: Any) -> None:
     headers = {name.lower(): value for name, value in response_dict["headers"].items()}
     _kept_response.get().append(
-        Response(response_dict["status_code"], headers, response_dict["body"])
+        Response(response_dict["status_code"], headers, response_dict["body"], time.time())
     )

@@ -24,6 +24,9 @@ RETRY_AFTER_MAX_SECONDS: Final = 3600.0
 LATEST_EPOCH_SECONDS: Final = 100_000_000_000
 """A greater number is a time in milliseconds."""
 
+CLOCK_TOLERANCE_SECONDS: Final = 240.0
+"""AWS refuses what was signed five minutes before or after its own time."""
+
 CONCURRENCY_TEXT: Final = re.compile(
     r"concurren|simultaneous|parallel|in.?progress|running|unfinished|pending|too many jobs",
     re.IGNORECASE,
@@ -47,11 +50,15 @@ CREDENTIAL_CODES: Final = frozenset(
 
 @dataclass(frozen=True, slots=True)
 class Response:
-    """A raw HTTP answer. Header names are lower case."""
+    """A raw HTTP answer. Header names are lower case.
+
+    `received_at` is when it came on this machine's own clock (Unix time, seconds).
+    """
 
     status: int
     headers: Mapping[str, str]
     body: bytes
+    received_at: float = math.nan
 
 
 def read(response: Response) -> Answer:
@@ -61,8 +68,11 @@ def read(response: Response) -> Answer:
         return _read_jobs(response, members)
     members = members or {}
     code, message = _code_of(response, members), _message_of(response, members)
+    kind = _kind_of(response.status, code, message)
+    if kind is Kind.CREDENTIALS and (off := clock_off(response.headers, response.received_at)):
+        kind, message = Kind.CLOCK, f"this machine's clock is {off} AWS's; {message}"
     return Answer(
-        kind=_kind_of(response.status, code, message),
+        kind=kind,
         error=_line(f"HTTP {response.status}{f' {code}' if code else ''}: {message}"),
         limit_type=_text(members, "limitType", "LimitType"),
         concurrent=_is_concurrent(_text(members, "limitType", "LimitType"), message),
@@ -95,6 +105,18 @@ def holds_a_list(response: Response) -> bool:
 def next_token_of(response: Response) -> str:
     """Return the token for the next page of a list, empty on the last one."""
     return _text(_members_of(response.body) or {}, "nextToken")
+
+
+def clock_off(headers: Mapping[str, str], received_at: float) -> str:
+    """Return how far this machine's clock is "ahead of" or "behind" AWS's, '' if AWS may bear it.
+
+    AWS tells its time in every answer (`Date`; RFC 9110, 6.6.1).
+    """
+    sent_at = _time_of(headers.get("date", ""))
+    ahead = math.nan if sent_at is None else received_at - sent_at
+    if abs(ahead) > CLOCK_TOLERANCE_SECONDS:
+        return f"{abs(ahead):.0f} s {'ahead of' if ahead > 0 else 'behind'}"
+    return ""
 
 
 def _kind_of(status: int, code: str, message: str) -> Kind:

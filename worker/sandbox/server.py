@@ -128,6 +128,7 @@ class SandboxServer:
             environment=request.match_info["environment"],
             job_id=request.match_info.get("job"),
             authorization=request.headers.get("Authorization"),
+            signed_at=request.headers.get("X-Amz-Date"),
         )
         call = simulation.receive(arrival)
         try:

@@ -1,14 +1,20 @@
-"""SigV4 Authorization headers: parsed, not verified, for the sandbox has no secrets.
+"""SigV4 signatures: parsed, their time checked, not verified: the sandbox has no secrets.
 
 https://docs.aws.amazon.com/IAM/latest/UserGuide/reference_sigv-authentication-methods.html
 """
 
 import re
 from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from typing import Final
 
-from worker.sandbox.api import forbidden
+from worker.sandbox.api import ApiError, forbidden
 
 SERVICE = "amplifybackend"
+TOLERANCE: Final = timedelta(minutes=5)
+"""How far from AWS's own time a signature's may be."""
+
+_TIME_FORMAT: Final = "%Y%m%dT%H%M%SZ"
 
 _AUTHORIZATION = re.compile(
     r"AWS4-HMAC-SHA256 +"
@@ -43,3 +49,33 @@ def parse_authorization(header: str | None) -> CredentialScope:
             f"Credential should be scoped to correct service: '{SERVICE}'.",
         )
     return CredentialScope(match["access_key_id"], match["region"])
+
+
+def check_time(signed_at: str | None, now: float) -> None:
+    """Raise the 403 that AWS answers to what was signed too long before or after its `now`.
+
+    `signed_at` is the `X-Amz-Date` header; `now` is Unix time, in seconds. What does not say when
+    it was signed passes: people try the sandbox with curl.
+    """
+    if signed_at is None:
+        return
+    here = datetime.fromtimestamp(now, UTC)
+    try:
+        there = datetime.strptime(signed_at, _TIME_FORMAT).replace(tzinfo=UTC)
+    except ValueError:
+        raise forbidden(
+            "IncompleteSignatureException", f"Date must be in ISO-8601 'basic format': {signed_at}"
+        ) from None
+    if there < here - TOLERANCE:
+        raise _wrong_time("Signature expired", signed_at, "earlier", here, "-")
+    if there > here + TOLERANCE:
+        raise _wrong_time("Signature not yet current", signed_at, "later", here, "+")
+
+
+def _wrong_time(what: str, signed_at: str, relation: str, here: datetime, sign: str) -> ApiError:
+    limit = here - TOLERANCE if sign == "-" else here + TOLERANCE
+    return forbidden(
+        "InvalidSignatureException",
+        f"{what}: {signed_at} is now {relation} than {limit:{_TIME_FORMAT}}"
+        f" ({here:{_TIME_FORMAT}} {sign} 5 min.)",
+    )

@@ -18,7 +18,7 @@ from worker.sandbox.faults import NEED_SUCCESS, NOT_EXECUTED, Faults, Plan
 from worker.sandbox.jobs import Jobs
 from worker.sandbox.ledger import Call, Ledger
 from worker.sandbox.scenario import FaultKind, Scenario
-from worker.sandbox.signature import parse_authorization
+from worker.sandbox.signature import check_time, parse_authorization
 from worker.sandbox.targets import Targets
 
 
@@ -31,6 +31,7 @@ class Arrival:
     environment: str
     job_id: str | None
     authorization: str | None
+    signed_at: str | None
 
 
 class Simulation:
@@ -68,6 +69,7 @@ class Simulation:
         target = Target(call.account, call.region, arrival.app_id, arrival.environment)
         try:
             parse_authorization(arrival.authorization)
+            check_time(arrival.signed_at, self.clock.now().wall)
             self._admit(call.operation, target)
         except ApiError as error:
             return wire.failure(error, self.scenario)
