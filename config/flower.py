@@ -7,8 +7,13 @@ FLOWER_CONF or with `--conf`, takes its place.
 import re
 from typing import Any
 
+from celery import states
+
 tasks_columns = "uuid,args,state,result,received,runtime,worker"
 natural_time = False
+
+# Celery takes states of others for later than REVOKED: what was revoked would stay RUNNING here.
+states.PRECEDENCE_LOOKUP[states.REVOKED] = states.precedence(states.FAILURE)
 
 _MEMBER = re.compile(r"'(appId|app_id|backendEnvironmentName|backend_environment_name)': '([^']*)'")
 _BATCH = re.compile(r"'batchId': '([^']*)'")

@@ -14,6 +14,8 @@ from typing import Final
 import structlog
 
 from worker.domain.decisions import Call, Claim
+from worker.domain.imports import Import
+from worker.domain.states import State
 from worker.engine.advance import give_back
 from worker.runtime import Runtime, limits_of
 from worker.store.connection import StoreUnavailableError
@@ -30,6 +32,7 @@ CLAIMED_AT_ONCE: Final = 100
 PUBLISHED_AT_ONCE: Final = 100
 SWEEP_SECONDS: Final = 30.0
 LOOK_SECONDS: Final = 5.0
+OVERDUE_MAX_SECONDS: Final = 5.0
 
 
 class Conductor:
@@ -236,13 +239,20 @@ class Conductor:
     async def _publish_overdue(self) -> None:
         overdue = await self._store.overdue(PUBLISHED_AT_ONCE, self._lease_seconds * 5)
         for ended in overdue:
-            log.warning("import.published_again", import_id=ended.item.id)
+            _log_overdue(ended.item)
             await self._announcer.ended(ended)
         if not overdue:
-            await self._sleep(self._lease_seconds / 4)
+            await self._sleep(min(self._lease_seconds / 4, OVERDUE_MAX_SECONDS))
 
     async def _wake_stranded(self) -> None:
         """Look now and then for lanes that everybody has lost sight of; there should be none."""
         await self._sleep(SWEEP_SECONDS)
         if stranded := await self._store.sweep():
             log.warning("lanes.stranded", lanes=stranded)
+
+
+def _log_overdue(item: Import) -> None:
+    if item.state is State.CANCELLED:  # by somebody who has no way to tell its task
+        log.info("import.cancelled", import_id=item.id, error=item.error)
+    else:
+        log.warning("import.published_again", import_id=item.id)

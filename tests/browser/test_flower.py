@@ -82,6 +82,7 @@ def test_each_import_is_one_row_with_target_state_and_result(
     sandbox: Sandbox,
 ) -> None:
     sandbox.script("drun", duration_seconds=60)
+    sandbox.script("dtaken", duration_seconds=60)
     sandbox.script("dbad", outcome="fail", duration_seconds=0.1)
     start_worker()
     running = producer.send(members("drun"))
@@ -89,6 +90,9 @@ def test_each_import_is_one_row_with_target_state_and_result(
     waiting = producer.send(members("drun"))
     good, bad = producer.send(members("dgood")), producer.send(members("dbad"))
     batch = producer.send_batch("nightly", [members("dbatch")])
+    revoked = producer.send(members("dtaken"))
+    wait_until(lambda: revoked.state == "RUNNING", "the one to be revoked runs")
+    revoked.revoke()
     producer.add({"importId": "by-stream", **members("dstream")})
     good.get(timeout=20)
     producer.wait_for_event("import.succeeded", appId="dbatch")
@@ -106,6 +110,7 @@ def test_each_import_is_one_row_with_target_state_and_result(
         bad.id: ("dbad/staging", "FAILURE", "ImportFailed('dbad/staging (job "),
         running.id: ("drun/staging", "RUNNING", "job "),
         waiting.id: ("drun/staging", "WAITING", ""),
+        revoked.id: ("dtaken/staging", "REVOKED", "job "),
         batch.id: ("batch nightly", "SUCCESS", "{'batchId': 'nightly', 'accepted': 1"),
         "by-stream": ("dstream/staging", "SUCCESS", "succeeded, job "),
         derive_import_id("nightly", 0): ("dbatch/staging", "SUCCESS", "succeeded, job "),

@@ -34,7 +34,7 @@ def sandbox(
 ) -> None:
     """Serve the import API locally, with quotas and faults on demand.
 
-    It needs no AWS account: any credentials will do, for signatures are not verified.
+    It needs no AWS account: any credentials will do; of signatures only the time is checked.
     """
     if list_scenarios:
         for name in shipped_scenarios():
