@@ -15,6 +15,7 @@ from redis.asyncio import Redis
 
 from tests.conftest import GENEROUS
 from tests.servers import FORGETFUL, VALKEY, Server
+from tests.support import wait_until
 from worker.domain.decisions import Claim, Doubt
 from worker.domain.outcomes import Entrance, LaneLimits, StopRule
 from worker.domain.requests import ImportRequest
@@ -37,6 +38,7 @@ TROUBLES: dict[str, tuple[tuple[object, ...], tuple[object, ...]]] = {
         ("CONFIG SET", "min-replicas-to-write", 1),
         ("CONFIG SET", "min-replicas-to-write", 0),
     ),
+    "MISCONF": (("CONFIG SET", "save", "3600 1000000"), ("CONFIG SET", "save", "")),
     "READONLY": (("REPLICAOF", "127.0.0.1", 1), ("REPLICAOF", "NO", "ONE")),
 }
 
@@ -47,8 +49,19 @@ def server(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Server]:
     program = VALKEY if request.param == "valkey" else shutil.which("redis-server")
     if program is None:
         pytest.skip("NO REDIS-SERVER on this machine, its tests are skipped")
-    with Server(tmp_path / "server", FORGETFUL, program=program) as server:
+    directory = tmp_path / "server"
+    with Server(directory, FORGETFUL, program=program) as server:
+        fail_to_save(server, directory)
         yield server
+
+
+def fail_to_save(server: Server, directory: Path) -> None:
+    """Let a snapshot fail: a server that is to make them refuses writes from then on (MISCONF)."""
+    (directory / "dump.rdb").mkdir()  # in place of the file
+    with server.client() as client:
+        client.bgsave()
+        failed = lambda: client.info("persistence")["rdb_last_bgsave_status"] == "err"  # noqa: E731
+        wait_until(failed, "the snapshot has failed")
 
 
 @pytest.fixture
@@ -165,6 +178,9 @@ async def test_no_script_is_half_executed(redis: Any, outcomes: dict[str, dict[s
     await store.close_batch("b")
     that_only_read = {name for name in script_texts() if name.startswith("audit_")}
     assert outcomes.keys() == script_texts().keys() - that_only_read, "it uses every script"
+    for trouble in TROUBLES:
+        assert any(counts[trouble] for counts in outcomes.values()), f"{trouble} is trouble"
+    assert outcomes["claim"]["MISCONF"] == outcomes["claim"]["calls"]
     # Who claims without memory makes calls whose answers can't be recorded.
     for name in ("claim", "take_messages"):
         assert outcomes[name]["OOM"] == outcomes[name]["calls"], name
