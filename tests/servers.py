@@ -36,7 +36,8 @@ FORGETFUL: Final = {"appendonly": "no", "save": '""'}
 class Server:
     """One server, on a port of its own. `settings` are its configuration's; it keeps its data.
 
-    `program` and `arguments` make it another one than the embedded Valkey.
+    `program` and `arguments` make it another one than the embedded Valkey. With `certificates` it
+    speaks TLS only, to clients and to other servers.
     """
 
     def __init__(
@@ -46,11 +47,14 @@ class Server:
         *,
         program: str = VALKEY,
         arguments: Sequence[str] = (),
+        certificates: "Certificates | None" = None,
     ) -> None:
         directory.mkdir(parents=True, exist_ok=True)
         self.port = int(free_port())
+        self.certificates = certificates
         self._directory = directory
-        self._settings = {"port": self.port, **settings}
+        listening = certificates.settings(self.port) if certificates else {"port": self.port}
+        self._settings = {**listening, **settings}
         self._command = [program, "server.conf", *arguments]
         self._process: subprocess.Popen[bytes] | None = None
 
@@ -69,7 +73,8 @@ class Server:
         """The server's own URL."""
         password = self._settings.get("requirepass")
         secret = f":{quote(password, safe='')}@" if password else ""
-        return f"redis://{secret}127.0.0.1:{self.port}/0"
+        url = f"redis://{secret}127.0.0.1:{self.port}/0"
+        return self.certificates.trusted_at(url) if self.certificates else url
 
     @property
     def log(self) -> str:
@@ -117,15 +122,24 @@ class Server:
 class SentinelSet:
     """A primary, its replicas, and Sentinels that promote one some two seconds after a kill.
 
-    With `password`, the servers want it; Sentinels never do.
+    With `password`, the servers want it; Sentinels never do. With `certificates`, all of them speak
+    TLS only.
     """
 
     def __init__(
-        self, directory: Path, *, replicas: int = 1, sentinels: int = 3, password: str = ""
+        self,
+        directory: Path,
+        *,
+        replicas: int = 1,
+        sentinels: int = 3,
+        password: str = "",
+        certificates: "Certificates | None" = None,
     ) -> None:
         secret = {"requirepass": password, "masterauth": password} if password else {}
         quick = {"repl-diskless-sync-delay": 0, "repl-ping-replica-period": 1}
         self._password = password
+        self._certificates = certificates
+        self._program = tls_program() if certificates else VALKEY
         self._settings = {**FORGETFUL, **quick, **secret}
         self._directory = directory
         self.primary = self._server("primary")
@@ -157,7 +171,8 @@ class SentinelSet:
         """The URL of the set, as IMPORTS_REDIS_URL takes it."""
         secret = f":{quote(self._password, safe='')}@" if self._password else ""
         hosts = ";".join(f"sentinel://{secret}127.0.0.1:{s.port}" for s in self.sentinels)
-        return f"{hosts}/0?master_name={MASTER_NAME}"
+        url = f"{hosts}/0?master_name={MASTER_NAME}"
+        return f"{url}&ssl=true&{self._certificates.trust}" if self._certificates else url
 
     def kill_primary(self) -> "Server":
         """Kill the server that is the primary now, and return it.
@@ -221,7 +236,7 @@ class SentinelSet:
             server.kill()
 
     def _server(self, name: str, **settings: str) -> "Server":
-        return Server(self._directory / name, {**self._settings, **settings})
+        return self._make(name, {**self._settings, **settings})
 
     def _sentinel(self, name: str, sentinels: int) -> "Server":
         quorum = sentinels // 2 + 1
@@ -233,7 +248,16 @@ class SentinelSet:
         if self._password:
             rules[f"auth-pass {MASTER_NAME}"] = self._password
         settings = {f"sentinel {rule}": value for rule, value in rules.items()}
-        return Server(self._directory / name, settings, arguments=["--sentinel"])
+        return self._make(name, settings, "--sentinel")
+
+    def _make(self, name: str, settings: Mapping[str, Any], *arguments: str) -> "Server":
+        return Server(
+            self._directory / name,
+            settings,
+            program=self._program,
+            arguments=arguments,
+            certificates=self._certificates,
+        )
 
     def _told_by(self, sentinel: "Server") -> Any:
         with sentinel.client() as client:
@@ -295,7 +319,8 @@ def patient_client(url: str) -> Any:
         return Redis.from_url(url, **options)
     watchers: Any = Sentinel
     watched = watchers(server.hosts, sentinel_kwargs=server.sentinel_arguments)
-    return watched.master_for(server.master_name, db=server.db, **server.login, **options)
+    tls = {"ssl": True, **server.tls} if server.tls else {}
+    return watched.master_for(server.master_name, db=server.db, **server.login, **tls, **options)
 
 
 class Certificates:
@@ -317,6 +342,27 @@ class Certificates:
             *("-CAcreateserial", "-out", self.certificate),
         )
 
+    @property
+    def trust(self) -> str:
+        """What a URL's query says so that its server is verified by the authority."""
+        return f"ssl_ca_certs={self.authority}"
+
+    def trusted_at(self, url: str) -> str:
+        """Return the URL of the same server by TLS."""
+        return f"{url.replace('redis://', 'rediss://')}?{self.trust}"
+
+    def settings(self, port: int) -> dict[str, Any]:
+        """Return a server's settings that let it speak TLS only."""
+        return {
+            "port": 0,
+            "tls-port": port,
+            "tls-replication": "yes",
+            "tls-cert-file": self.certificate,
+            "tls-key-file": self.key,
+            "tls-ca-cert-file": self.authority,
+            "tls-auth-clients": "no",
+        }
+
     def _authority(self, name: str) -> Path:
         path = self._directory / f"{name}.pem"
         key = self._new_key(path.with_suffix(".key"))
@@ -334,34 +380,14 @@ class Certificates:
         subprocess.run([program, *arguments], check=True, capture_output=True, timeout=30)
 
 
-class TlsServer(Server):
-    """A server that speaks TLS only: this machine's Redis, as the embedded Valkey has none."""
-
-    def __init__(self, directory: Path, settings: Mapping[str, Any] = DURABLE) -> None:
-        program = shutil.which("redis-server")
-        if program is None:
-            pytest.skip("NO REDIS-SERVER on this machine, tests with TLS are skipped")
-        self.certificates = Certificates(directory / "certificates")
-        super().__init__(directory, settings, program=program)
-        self._settings |= {
-            "port": 0,
-            "tls-port": self.port,
-            "tls-cert-file": self.certificates.certificate,
-            "tls-key-file": self.certificates.key,
-            "tls-ca-cert-file": self.certificates.authority,
-            "tls-auth-clients": "no",
-        }
-
-    @property
-    def url(self) -> str:
-        """The server's URL, which names the authority that it is to be verified by."""
-        return self.url_with(self.certificates.authority)
-
-    def url_with(self, authority: Path) -> str:
-        """Return a URL that trusts another authority."""
-        return f"rediss://127.0.0.1:{self.port}/0?ssl_ca_certs={authority}"
-
-    def _answers(self) -> bool:
-        if self._process is not None and "TLS support" in self.log:
-            pytest.skip("this machine's REDIS-SERVER HAS NO TLS, tests with TLS are skipped")
-        return super()._answers()
+def tls_program() -> str:
+    """Return a server that has TLS: this machine's Redis, as the embedded Valkey has none."""
+    program = shutil.which("redis-server")
+    if program is None:
+        pytest.skip("NO REDIS-SERVER on this machine, tests with TLS are skipped")
+    # Without a certificate it ends at once, and says why.
+    command = [program, "--port", "0", "--tls-port", free_port()]
+    said = subprocess.run(command, capture_output=True, text=True, timeout=30, check=False).stdout
+    if "Failed to configure TLS" not in said:
+        pytest.skip("this machine's REDIS-SERVER HAS NO TLS, tests with TLS are skipped")
+    return program

@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 
 from tests.proxy import Proxy
-from tests.servers import PatientProducer, SentinelSet, Server, TlsServer
+from tests.servers import Certificates, PatientProducer, SentinelSet, Server, tls_program
 from tests.support import CommandLine, Sandbox, Worker, environment_for, members, wait_until
 from worker.store.connection import SOCKET_TIMEOUT_SECONDS
 
@@ -160,14 +160,37 @@ def test_doctor_names_the_primary_and_counts_its_replicas(sentinels: SentinelSet
 
 
 @pytest.fixture
-def tls_server(tmp_path: Path) -> Iterator[TlsServer]:
+def certificates(tmp_path: Path) -> Certificates:
+    """What servers with TLS show to their clients."""
+    return Certificates(tmp_path / "certificates")
+
+
+@pytest.fixture
+def tls_server(tmp_path: Path, certificates: Certificates) -> Iterator[Server]:
     """A server that speaks TLS only."""
-    with TlsServer(tmp_path / "tls") as server:
+    program = tls_program()
+    with Server(tmp_path / "tls", program=program, certificates=certificates) as server:
         yield server
 
 
+@pytest.mark.timeout(300)
+def test_a_primary_that_is_killed_is_left_over_tls_as_well(
+    tmp_path: Path, certificates: Certificates, sandbox: Sandbox, start_worker: StartWorker
+) -> None:
+    with (
+        SentinelSet(tmp_path / "set", certificates=certificates) as sentinels,
+        PatientProducer(sentinels.url) as producer,
+    ):
+        start_worker(sentinels.url)
+        Load(producer, sandbox, 3, "before").wait_until_over()
+        sentinels.wait_until_replicated()
+        sentinels.kill_primary()
+        sentinels.wait_for_failover()
+        Load(producer, sandbox, 3, "after").wait_until_over(60)
+
+
 def test_everything_works_over_tls(
-    tls_server: TlsServer, sandbox: Sandbox, start_worker: StartWorker
+    tls_server: Server, sandbox: Sandbox, start_worker: StartWorker
 ) -> None:
     with PatientProducer(tls_server.url) as producer:
         start_worker(tls_server.url)
@@ -175,9 +198,9 @@ def test_everything_works_over_tls(
 
 
 def test_a_certificate_that_is_not_trusted_is_named(
-    tls_server: TlsServer, sandbox: Sandbox, tmp_path: Path
+    tls_server: Server, certificates: Certificates, sandbox: Sandbox, tmp_path: Path
 ) -> None:
-    url = tls_server.url_with(tls_server.certificates.other_authority)
+    url = tls_server.url.replace(str(certificates.authority), str(certificates.other_authority))
     worker = Worker(environment_for(sandbox, url), tmp_path / "worker.log")
     try:
         wait_until(lambda: "store.unreachable" in worker.log, "the worker says so")
