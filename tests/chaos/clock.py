@@ -8,7 +8,7 @@ refuses what they sign: they stand down, and hold up nobody.
 import random
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Final
 
 from tests.chaos.freeze import slow_scenario
@@ -55,7 +55,8 @@ def clock(seed: int, size: Size) -> Trial:
         for skew_seconds in SKEWS_SECONDS * size.rounds:
             _live_and_die(stage, fleet, dice, skew_seconds)
         trial = judge("clock", stage, load, started, size.imports)
-        return replace(trial, violations=[*trial.violations, *_paused_for_clocks(stage)])
+        trial.violations.extend(_paused_for_clocks(stage))
+        return trial
 
 
 def _paused_for_clocks(stage: Stage) -> Iterator[str]:
