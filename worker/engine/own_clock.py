@@ -33,7 +33,7 @@ class OwnClock:
     def room(self, slots: int, in_flight: int) -> int:
         """Return how many calls may be claimed with so many `slots` free.
 
-        None while the worker stands down; after that a single one, which tells how to go on.
+        No call while the worker stands down; after that a single one, which tells how to go on.
         """
         if self._stands_down_until is None:
             return slots
