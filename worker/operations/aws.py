@@ -243,7 +243,7 @@ def _socket(acknowledged_seconds: float, address: aiohttp.AddrInfoType) -> socke
     family, kind, protocol, *_ = address
     made = socket.socket(family, kind, protocol)
     if hasattr(socket, "TCP_USER_TIMEOUT"):
-        milliseconds = round(acknowledged_seconds * 1000)
+        milliseconds = math.ceil(acknowledged_seconds * 1000)  # 0 is the system's default
         made.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, milliseconds)
     return made
 
