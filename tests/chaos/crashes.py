@@ -4,8 +4,9 @@ First each situation is played without a crash, twice, and the boundaries are no
 passes (`doomed`). Then, for each of them, a situation that passes it is played anew: the worker
 must die there, another one takes over, and when all imports are over, nothing may be lost, doubled,
 told falsely or left behind. Then the same once more with a worker that stands still there, and goes
-on where it stood once the other has finished everything. `python -m tests.chaos.crashes` does it
-all; a seed draws situations and passings, and `--only` plays single ones again by their names.
+on where it stood once the other has finished everything; and some in which who takes over dies as
+well. `python -m tests.chaos.crashes` does it all; a seed draws situations and passings, and
+`--only` plays single ones again by their names.
 """
 
 import argparse
@@ -52,31 +53,37 @@ RECOVERY_SECONDS: Final = 60
 
 BY_NAME: Final = {situation.name: situation for situation in SITUATIONS}
 FROZEN: Final = " frozen"
+THEN: Final = " then "
+TWICE_EACH: Final = 3
+"""In so many crashes of each situation, who takes over dies as well."""
 
 
 @dataclass(frozen=True, slots=True)
 class Crash:
     """Where a worker dies: at the `passing`-th time that it comes to a boundary.
 
-    Or stands still, and goes on too late: `frozen`.
+    Or stands still, and goes on too late: `frozen`. Who takes over dies as well, should it come to
+    the boundary `then`.
     """
 
     situation: Situation
     boundary: str
     passing: int = 1
     frozen: bool = False
+    then: str = ""
 
     @classmethod
     def of(cls, name: str) -> "Crash":
         """Return the crash of a name, as `str` writes it."""
-        situation, _, rest = name.removesuffix(FROZEN).partition("/")
+        first, _, then = name.partition(THEN)
+        situation, _, rest = first.removesuffix(FROZEN).partition("/")
         boundary, _, passing = rest.partition("#")
-        return cls(BY_NAME[situation], boundary, int(passing or 1), name.endswith(FROZEN))
+        return cls(BY_NAME[situation], boundary, int(passing or 1), first.endswith(FROZEN), then)
 
     def __str__(self) -> str:
         """Name it, as `of` reads it."""
         name = f"{self.situation.name}/{self.boundary}#{self.passing}"
-        return f"{name}{FROZEN}" if self.frozen else name
+        return f"{name}{FROZEN if self.frozen else ''}{THEN if self.then else ''}{self.then}"
 
     @property
     def signal(self) -> str:
@@ -203,6 +210,7 @@ def crash(theatre: Theatre, crash: Crash) -> Trial:
         if not (doomed.was_killed or doomed.stands_still):
             what = "was not reached" if doomed.is_alive else "was not what the worker died of"
             return _trial(str(crash), crash.signal, stage, began, [f"the boundary {what}"])
+        died_as_well = bool(crash.then) and _dies_as_well(theatre, crash, stage)
         heir = theatre.start(situation, f"{log}-heir", "worker.celery")
         workers.callback(heir.kill)
         left = _wait_until_over(stage, situation)
@@ -212,7 +220,23 @@ def crash(theatre: Theatre, crash: Crash) -> Trial:
             left = _wait_until_over(stage, situation)
             if not doomed.is_alive:
                 left.append("the worker that was woken has ended")
-    return _trial(str(crash), crash.signal, stage, began, left)
+    faults = f"{crash.signal} twice" if died_as_well else crash.signal
+    return _trial(str(crash), faults, stage, began, left)
+
+
+def _dies_as_well(theatre: Theatre, crash: Crash, stage: Stage) -> bool:
+    """Let a worker take over that is to die at `then`; return whether it came to that."""
+    log = f"{_file_name(str(crash))}-second"
+    second = theatre.start(crash.situation, log, "tests.chaos.doomed", DOOMED_AT=crash.then)
+    try:
+        _wait(
+            lambda: not second.is_alive or not left_to_do(stage),
+            RECOVERY_SECONDS,
+            lambda: crash.situation.meanwhile(stage),
+        )
+        return second.was_killed
+    finally:
+        second.kill()
 
 
 def _is_gone(doomed: ForkedWorker) -> bool:
@@ -267,8 +291,20 @@ def _drawn(boundary: str, ways: Sequence[tuple[str, int]], seed: int, *, frozen:
     return Crash(BY_NAME[situation], boundary, dice.randint(1, max(1, times // 4)), frozen)
 
 
+def drawn_twice(passed: Passed, seed: int) -> list[Crash]:
+    """Return crashes in each situation after which who takes over is to die as well."""
+    crashes = []
+    for name in sorted(passed):
+        dice = random.Random(f"{seed}:{name}{THEN}")
+        boundaries = sorted(passed[name])
+        for _ in range(TWICE_EACH):
+            first, then = dice.choice(boundaries), dice.choice(boundaries)
+            crashes.append(Crash(BY_NAME[name], first, then=then))
+    return crashes
+
+
 def trials(seed: int) -> Iterator[Trial]:
-    """Play every situation as it is, then a crash and a freeze at every boundary."""
+    """Play every situation as it is, a crash and a freeze at every boundary, and double ones."""
     with tempfile.TemporaryDirectory() as directory, theatres(Path(directory)) as stages:
         yield from _trials_on(stages, seed)
 
@@ -281,6 +317,7 @@ def _trials_on(stages: Theatres, seed: int) -> Iterator[Trial]:
     passed = always_passed(rehearsals)
     yield from stages.each(crash, drawn_from(passed, seed))
     yield from stages.each(crash, drawn_from(passed, seed, frozen=True))
+    yield from stages.each(crash, drawn_twice(passed, seed))
 
 
 def _chosen(stages: Theatres, names: list[str]) -> Iterator[Trial]:
@@ -313,7 +350,8 @@ def _conclude(seed: int, done: list[Trial], seconds: float) -> None:
     imports = sum(trial.imports for trial in done)
     broken = [trial.name for trial in done if trial.violations]
     print(
-        f"seed {seed}: {faults['SIGKILL']} crashes, {faults['SIGSTOP']} freezes,"
+        f"seed {seed}: {faults['SIGKILL']} crashes, {faults['SIGKILL twice']} double ones,"
+        f" {faults['SIGSTOP']} freezes,"
         f" {faults['none']} runs without, {imports:,} imports, {len(broken)} with violations,"
         f" {seconds:.0f} s"
     )

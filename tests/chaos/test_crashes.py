@@ -45,6 +45,7 @@ MOST_DANGEROUS = (
     "doors/before:aws.import_backend_auth#1 frozen",
     "doors/before:run.start#1 frozen",
     "doors/before:finish.poll.succeeded#1 frozen",
+    "doors/after:aws.import_backend_auth#1 then before:run.start",
 )
 DRAWN = 4
 SEED = 20
