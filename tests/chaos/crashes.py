@@ -48,6 +48,7 @@ DEATH_SECONDS: Final = 40
 LATE_SECONDS: Final = 1.5
 """How long a worker that was woken has for what it was about to do."""
 
+LOG_CHARACTERS: Final = 2000
 RECOVERY_SECONDS: Final = 60
 """Some 17 s are kombu's: what was taken along comes back after 10 s, looked for every 5 s."""
 
@@ -208,8 +209,7 @@ def crash(theatre: Theatre, crash: Crash) -> Trial:
         workers.callback(doomed.kill)
         _wait(lambda: _is_gone(doomed), DEATH_SECONDS, lambda: situation.meanwhile(stage))
         if not (doomed.was_killed or doomed.stands_still):
-            what = "was not reached" if doomed.is_alive else "was not what the worker died of"
-            return _trial(str(crash), crash.signal, stage, began, [f"the boundary {what}"])
+            return _trial(str(crash), crash.signal, stage, began, [_missed(doomed)])
         died_as_well = bool(crash.then) and _dies_as_well(theatre, crash, stage)
         heir = theatre.start(situation, f"{log}-heir", "worker.celery")
         workers.callback(heir.kill)
@@ -237,6 +237,15 @@ def _dies_as_well(theatre: Theatre, crash: Crash, stage: Stage) -> bool:
         return second.was_killed
     finally:
         second.kill()
+
+
+def _missed(doomed: ForkedWorker) -> str:
+    if doomed.is_alive:
+        return "the boundary was not reached"
+    return (
+        f"the boundary was not what the worker died of: exit code {doomed.exit_code},"
+        f" its log ends with {doomed.log[-LOG_CHARACTERS:]!r}"
+    )
 
 
 def _is_gone(doomed: ForkedWorker) -> bool:

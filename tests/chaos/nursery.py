@@ -51,6 +51,11 @@ class ForkedWorker:
         return self._process.exitcode is None
 
     @property
+    def exit_code(self) -> int | None:
+        """How it ended: a signal's number is negative; None while it lives."""
+        return self._process.exitcode
+
+    @property
     def was_killed(self) -> bool:
         """Whether it ended by SIGKILL."""
         return self._process.exitcode == -signal.SIGKILL
