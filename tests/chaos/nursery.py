@@ -6,6 +6,7 @@ import os
 import signal
 import threading
 from collections.abc import Mapping
+from multiprocessing.connection import wait
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Final
@@ -30,6 +31,11 @@ _CONTEXT.set_forkserver_preload(
 )
 
 
+_ASKING: Final = threading.Lock()
+"""How a child ended can be read once. Who asks, or starts another, at the same moment as somebody
+else reads nothing, and multiprocessing takes that for an exit code of 255."""
+
+
 class ForkedWorker:
     """A Celery worker of the application in module `app`; it never outlives this process."""
 
@@ -38,7 +44,8 @@ class ForkedWorker:
         self._process: BaseProcess = _CONTEXT.Process(
             target=_live, args=(app, dict(environment), str(log)), daemon=True
         )
-        self._process.start()
+        with _ASKING:
+            self._process.start()
 
     @property
     def log(self) -> str:
@@ -48,17 +55,18 @@ class ForkedWorker:
     @property
     def is_alive(self) -> bool:
         """Whether it has not ended yet."""
-        return self._process.exitcode is None
+        return self.exit_code is None
 
     @property
     def exit_code(self) -> int | None:
         """How it ended: a signal's number is negative; None while it lives."""
-        return self._process.exitcode
+        with _ASKING:
+            return self._process.exitcode
 
     @property
     def was_killed(self) -> bool:
         """Whether it ended by SIGKILL."""
-        return self._process.exitcode == -signal.SIGKILL
+        return self.exit_code == -signal.SIGKILL
 
     @property
     def stands_still(self) -> bool:
@@ -73,7 +81,7 @@ class ForkedWorker:
     def kill(self) -> None:
         """Kill it where it stands, and see it end."""
         self._process.kill()
-        self._process.join(GRACE_SECONDS)
+        wait([self._process.sentinel], GRACE_SECONDS)
 
 
 def _live(app: str, environment: Mapping[str, str], log: str) -> None:
