@@ -162,7 +162,7 @@ async def test_what_was_signed_at_another_time_is_refused(
             http, sandbox.url + IMPORT_PATH, BODY, **signed(), **{"X-Amz-Date": signed_at}
         )
         assert (status, answered["x-amzn-ErrorType"]) == (403, code)
-        assert answer["message"].startswith(says) or says in answer["message"]
+        assert says in answer["message"]
         assert sandbox.ledger.jobs == []
 
 

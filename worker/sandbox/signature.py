@@ -67,15 +67,16 @@ def check_time(signed_at: str | None, now: float) -> None:
             "IncompleteSignatureException", f"Date must be in ISO-8601 'basic format': {signed_at}"
         ) from None
     if there < here - TOLERANCE:
-        raise _wrong_time("Signature expired", signed_at, "earlier", here, "-")
+        raise _wrong_time("Signature expired", signed_at, "earlier", here, -TOLERANCE)
     if there > here + TOLERANCE:
-        raise _wrong_time("Signature not yet current", signed_at, "later", here, "+")
+        raise _wrong_time("Signature not yet current", signed_at, "later", here, TOLERANCE)
 
 
-def _wrong_time(what: str, signed_at: str, relation: str, here: datetime, sign: str) -> ApiError:
-    limit = here - TOLERANCE if sign == "-" else here + TOLERANCE
+def _wrong_time(
+    what: str, signed_at: str, relation: str, here: datetime, borne: timedelta
+) -> ApiError:
     return forbidden(
         "InvalidSignatureException",
-        f"{what}: {signed_at} is now {relation} than {limit:{_TIME_FORMAT}}"
-        f" ({here:{_TIME_FORMAT}} {sign} 5 min.)",
+        f"{what}: {signed_at} is now {relation} than {here + borne:{_TIME_FORMAT}}"
+        f" ({here:{_TIME_FORMAT}} {'-' if borne < timedelta() else '+'} 5 min.)",
     )
