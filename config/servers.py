@@ -56,11 +56,16 @@ class Server:
     sentinel_login: Mapping[str, str]
 
     @property
+    def tls_arguments(self) -> dict[str, Any]:
+        """Return redis-py's arguments for TLS, none without it."""
+        return {"ssl": True, **self.tls} if self.tls is not None else {}
+
+    @property
     def sentinel_arguments(self) -> dict[str, Any]:
         """Return redis-py's arguments of connections to the Sentinels themselves."""
         return {
             **self.sentinel_login,
-            **({"ssl": True, **self.tls} if self.tls is not None else {}),
+            **self.tls_arguments,
             "socket_timeout": SENTINEL_SECONDS,
             "socket_connect_timeout": SENTINEL_SECONDS,
         }

@@ -319,7 +319,7 @@ def patient_client(url: str) -> Any:
         return Redis.from_url(url, **options)
     watchers: Any = Sentinel
     watched = watchers(server.hosts, sentinel_kwargs=server.sentinel_arguments)
-    tls = {"ssl": True, **server.tls} if server.tls else {}
+    tls = server.tls_arguments
     return watched.master_for(server.master_name, db=server.db, **server.login, **tls, **options)
 
 

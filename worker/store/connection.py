@@ -95,7 +95,7 @@ def primary_of(redis: "Redis") -> str:
 def _following(server: Server, options: dict[str, Any]) -> "Redis":
     asking = {**server.sentinel_arguments, "retry": Retry(NoBackoff(), 0)}
     sentinels: Any = Sentinel(server.hosts, sentinel_kwargs=asking)  # type: ignore[no-untyped-call]
-    tls = {"ssl": True, **server.tls} if server.tls is not None else {}
+    tls = server.tls_arguments
     pool: Any = _FollowingPool
     return Redis.from_pool(
         pool(server.master_name, sentinels, db=server.db, **server.login, **tls, **options)
