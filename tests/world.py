@@ -120,6 +120,7 @@ class Errand:
         self.lag = 0.0
         self._mood = Mood.TRUTH
         self._remote = remote
+        self._clock = clock
         self._ledger = Twice(store)
         self._answering = asyncio.Event()
         self._called = asyncio.Event()
@@ -162,8 +163,9 @@ class Errand:
             with suppress(asyncio.CancelledError):
                 await self._task
 
-    async def submit(self, item: Import, _send_by: float) -> Answer:
+    async def submit(self, item: Import, send_by: float) -> Answer:
         """Start the job."""
+        assert self._clock() <= send_by, f"{item.id} is started by a worker that stood still"
         answer = self._remote.submit(target_of(item), item.id, self._mood, self.lag)
         return await self._travel(answer)
 

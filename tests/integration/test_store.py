@@ -331,6 +331,18 @@ async def test_a_silent_start_is_in_doubt_and_its_late_answer_does_not_count(
     assert await start(store, taken_over)
 
 
+async def test_a_silent_start_is_asked_about_once_no_list_can_lag_behind_it(
+    make_store: MakeStore,
+) -> None:
+    store = await make_store(lease_seconds=0.05, settle_seconds=60)
+    await admit(store)
+    await claim_one(store)
+    await asyncio.sleep(0.1)
+    claims, wait_seconds = await store.claim(1)
+    assert not claims
+    assert wait_seconds == pytest.approx(60, abs=0.01)
+
+
 async def test_a_silent_poll_is_simply_due_again(make_store: MakeStore) -> None:
     store = await make_store(lease_seconds=0.05)
     late = await _to_running(store)
