@@ -11,6 +11,7 @@ other commands of the store, each API call, each task published, each result sto
 taken and acknowledged. No list of them is kept here: what a worker passes is what there is.
 """
 
+import asyncio
 import os
 import signal
 import threading
@@ -50,21 +51,49 @@ class Boundaries:
         self._left = int(environment.get("DOOMED_COUNT", "1"))
         self._signal = signal.Signals[environment.get("DOOMED_BY", "SIGKILL")]
         self._lock = threading.Lock()
+        self._loop: asyncio.AbstractEventLoop | None = None
         self._record: int | None = None
         if path := environment.get("DOOMED_RECORD"):
             self._record = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
 
+    def reach_in_loop(self, name: str) -> None:
+        """Pass a boundary on the event loop, where calls are made."""
+        self._loop = asyncio.get_running_loop()
+        if self._is_fatal(name):
+            self._end()
+
     def reach(self, name: str) -> None:
-        """Pass a boundary; may be the last thing this process does."""
+        """Pass a boundary on another thread; may be the last thing this process does."""
+        if not self._is_fatal(name):
+            return
+        if self._signal is not signal.SIGSTOP or self._loop is None:
+            self._end()
+            return
+        # The loop is to stand at a boundary as well. Stopped from here, it could stand between the
+        # last look at the clock and the system call that sends: rarely, if threads did not take
+        # turns at system calls. What is sent then is late, and nobody promises that it is not.
+        stood_still = threading.Event()
+
+        def stand_still() -> None:
+            self._end()
+            stood_still.set()
+
+        self._loop.call_soon_threadsafe(stand_still)
+        stood_still.wait()
+
+    def _is_fatal(self, name: str) -> bool:
         if self._record is not None:
             os.write(self._record, f"{name}\n".encode())
-        if name == self._fatal:
-            with self._lock:
-                self._left -= 1
-                if self._left == 0:
-                    if self._signal is signal.SIGSTOP:
-                        os.write(1, f"{STANDS_STILL}\n".encode())
-                    os.kill(os.getpid(), self._signal)
+        if name != self._fatal:
+            return False
+        with self._lock:
+            self._left -= 1
+            return self._left == 0
+
+    def _end(self) -> None:
+        if self._signal is signal.SIGSTOP:
+            os.write(1, f"{STANDS_STILL}\n".encode())
+        os.kill(os.getpid(), self._signal)
 
 
 boundaries = Boundaries(os.environ)
@@ -81,31 +110,29 @@ def wrap(owner: type, method: str, naming: Naming, finding: Finding = lambda *_:
     """
     function = getattr(owner, method)
 
-    def before(args: Any, kwargs: Any) -> str:
-        name = naming(*args, **kwargs)
-        boundaries.reach(f"before:{name}")
-        return name
-
-    def after(name: str, reply: Any) -> None:
-        for found in finding(name, reply) or ("",):
-            boundaries.reach(f"after:{name}{found and '='}{found}")
+    def boundaries_after(name: str, reply: Any) -> list[str]:
+        return [f"after:{name}{found and '='}{found}" for found in finding(name, reply) or ("",)]
 
     @wraps(function)
     async def passing_async(*args: Any, **kwargs: Any) -> Any:
-        name, reply = before(args, kwargs), None
+        name, reply = naming(*args, **kwargs), None
+        boundaries.reach_in_loop(f"before:{name}")
         try:
             reply = await function(*args, **kwargs)
         finally:
-            after(name, reply)
+            for boundary in boundaries_after(name, reply):
+                boundaries.reach_in_loop(boundary)
         return reply
 
     @wraps(function)
     def passing(*args: Any, **kwargs: Any) -> Any:
-        name, reply = before(args, kwargs), None
+        name, reply = naming(*args, **kwargs), None
+        boundaries.reach(f"before:{name}")
         try:
             reply = function(*args, **kwargs)
         finally:
-            after(name, reply)
+            for boundary in boundaries_after(name, reply):
+                boundaries.reach(boundary)
         return reply
 
     setattr(owner, method, passing_async if iscoroutinefunction(function) else passing)
