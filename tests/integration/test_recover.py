@@ -69,6 +69,13 @@ def test_what_ended_runs_and_waits_is_told_apart(
     wait_until(lambda: not producer.redis.exists("imports:unfinished"), "its tasks have finished")
     wait_until(lambda: not producer.redis.exists("imports:lanes"), "no lane has work")
     assert_nothing_left_behind(producer.redis)
+    audit = command("audit")
+    assert audit.returncode == 0, audit.stdout
+    (import_id,) = {
+        e["data"]["importId"] for e in producer.events() if e["subject"] == "d4/staging"
+    }
+    history = producer.redis.lrange(f"imports:history:{import_id}", 0, -1)
+    assert [json.loads(line)["what"] for line in history][:3] == ["accepted", "doubt", "running"]
 
 
 def test_an_older_job_is_not_taken_for_the_batchs(
