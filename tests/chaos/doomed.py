@@ -59,12 +59,12 @@ class Boundaries:
     def reach_in_loop(self, name: str) -> None:
         """Pass a boundary on the event loop, where calls are made."""
         self._loop = asyncio.get_running_loop()
-        if self._is_fatal(name):
+        if self._pass(name):
             self._end()
 
     def reach(self, name: str) -> None:
         """Pass a boundary on another thread; may be the last thing this process does."""
-        if not self._is_fatal(name):
+        if not self._pass(name):
             return
         if self._signal is not signal.SIGSTOP or self._loop is None:
             self._end()
@@ -81,7 +81,8 @@ class Boundaries:
         self._loop.call_soon_threadsafe(stand_still)
         stood_still.wait()
 
-    def _is_fatal(self, name: str) -> bool:
+    def _pass(self, name: str) -> bool:
+        """Note that a boundary is passed; return whether this is the time to end."""
         if self._record is not None:
             os.write(self._record, f"{name}\n".encode())
         if name != self._fatal:
