@@ -74,8 +74,8 @@ def test_what_ended_runs_and_waits_is_told_apart(
     (import_id,) = {
         e["data"]["importId"] for e in producer.events() if e["subject"] == "d4/staging"
     }
-    history = producer.redis.lrange(f"imports:history:{import_id}", 0, -1)
-    assert [json.loads(line)["what"] for line in history][:3] == ["accepted", "doubt", "running"]
+    history = json.loads(command("explain", import_id, "--json").stdout)["history"]
+    assert [line["what"] for line in history[:3]] == ["accepted", "doubt", "running"]
 
 
 def test_an_older_job_is_not_taken_for_the_batchs(
