@@ -103,6 +103,8 @@ class Settings(BaseSettings):
     deadline_seconds: Seconds = 6 * 3600.0
     settle_seconds: Seconds = 10.0
     missing_grace_seconds: Seconds = 60.0
+    list_memory_seconds: Seconds = 3600.0
+    assume_finished_listed: bool = True
     success_statuses: Annotated[frozenset[str], NoDecode] = frozenset({"COMPLETED"})
     failure_statuses: Annotated[frozenset[str], NoDecode] = frozenset({"FAILED"})
 

@@ -2,13 +2,14 @@
 an import may become. It knows nothing of Redis, queues or leases.
 """
 
+import math
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import StrEnum, auto
 from typing import Any, Final
 
 from worker.domain.answers import Answer, Job, Kind
-from worker.domain.decisions import Call, Claim
+from worker.domain.claims import Call, Claim
 from worker.domain.imports import Import
 from worker.domain.outcomes import Verdict
 from worker.domain.policy import Policy
@@ -27,6 +28,49 @@ POLICY: Final = Policy(
 )
 LAGS: Final = (0.0, POLICY.settle_seconds - 0.5)
 """How long the list may lag behind a job: less than the time that doubts are let settle."""
+
+NO_ZONE_SECONDS: Final = 14 * 3600.0
+FORGET_SECONDS: Final = 15.0
+NEAR_SECONDS: Final = 3.0
+"""A job that ended so shortly before a start may be taken for one beside it."""
+
+
+class Clock(StrEnum):
+    """What the remote side's jobs say of when they were created."""
+
+    GOOD = auto()
+    ABSENT = auto()
+    NO_ZONE = auto()  # an hour off, and it does not say in which zone
+    WRONG = auto()  # an hour early
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Nature:
+    """What AWS does not document, and a remote side may therefore be like.
+
+    `word` is what it calls our jobs when asked for one, `list_word` in lists, `other_word` is what
+    it calls somebody else's; those may be let run beside ours (`others_block`). It may not list
+    what is over, or forget it soon.
+    """
+
+    clock: Clock = Clock.GOOD
+    word: str = "ImportBackendAuth"
+    list_word: str = "ImportBackendAuth"
+    other_word: str = "ImportBackendAuth"
+    others_block: bool = True
+    hides_finished: bool = False
+    forgets: bool = False
+
+    @property
+    def policy(self) -> Policy:
+        """What an operator sets who knows how soon jobs are forgotten, or not listed."""
+        memory_seconds = FORGET_SECONDS - 1 if self.forgets else POLICY.list_memory_seconds
+        return replace(
+            POLICY,
+            list_memory_seconds=memory_seconds,
+            assume_finished_listed=not self.hides_finished,
+        )
+
 
 OUTCOMES: Final = {"COMPLETED": State.SUCCEEDED, "FAILED": State.FAILED}
 PLACES: Final[dict[State, frozenset[str]]] = {
@@ -115,6 +159,7 @@ class RemoteJob:
     created_at: float
     listed_at: float
     status: str = "IN_PROGRESS"
+    ended_at: float = math.inf
 
     @property
     def is_pending(self) -> bool:
@@ -127,9 +172,14 @@ class RemoteSide:
     """The remote API in memory. It may refuse and lose calls, but never lies about its jobs."""
 
     clock: Callable[[], float]
+    nature: Nature = Nature()
+    first_called: dict[str, float] = field(default_factory=dict)
+    """When the first start of an import was made that may have taken effect."""
     jobs: list[RemoteJob] = field(default_factory=list)
     unasked: set[str] = field(default_factory=set)
     """Imports whose last start may have taken effect, for all that is recorded of it."""
+    unlisted: set[str] = field(default_factory=set)
+    """Imports that were started though the list before it was refused."""
     doubted: set[str] = field(default_factory=set)
     """Imports of which a start was in doubt, and a list did not show its job."""
 
@@ -148,28 +198,39 @@ class RemoteSide:
 
     def start_foreign(self, target: str, lag: float) -> None:
         """Let somebody else start a job, where none is under way."""
-        if not self._is_busy(target):
+        if not self._is_busy(target, ours=False):
             self.start(target, "", lag)
 
     def submit(self, target: str, owner: str, mood: Mood, lag: float) -> Answer:
         """Take a call that starts a job."""
         assert owner not in self.unasked, f"{owner} is started again, and nobody asked for its job"
         self.unasked.add(owner)
+        self.first_called.setdefault(owner, self.clock())
         if mood in EFFECTIVE and self._is_busy(target):
             mood = Mood.CONFLICT
         if mood not in EFFECTIVE:
             return _refusal(mood)
         job = self.start(target, owner, lag)
         assert len(self.owned_by(owner)) == 1, f"{owner} has two jobs"
-        job.status = {
-            Mood.SUCCESS: "COMPLETED",
-            Mood.LOST_AND_OVER: "COMPLETED",
-            Mood.FAILURE: "FAILED",
-            Mood.ODD_STATUS: "SETTING_UP",
-        }.get(mood, job.status)
+        self.change(
+            job,
+            {
+                Mood.SUCCESS: "COMPLETED",
+                Mood.LOST_AND_OVER: "COMPLETED",
+                Mood.FAILURE: "FAILED",
+                Mood.ODD_STATUS: "SETTING_UP",
+            }.get(mood, job.status),
+        )
         if mood in KINDS:
             return _refusal(mood)
-        return Answer(kind=Kind.OK, jobs=() if mood is Mood.NO_JOB_ID else (self._shown(job),))
+        shown = self._shown(job, self.nature.word)
+        return Answer(kind=Kind.OK, jobs=() if mood is Mood.NO_JOB_ID else (shown,))
+
+    def change(self, job: RemoteJob, status: str) -> None:
+        """Let a job's status be another."""
+        job.status = status
+        if not job.is_pending:
+            job.ended_at = min(job.ended_at, self.clock())
 
     def poll(self, job_id: str, mood: Mood) -> Answer:
         """Take a call that asks for one job; it may be lost or refused."""
@@ -177,7 +238,10 @@ class RemoteSide:
             return _refusal(mood)
         jobs = [job for job in self.jobs if job.job_id == job_id]
         assert jobs, f"{job_id} was never given to anybody"
-        return Answer(kind=Kind.OK, jobs=() if mood is Mood.NO_JOB_ID else (self._shown(jobs[0]),))
+        if self.is_forgotten(jobs[0]):
+            return _refusal(Mood.NOT_FOUND)
+        shown = self._shown(jobs[0], self.nature.word)
+        return Answer(kind=Kind.OK, jobs=() if mood is Mood.NO_JOB_ID else (shown,))
 
     def list_jobs(self, target: str, mood: Mood, *, is_running: bool) -> Answer:
         """Take a call that asks for a target's jobs. Only a target without jobs is not found."""
@@ -185,8 +249,9 @@ class RemoteSide:
         refuses = mood in {Mood.NOT_FOUND, Mood.BAD_REQUEST, Mood.CONFLICT}
         if mood in KINDS and not (refuses and (jobs or is_running)):
             return _refusal(mood)
-        listed = [job for job in jobs if job.listed_at <= self.clock()]
-        return Answer(kind=Kind.OK, jobs=tuple(map(self._shown, listed)))
+        listed = [job for job in jobs if self._is_listed(job)]
+        shown = [self._shown(job, self.nature.list_word) for job in listed]
+        return Answer(kind=Kind.OK, jobs=tuple(shown))
 
     def owned_by(self, import_id: str) -> list[RemoteJob]:
         """Return the jobs that an import has started."""
@@ -202,17 +267,63 @@ class RemoteSide:
             answer.kind in DEFINITE or (answer.kind is Kind.OK and bool(answer.job.error))
         )
         listed = claim.call is Call.RECONCILE and answer.kind in {Kind.OK, Kind.NOT_FOUND}
+        if claim.item.doubt == "before" and answer.kind in DEFINITE:
+            self.unlisted.add(claim.item.id)
         if listed and claim.item.id in self.unasked:
             self.doubted.add(claim.item.id)
         if refused or listed:
             self.unasked.discard(claim.item.id)
 
-    def _is_busy(self, target: str) -> bool:
-        return any(job.is_pending for job in self.jobs if job.target == target)
+    def may_be_undecided(self, item: Import) -> str:
+        """Return why no evidence tells what became of an import, '' where some does."""
+        if item.id in self.unlisted:
+            return "nobody knows which jobs were there before"
+        if self.nature.hides_finished:
+            return "the list does not show what is over"
+        if self.nature.forgets:
+            return "what is over is forgotten"
+        since = self.first_called.get(item.id, math.inf)
+        target = f"{item.lane}/{item.target}"
+        rivals = [
+            job
+            for job in self.jobs
+            if job.target == target
+            and job.owner != item.id
+            and job.ended_at >= since - NEAR_SECONDS
+        ]
+        return "others started jobs there, too" if rivals else ""
 
-    def _shown(self, job: RemoteJob) -> Job:
+    def _is_busy(self, target: str, *, ours: bool = True) -> bool:
+        return any(
+            job.is_pending and (job.owner or not ours or self.nature.others_block)
+            for job in self.jobs
+            if job.target == target
+        )
+
+    def _is_listed(self, job: RemoteJob) -> bool:
+        is_hidden = self.nature.hides_finished and not job.is_pending
+        return job.listed_at <= self.clock() and not is_hidden and not self.is_forgotten(job)
+
+    def is_forgotten(self, job: RemoteJob) -> bool:
+        """Return whether nobody can ask for a job any more."""
+        return self.nature.forgets and self.clock() - job.ended_at > FORGET_SECONDS
+
+    def _shown(self, job: RemoteJob, word: str) -> Job:
         age = self.clock() - job.created_at
-        return Job(job_id=job.job_id, status=job.status, created_seconds_ago=age)
+        shown = Job(
+            job_id=job.job_id,
+            status=job.status,
+            operation=word if job.owner else self.nature.other_word,
+        )
+        match self.nature.clock:
+            case Clock.GOOD:
+                return replace(shown, created_seconds_ago=age)
+            case Clock.NO_ZONE:
+                within = NO_ZONE_SECONDS
+                return replace(shown, created_seconds_ago=age + 3600, created_within_seconds=within)
+            case Clock.WRONG:
+                return replace(shown, created_seconds_ago=age + 3600)
+        return shown
 
 
 def _refusal(mood: Mood) -> Answer:
@@ -246,7 +357,8 @@ def _before_cancelling(claim: Claim, answer: Answer | None, age: float) -> set[S
     soon = {claim.item.state} if age < deadline + 1 else set()
     if claim.call is Call.POLL:
         if answer.kind is Kind.OK and answer.job.status in OUTCOMES:
-            return {OUTCOMES[answer.job.status]}
+            surveys = claim.item.listed_jobs is not None and claim.facts.lists_finished is None
+            return {OUTCOMES[answer.job.status]} | ({State.RUNNING} if surveys else set())
         goes_on = answer.kind in {Kind.NOT_FOUND, Kind.BAD_REQUEST}
         return late | soon | ({State.RUNNING} if goes_on else set())
     if answer.kind in {Kind.UNKNOWN, Kind.UNREACHABLE}:
@@ -254,8 +366,9 @@ def _before_cancelling(claim: Claim, answer: Answer | None, age: float) -> set[S
     if claim.item.doubts and answer.kind in {Kind.BAD_REQUEST, Kind.CONFLICT}:
         return late | soon
     if claim.item.state is State.RUNNING:
-        found = [job for job in answer.jobs if job.job_id == claim.item.job_id]
-        return {OUTCOMES.get(found[0].status, State.RUNNING)} | late if found else {State.FAILED}
+        found = [job.status for job in answer.jobs if job.job_id == claim.item.job_id]
+        seen = found[0] if found else claim.item.status
+        return {OUTCOMES[seen]} if seen in OUTCOMES else {State.RUNNING} | late
     return _after_list(claim, answer) | late
 
 
@@ -275,7 +388,9 @@ def _after_start(claim: Claim, answer: Answer) -> State:
 
 
 def _after_list(claim: Claim, answer: Answer) -> set[State]:
-    states = {State.WAITING}
+    states = {State.WAITING, State.STARTING}
+    if claim.item.doubt == "before":
+        return {State.WAITING}
     if claim.item.doubts:
         states |= {OUTCOMES.get(job.status, State.RUNNING) for job in answer.jobs}
     if claim.item.doubt == "refused":

@@ -14,7 +14,7 @@ from typing import Any, Final, Protocol
 
 import lupa.lua51 as lua
 
-from worker.store.scripts import library_text
+from worker.store.scripts import with_library
 
 WAKE_SECONDS: Final = 0.002
 """How late a conductor wakes at most."""
@@ -52,10 +52,13 @@ class LearningLimiter:
     def __init__(self, **known: float) -> None:
         runtime = lua.LuaRuntime()
         self._lua: Any = runtime.execute(
-            library_text(("limiter", "learning"))
-            + "\nreturn { open = open_limiter, refill = refill, accept = accept,"
-            " available = available, grant = grant_call, ready_at = ready_at, refuse = refuse,"
-            " pace_of = pace_of }"
+            with_library(
+                "-- needs: limiters, learning\n"
+                "return { open = limiters.open_limiter, refill = limiters.refill,"
+                " available = limiters.available, grant = limiters.grant_call,"
+                " ready_at = limiters.ready_at, pace_of = limiters.pace_of,"
+                " accept = learning.accept, refuse = learning.refuse }"
+            )
         )
         self._table_from: Any = runtime.table_from
         self._known = known.get("rate", 0), known.get("burst", 0)

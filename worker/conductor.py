@@ -13,7 +13,7 @@ from typing import Final
 
 import structlog
 
-from worker.domain.decisions import Call, Claim
+from worker.domain.claims import Call, Claim
 from worker.domain.imports import Import
 from worker.domain.states import State
 from worker.engine.advance import give_back

@@ -130,6 +130,8 @@ def policy_of(settings: Settings) -> Policy:
         failure_statuses=settings.failure_statuses,
         settle_seconds=settings.settle_seconds,
         missing_grace_seconds=settings.missing_grace_seconds,
+        list_memory_seconds=settings.list_memory_seconds,
+        assume_finished_listed=settings.assume_finished_listed,
     )
 
 

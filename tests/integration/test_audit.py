@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from tests.support import CommandLine, members
-from worker.domain.decisions import Claim, Doubt
+from worker.domain.claims import Claim, Doubt
 from worker.domain.outcomes import Entrance, LaneLimits, StopRule
 from worker.domain.requests import ImportRequest
 from worker.domain.states import State

@@ -9,7 +9,8 @@ import pytest
 
 from tests.conftest import MakeStore, StartWorker
 from tests.support import CommandLine, Producer, Sandbox, members, wait_until
-from worker.domain.decisions import Call, Claim, Doubt
+from worker.domain.claims import Call, Claim, Doubt
+from worker.domain.history import What
 from worker.domain.outcomes import Cancellation, Entrance, StopRule
 from worker.domain.requests import ImportRequest
 from worker.domain.states import State
@@ -147,8 +148,12 @@ async def test_the_target_is_free_and_a_late_answer_changes_nothing(
     await admit(store, "i2", "dsame")
     await store.cancel("i1", "wrong pool")
     assert await store.reschedule(poll) is False
+    listing = await claim_one(store)
+    assert (listing.item.id, listing.call, listing.item.doubt) == ("i2", Call.RECONCILE, "before")
+    await store.requeue(listing, why=What.NOT_STARTED, listed_jobs=["j1"])
     start = await claim_one(store)
-    assert (start.item.id, start.earlier_job_id) == ("i2", "j1")
+    assert (start.item.id, start.call, set(start.earlier_jobs)) == ("i2", Call.START, {"j1"})
+    assert start.item.listed_jobs == frozenset({"j1"})
     assert len(await ends_of(redis, "i1")) == 1
 
 

@@ -11,7 +11,7 @@ import pytest
 from tests.conftest import GENEROUS, MakeStore, StartWorker
 from tests.support import CommandLine, Producer, members, wait_until
 from worker.cli.estimate import estimate_start, starts_before
-from worker.domain.decisions import Claim
+from worker.domain.claims import Claim
 from worker.domain.history import What
 from worker.domain.outcomes import Entrance, LaneLimits
 from worker.domain.requests import ImportRequest, Priority

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from tests.conftest import MakeStore
 from tests.support import members
-from worker.domain.decisions import Claim
+from worker.domain.claims import Claim
 from worker.domain.outcomes import Entrance, LaneLimits
 from worker.domain.requests import ImportRequest
 from worker.domain.states import State

@@ -8,7 +8,7 @@ import pytest
 
 from tests.conftest import MakeStore
 from tests.support import members
-from worker.domain.decisions import Claim, Doubt
+from worker.domain.claims import Claim, Doubt
 from worker.domain.history import Line, What
 from worker.domain.outcomes import Entrance, StopRule
 from worker.domain.requests import ImportRequest
@@ -112,6 +112,7 @@ async def test_doubts_retries_and_conflicts_are_told_with_their_reasons(
     await store.requeue(inquiry, counted=True, delay_seconds=0, error="HTTP 504")
     for _ in range(2):
         await store.requeue(await claim_one(store), conflict=True, error="a job is pending")
+    await store.requeue(await claim_one(store), counted=True, error="a job is pending")
     await store.doubt(
         await claim_one(store), Doubt.UNKNOWN, error="reset", delay_seconds=0, in_outage=False
     )
@@ -124,6 +125,8 @@ async def test_doubts_retries_and_conflicts_are_told_with_their_reasons(
         ("retry", 1, {"error": "HTTP 504", "seconds": 0}),
         ("start", 1, {"attempt": 2}),
         ("conflict", 2, {"error": "a job is pending", "seconds": 0}),
+        ("retry", 1, {"error": "a job is pending", "seconds": 0}),
+        ("start", 1, {"attempt": 2}),
         ("doubt", 1, {"doubt": "unknown", "error": "reset"}),
         ("running", 1, {"job_id": "j1", "adopted": True}),
         ("failed", 1, {"error": "no pool", "job_id": "j1"}),
@@ -234,7 +237,7 @@ async def test_what_is_rejected_at_birth_has_its_line_and_all_expire_with_their_
 
 
 def test_the_scripts_note_what_has_a_name_and_nothing_else() -> None:
-    text = library_text(LIBRARY) + "".join(script_texts().values())
+    text = "".join((*map(library_text, LIBRARY), *script_texts().values()))
     noted = set(re.findall(r"note\([^,]+, [^,]+, '(\w+)'", text.replace("math.floor(now)", "now")))
     noted |= set(re.findall(r"and '(\w+)'", script_texts()["requeue"]))
     by_python = {What.THROTTLED, What.LANE_PAUSED, What.GIVEN_BACK, What.NOT_STARTED}

@@ -14,7 +14,7 @@ from config.settings import Settings
 from tests.support import CommandLine, members
 from worker.cli.lanelist import as_table
 from worker.cli.waiting import what_it_waits_for
-from worker.domain.decisions import Call, Claim
+from worker.domain.claims import Call, Claim
 from worker.domain.outcomes import Entrance, LaneLimits
 from worker.domain.requests import ImportRequest
 from worker.runtime import store_config

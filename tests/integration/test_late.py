@@ -14,7 +14,7 @@ from tests.support import (
     members,
     wait_until,
 )
-from worker.domain.decisions import Call, Claim
+from worker.domain.claims import Call, Claim
 from worker.domain.outcomes import Entrance, LaneLimits
 from worker.domain.requests import ImportRequest
 from worker.domain.states import State

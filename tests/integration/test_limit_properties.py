@@ -18,7 +18,7 @@ from redis import Redis
 
 from tests.conftest import GENEROUS, MakeStore
 from tests.support import assert_nothing_left_behind, members
-from worker.domain.decisions import Call, Claim, Doubt
+from worker.domain.claims import Call, Claim, Doubt
 from worker.domain.outcomes import NO_RULE, Entrance, LaneLimits, StopRule
 from worker.domain.requests import ImportRequest, Priority
 from worker.domain.states import TERMINAL, State

@@ -26,7 +26,18 @@ from hypothesis.stateful import (
 )
 from redis import Redis
 
-from tests.model import FOLLOWED, LAGS, OUTCOMES, PLACES, POLICY, Mood, is_followed, untruths
+from tests.model import (
+    FOLLOWED,
+    LAGS,
+    OUTCOMES,
+    PLACES,
+    POLICY,
+    Clock,
+    Mood,
+    Nature,
+    is_followed,
+    untruths,
+)
 from tests.support import assert_nothing_left_behind, members
 from tests.world import LEASE_SECONDS, Errand, Shelves, World
 from worker.domain.imports import Import
@@ -63,6 +74,17 @@ fates = st.sampled_from((*["answer"] * 4, "twice", "crash", "stay", "stall"))
 """What becomes of a call: its answer is recorded, twice, never, or later; or it is made later."""
 
 lags = st.sampled_from(LAGS)
+words = st.sampled_from(("ImportBackendAuth", "IMPORT"))
+natures = st.just(Nature()) | st.builds(
+    Nature,
+    clock=st.sampled_from(Clock),
+    word=words,
+    list_word=words,
+    other_word=st.sampled_from(("ImportBackendAuth", "UpdateBackendAuth")),
+    others_block=st.booleans(),
+    hides_finished=st.sampled_from((False, False, True)),
+    forgets=st.sampled_from((False, False, True)),
+)
 
 
 class Machine(RuleBasedStateMachine):
@@ -76,15 +98,15 @@ class Machine(RuleBasedStateMachine):
         self._ended: Counter[str] = Counter()
         self._accepted: Counter[str] = Counter()
         self._event_ids: set[str] = set()
-        self._do(self.world.open())
 
     def _do(self, coroutine: Coroutine[Any, Any, Any]) -> Any:
         return self._runner.run(coroutine)
 
     # What producers do.
 
-    @initialize()
-    def admit_two_of_a_target(self) -> None:
+    @initialize(nature=natures)
+    def admit_two_of_a_target(self, nature: Nature) -> None:
+        self._do(self.world.open(nature))
         for import_id in ("first", "second"):
             self._do(self.world.admit_by_task(import_id, members("d0")))
 
@@ -166,7 +188,7 @@ class Machine(RuleBasedStateMachine):
         if what == "new":
             remote.start_foreign(f"default/us-east-1/d{number % 2}/staging", lag)
         elif pending := [job for job in remote.jobs if job.is_pending]:
-            pending[number % len(pending)].status = what
+            remote.change(pending[number % len(pending)], what)
 
     # What people do.
 
@@ -250,8 +272,10 @@ class Machine(RuleBasedStateMachine):
             await self.world.begin(errand, Mood.TRUTH, 0)
         for errand in list(self.world.errands):
             await self.world.deliver(errand, twice=False)
+        await self.world.resolve_all()
         for job in self.world.remote.jobs:
-            job.status = "COMPLETED" if job.is_pending else job.status
+            if job.is_pending:
+                self.world.remote.change(job, "COMPLETED")
 
     async def _check_nothing_is_owed(self) -> None:
         await self.world.pass_time(10 * LEASE_SECONDS)

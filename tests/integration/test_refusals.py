@@ -16,8 +16,9 @@ from redis.asyncio import Redis
 from tests.conftest import GENEROUS
 from tests.servers import FORGETFUL, VALKEY, Server
 from tests.support import wait_until
-from worker.domain.decisions import Claim, Doubt
-from worker.domain.outcomes import Entrance, LaneLimits, StopRule
+from worker.domain.claims import Claim, Doubt
+from worker.domain.facts import LaneFacts, Times
+from worker.domain.outcomes import Action, Entrance, LaneLimits, Resolution, StopRule
 from worker.domain.requests import ImportRequest
 from worker.domain.states import State
 from worker.store.batches import BatchControl
@@ -126,6 +127,14 @@ async def claim(store: ImportStore) -> Claim:
     return claim
 
 
+async def decide_by_hand(store: ImportStore, name: str) -> None:
+    await store.learn(LANE, LaneFacts(times=Times.GOOD))
+    await admit(store, name)
+    unclear, reasons = await claim(store), {"error": "?", "undecided": "which?"}
+    await store.doubt(unclear, Doubt.UNKNOWN, delay_seconds=0, in_outage=False, **reasons)
+    assert await store.resolve(name, Action.FAIL, error="by hand") is Resolution.RESOLVED
+
+
 async def test_no_script_is_half_executed(redis: Any, outcomes: dict[str, dict[str, int]]) -> None:
     store, lanes, batches = (
         ImportStore(redis, CONFIG),
@@ -133,6 +142,7 @@ async def test_no_script_is_half_executed(redis: Any, outcomes: dict[str, dict[s
         BatchControl(redis, CONFIG),
     )
     await store.configure(GENEROUS, {LANE: LaneLimits(max_running=5)}, by="the test")
+    await decide_by_hand(store, "0")
     await store.announce_batch("b", 2, StopRule(1, 50))
     for name in ("1", "2"):
         await admit(store, name, "b")
@@ -144,7 +154,7 @@ async def test_no_script_is_half_executed(redis: Any, outcomes: dict[str, dict[s
     await store.reschedule(await claim(store), stuck=True, counted=True)
     poll = await claim(store)
     await store.finish(poll, State.FAILED, **{**NOTHING, "error": "no"})
-    assert await store.overdue(10, 1) == []
+    assert [ended.item.id for ended in await store.overdue(10, 1)] == ["0"]
     await store.settle("1", "1")
     await batches.stop("b", "by hand")
     await batches.resume("b")

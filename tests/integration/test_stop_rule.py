@@ -9,7 +9,7 @@ from redis import Redis
 
 from tests.conftest import GENEROUS, MakeStore, StartWorker
 from tests.support import CommandLine, Producer, Sandbox, assert_nothing_left_behind, members
-from worker.domain.decisions import Claim
+from worker.domain.claims import Claim
 from worker.domain.outcomes import Entrance, StopRule
 from worker.domain.requests import ImportRequest
 from worker.domain.states import State

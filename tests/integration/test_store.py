@@ -13,11 +13,11 @@ from redis import Redis
 
 from tests.conftest import GENEROUS, MakeStore
 from tests.support import assert_nothing_left_behind, members
-from worker.domain.decisions import Call, Claim, Doubt
+from worker.domain.claims import Call, Claim, Doubt
 from worker.domain.outcomes import Entrance, LaneLimits, Verdict
 from worker.domain.requests import ImportRequest
 from worker.domain.states import EDGES, State
-from worker.store.scripts import library_text, script_texts
+from worker.store.scripts import script_texts, with_library
 from worker.store.store import ImportStore
 
 pytestmark = pytest.mark.parametrize("store_url", ["valkey", "redis"], indirect=True)
@@ -630,8 +630,8 @@ async def test_ended_imports_whose_tasks_did_not_finish_are_published_again(
 )
 @given(ms=st.integers(min_value=0, max_value=253_402_300_799_999))
 async def test_times_are_written_as_python_would_write_them(redis: Any, ms: int) -> None:
-    library = library_text(("base",)).split("local function hash_of")[0]
-    written = await redis.eval(f"{library}\nreturn iso_time(tonumber(ARGV[1]))", 0, ms)
+    script = with_library("-- needs: base\nreturn base.iso_time(tonumber(ARGV[1]))")
+    written = await redis.eval(script, 0, ms)
     moment = datetime.fromtimestamp(ms // 1000, tz=UTC)
     assert written == f"{moment:%Y-%m-%dT%H:%M:%S}.{ms % 1000:03}Z".rjust(24, "0")
 

@@ -8,7 +8,7 @@ import pytest
 
 from tests.conftest import GENEROUS
 from tests.support import members
-from worker.domain.decisions import Claim, Doubt
+from worker.domain.claims import Claim, Doubt
 from worker.domain.outcomes import Entrance, LaneLimits
 from worker.domain.requests import ImportRequest
 from worker.domain.states import State

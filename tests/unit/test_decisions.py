@@ -8,12 +8,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from worker.domain.answers import Answer, Job, Kind
+from worker.domain.claims import Call, Claim, Doubt
 from worker.domain.decisions import (
-    CREATED_SLACK_SECONDS,
-    Call,
-    Claim,
     Decision,
-    Doubt,
     End,
     GiveBack,
     NoteLate,
@@ -23,14 +20,16 @@ from worker.domain.decisions import (
     Run,
     Start,
     Throttle,
+    Undecided,
     Verify,
     WaitBehind,
     decide_poll,
     decide_reconcile,
     decide_start,
 )
+from worker.domain.facts import SLACK_SECONDS, LaneFacts, Times
 from worker.domain.imports import Import
-from worker.domain.policy import Policy
+from worker.domain.policy import LATE_MAX_SECONDS, Policy
 from worker.domain.requests import ImportRequest
 from worker.domain.states import State
 
@@ -70,19 +69,34 @@ ITEM = Import(
     request_json=request_json(),
     attempts=1,
 )
+SEEN = LaneFacts(times=Times.GOOD, list_lag_seconds=0.0, lists_finished=True)
+"""What a lane has shown whose first job has ended: jobs tell their age, lists show all of them."""
+
 RUNNING: dict[str, Any] = {"state": State.RUNNING, "job_id": "job-1", "status": "CREATING"}
 
 
 def start(answer: Answer, age_seconds: float = 0, **item: Any) -> Decision:
     """Decide on the answer to a start."""
-    claim = Claim(call=Call.START, lease="l", item=replace(ITEM, **item), age_seconds=age_seconds)
+    claim = Claim(
+        call=Call.START,
+        lease="l",
+        item=replace(ITEM, **item),
+        age_seconds=age_seconds,
+        facts=SEEN,
+    )
     return decide_start(answer, claim, POLICY, MIDDLE)
 
 
 def poll(answer: Answer, age_seconds: float = 100, **item: Any) -> Decision:
     """Decide on the answer to a poll."""
     item = {**RUNNING, **item}
-    claim = Claim(call=Call.POLL, lease="l", item=replace(ITEM, **item), age_seconds=age_seconds)
+    claim = Claim(
+        call=Call.POLL,
+        lease="l",
+        item=replace(ITEM, **item),
+        age_seconds=age_seconds,
+        facts=SEEN,
+    )
     return decide_poll(answer, claim, POLICY, MIDDLE)
 
 
@@ -90,7 +104,8 @@ def reconcile(
     answer: Answer,
     doubt: Doubt,
     age_seconds: float = 100,
-    earlier_job_id: str = "",
+    earlier: str = "",
+    facts: LaneFacts = SEEN,
     **item: Any,
 ) -> Decision:
     """Decide on the list of jobs that was asked for because of `doubt`; it says "why"."""
@@ -104,7 +119,8 @@ def reconcile(
         lease="l",
         item=replace(ITEM, **{**of_doubt, **item}),
         age_seconds=age_seconds,
-        earlier_job_id=earlier_job_id,
+        earlier_jobs=frozenset({earlier} - {""}),
+        facts=facts,
     )
     return decide_reconcile(answer, claim, POLICY, MIDDLE)
 
@@ -259,7 +275,7 @@ RECONCILE_ROWS: list[tuple[str, Doubt, Answer, Decision]] = [
         "a lost job is not found: failed",
         Doubt.GONE,
         seen(job("x")),
-        End(State.FAILED, "AWS no longer knows the job: why"),
+        End(State.FAILED, "AWS no longer knows job job-1: why"),
     ),
     ("a lost import, its job is found: adopted", Doubt.LOST, seen(job()), Run(job(), 4)),
     (
@@ -268,7 +284,7 @@ RECONCILE_ROWS: list[tuple[str, Doubt, Answer, Decision]] = [
         seen(DONE),
         End(State.SUCCEEDED, "", DONE),
     ),
-    ("a lost import without a job: started", Doubt.LOST, seen(), Start()),
+    ("a lost import without a job: started", Doubt.LOST, seen(), Start(())),
     (
         "a lost import, an older job is pending: wait behind it",
         Doubt.LOST,
@@ -394,8 +410,8 @@ def test_after_a_doubt_the_job_is_adopted_whatever_the_last_answer_was(doubt: Do
     [
         (0, True),
         (100, True),
-        (100 + CREATED_SLACK_SECONDS, True),
-        (100 + CREATED_SLACK_SECONDS + 0.1, False),
+        (100 + SLACK_SECONDS, True),
+        (100 + SLACK_SECONDS + 0.1, False),
         (None, False),
     ],
 )
@@ -405,7 +421,7 @@ def test_a_job_older_than_our_first_call_is_never_ours(ago: float | None, adopte
 
 
 def test_the_job_of_an_earlier_import_is_never_ours() -> None:
-    decision = reconcile(seen(DONE), Doubt.UNKNOWN, earlier_job_id=DONE.job_id)
+    decision = reconcile(seen(DONE), Doubt.UNKNOWN, earlier=DONE.job_id)
     assert decision == Retry(1.5, "why")
 
 
@@ -416,7 +432,7 @@ def test_of_several_candidates_the_oldest_is_ours() -> None:
 
 def test_the_oldest_candidate_is_ours_though_a_job_of_an_earlier_import_is_older() -> None:
     jobs = (job("earlier", ago=101), job("ours", ago=90), job("later", ago=3))
-    decision = reconcile(seen(*jobs), Doubt.UNKNOWN, earlier_job_id="earlier")
+    decision = reconcile(seen(*jobs), Doubt.UNKNOWN, earlier="earlier")
     assert decision == Run(job("ours", ago=90), 4)
 
 
@@ -431,7 +447,7 @@ def test_the_attempt_before_the_last_is_made_again() -> None:
 
 def test_no_start_is_repeated_after_the_deadline() -> None:
     decision = reconcile(seen(), Doubt.UNKNOWN, age_seconds=7200, attempts=1)
-    assert decision == End(State.TIMED_OUT, "no job was started before the deadline; last: why")
+    assert decision == End(State.TIMED_OUT, "no job was found before the deadline; last: why")
 
 
 def test_a_job_found_after_the_deadline_is_still_ours() -> None:
@@ -535,7 +551,9 @@ jobs = st.builds(
     job_id=JOB_IDS,
     status=STATUSES,
     error=st.sampled_from(["", "denied"]),
+    operation=st.sampled_from(["", "ImportBackendAuth", "UpdateBackendAuth"]),
     created_seconds_ago=st.none() | st.floats(-10, 20_000),
+    created_within_seconds=st.sampled_from([0.0, 1.0, 50_401.0]),
 )
 answers = st.builds(
     Answer,
@@ -543,6 +561,14 @@ answers = st.builds(
     jobs=st.lists(jobs, max_size=4).map(tuple),
     error=st.sampled_from(["", "said so"]),
     retry_after_seconds=st.none() | st.floats(0, 1000),
+)
+lanes = st.builds(
+    LaneFacts,
+    times=st.sampled_from(Times),
+    list_operations=st.sampled_from([frozenset(), frozenset({"ImportBackendAuth"})]),
+    left=st.sampled_from([{}, {"CREATING": 5.0}]),
+    list_lag_seconds=st.none() | st.floats(0, 100),
+    lists_finished=st.none() | st.booleans(),
 )
 counts = st.integers(0, 200)
 jitters = st.floats(0, 1, exclude_max=True)
@@ -564,6 +590,7 @@ def claims(draw: st.DrawFn, call: Call, running: bool) -> Claim:  # noqa: FBT001
         stuck=draw(st.booleans()),
         doubt=doubt.value if call is Call.RECONCILE else "",
         doubt_error="why" if call is Call.RECONCILE else "",
+        listed_jobs=draw(st.none() | st.frozensets(JOB_IDS)),
     )
     return Claim(
         call=call,
@@ -571,7 +598,8 @@ def claims(draw: st.DrawFn, call: Call, running: bool) -> Claim:  # noqa: FBT001
         item=item,
         age_seconds=draw(st.floats(0, 10**6)),
         probe=draw(st.booleans()),
-        earlier_job_id=draw(JOB_IDS),
+        earlier_jobs=draw(st.frozensets(JOB_IDS.filter(bool), max_size=2)),
+        facts=draw(lanes),
     )
 
 
@@ -600,17 +628,20 @@ def test_any_answer_to_any_claim_is_one_decision_with_a_sane_delay(
 ) -> None:
     _, decision = case
     assert isinstance(decision, Decision)
-    assert 0 <= getattr(decision, "delay_seconds", 0) <= 300.5
+    longest = LATE_MAX_SECONDS if isinstance(decision, Undecided) else 300.5
+    assert 0 <= getattr(decision, "delay_seconds", 0) <= longest
 
 
 @steady
 @given(case=polls | lost_jobs)
 def test_a_running_import_is_never_started_again(case: tuple[Claim, Decision]) -> None:
     _, decision = case
-    assert isinstance(decision, PollAgain | End | Throttle | PauseLane | GiveBack | Verify)
+    assert isinstance(
+        decision, PollAgain | End | Throttle | PauseLane | GiveBack | Verify | Undecided
+    )
     if isinstance(decision, End):
         assert decision.state in (State.SUCCEEDED, State.FAILED, State.TIMED_OUT)
-    if isinstance(decision, Verify):
+    if isinstance(decision, Verify | Undecided):
         assert decision.doubt is Doubt.GONE
 
 
@@ -629,9 +660,13 @@ def test_an_adopted_job_is_ours(case: tuple[Claim, Decision]) -> None:
     if adopted == Job():
         return
     assert claim.item.doubts
-    assert adopted.job_id != claim.earlier_job_id
-    assert adopted.created_seconds_ago is not None
-    assert adopted.created_seconds_ago <= claim.age_seconds + CREATED_SLACK_SECONDS
+    assert adopted.job_id not in claim.earlier_jobs
+    if claim.item.listed_jobs is None:
+        assert claim.facts.times is Times.GOOD
+        assert adopted.created_seconds_ago is not None
+    if claim.facts.times is Times.GOOD and adopted.created_seconds_ago is not None:
+        assert adopted.created_seconds_ago <= claim.age_seconds + SLACK_SECONDS
+    assert adopted.job_id not in (claim.item.listed_jobs or ())
 
 
 @steady
@@ -653,9 +688,199 @@ def test_attempts_and_deadline_bound_the_retries(case: tuple[Claim, Decision]) -
 def test_of_a_lost_import_the_newest_job_counts_and_none_that_is_older_than_its_batch() -> None:
     jobs = seen(job("older", ago=103), job("first", "FAILED", ago=90), job("last", ago=10))
     assert reconcile(jobs, Doubt.LOST) == Run(job("last", ago=10), 4)
-    assert reconcile(seen(job("older", "COMPLETED", ago=103)), Doubt.LOST) == Start()
+    assert reconcile(seen(job("older", "COMPLETED", ago=103)), Doubt.LOST) == Start(("older",))
 
 
 def test_no_deadline_runs_for_a_lost_import_that_nobody_can_be_asked_for() -> None:
     decision = reconcile(answered(Kind.UNKNOWN), Doubt.LOST, age_seconds=10**6)
     assert decision == Verify(Doubt.LOST, 4, "why")
+
+
+NEW_LANE = LaneFacts()
+WITHOUT_TIMES = replace(SEEN, times=Times.BAD)
+
+
+@pytest.mark.parametrize(
+    ("what", "answer", "decision"),
+    [
+        ("no job: started, and its jobs are known", seen(), Start(())),
+        ("a job that is over: known to be older", seen(DONE), Start(("job-1",))),
+        ("a job under way: wait behind it", seen(job()), WaitBehind(4, "why")),
+        ("a list that is refused tells nothing", answered(Kind.BAD_REQUEST), Start(None)),
+        ("no such app: the start will say so", answered(Kind.NOT_FOUND), Start(None)),
+        ("5xx: asked again", answered(Kind.UNKNOWN), Verify(Doubt.BEFORE, 4, "why")),
+    ],
+)
+def test_the_list_before_a_start_is_decided_by_the_table(
+    what: str, answer: Answer, decision: Decision
+) -> None:
+    assert reconcile(answer, Doubt.BEFORE, age_seconds=0) == decision, what
+
+
+def test_without_times_a_job_that_was_not_listed_before_is_ours() -> None:
+    timeless = seen(job("old", "COMPLETED", ago=None), job("new", ago=None))
+    decision = reconcile(
+        timeless, Doubt.UNKNOWN, facts=WITHOUT_TIMES, listed_jobs=frozenset({"old"})
+    )
+    assert decision == Run(job("new", ago=None), 4)
+
+
+def test_without_any_evidence_a_job_is_waited_for_and_then_left_to_a_person() -> None:
+    pending = reconcile(seen(job(ago=None)), Doubt.UNKNOWN, facts=WITHOUT_TIMES)
+    assert pending == WaitBehind(4, "why")
+    over = reconcile(seen(job(status="COMPLETED", ago=None)), Doubt.UNKNOWN, facts=WITHOUT_TIMES)
+    assert isinstance(over, Undecided)
+    assert over.jobs == ("job-1",)
+    assert "job-1" in over.reason
+
+
+def test_a_new_job_by_another_name_than_ours_bear_is_left_to_a_person() -> None:
+    facts = replace(SEEN, list_operations=frozenset({"ImportBackendAuth"}))
+    other = Job(job_id="x", operation="UpdateAuth", status="COMPLETED", created_seconds_ago=5)
+    decision = reconcile(seen(other), Doubt.UNKNOWN, facts=facts)
+    assert isinstance(decision, Undecided)
+    assert decision.jobs == ("x",)
+
+
+def test_an_empty_list_proves_nothing_where_lists_hide_finished_jobs() -> None:
+    facts = replace(SEEN, lists_finished=False)
+    assert isinstance(reconcile(seen(), Doubt.UNKNOWN, facts=facts), Undecided)
+
+
+def test_in_a_lane_that_has_shown_nothing_yet_three_lists_must_lack_the_job() -> None:
+    assert reconcile(seen(), Doubt.UNKNOWN, facts=NEW_LANE) == Verify(Doubt.UNKNOWN, 4, "why")
+    assert isinstance(reconcile(seen(), Doubt.UNKNOWN, facts=NEW_LANE, polls=2), Verify)
+    assert reconcile(seen(), Doubt.UNKNOWN, facts=NEW_LANE, polls=3) == Retry(1.5, "why")
+
+
+def test_a_list_counts_once_it_can_hold_the_job() -> None:
+    called: dict[str, Any] = {"first_start_at_ms": 1000, "last_start_at_ms": 1000}
+    decision = reconcile(seen(), Doubt.UNKNOWN, age_seconds=3, **called)
+    assert decision == Verify(Doubt.UNKNOWN, POLICY.settle_seconds - 3, "why")
+
+
+def test_a_lane_whose_lists_lag_longer_than_set_is_waited_for_twice_as_long() -> None:
+    lagging = replace(SEEN, list_lag_seconds=40.0)
+    assert reconcile(seen(), Doubt.UNKNOWN, age_seconds=79, facts=lagging) == Verify(
+        Doubt.UNKNOWN, 1, "why"
+    )
+    assert isinstance(reconcile(seen(), Doubt.UNKNOWN, age_seconds=80, facts=lagging), Retry)
+
+
+def test_what_was_called_longer_ago_than_lists_remember_is_left_to_a_person() -> None:
+    deadline: dict[str, Any] = {"request_json": request_json(deadlineSeconds=30 * 86400.0)}
+    memory = POLICY.list_memory_seconds
+    late = reconcile(seen(), Doubt.UNKNOWN, age_seconds=memory + 1, **deadline)
+    assert isinstance(late, Undecided)
+    assert "IMPORTS_LIST_MEMORY_SECONDS" in late.reason
+    again: dict[str, Any] = {
+        "first_start_at_ms": 1000,
+        "last_start_at_ms": 1000 + round(memory * 1000),
+    }
+    assert isinstance(
+        reconcile(seen(), Doubt.UNKNOWN, age_seconds=memory + 11, **deadline, **again), Retry
+    )
+
+
+def test_a_refusal_is_final_once_the_list_can_hold_what_it_may_be_about() -> None:
+    unsure = replace(SEEN, list_lag_seconds=None)
+    assert reconcile(seen(), Doubt.REFUSED, age_seconds=3, facts=unsure) == Verify(
+        Doubt.REFUSED, 7, "why"
+    )
+    assert reconcile(seen(), Doubt.REFUSED, age_seconds=10, facts=unsure) == End(
+        State.REJECTED, "why"
+    )
+
+
+@pytest.mark.parametrize(
+    ("facts", "age_seconds"),
+    [
+        (replace(SEEN, lists_finished=False), 60),
+        (SEEN, POLICY.list_memory_seconds + 1),
+    ],
+    ids=["lists hide finished jobs", "lists may have forgotten it"],
+)
+def test_a_job_that_is_gone_where_it_may_have_ended_first_is_left_to_a_person(
+    facts: LaneFacts, age_seconds: float
+) -> None:
+    decision = reconcile(seen(), Doubt.GONE, facts=facts, age_seconds=age_seconds)
+    assert isinstance(decision, Undecided)
+    assert "it may have ended first" in decision.reason
+
+
+def test_an_undecided_import_ends_at_its_deadline() -> None:
+    decision = reconcile(seen(), Doubt.GONE, age_seconds=7200)
+    assert isinstance(decision, End)
+    assert decision.state is State.TIMED_OUT
+
+
+def test_a_job_that_is_gone_after_it_was_seen_to_end_has_ended_so() -> None:
+    ended = reconcile(seen(), Doubt.GONE, status="COMPLETED")
+    assert ended == End(State.SUCCEEDED, job=Job(job_id="job-1", status="COMPLETED"))
+
+
+def test_of_several_new_jobs_without_times_none_is_taken() -> None:
+    jobs = (job("a", "COMPLETED", ago=None), job("b", "FAILED", ago=None))
+    decision = reconcile(
+        seen(*jobs), Doubt.UNKNOWN, facts=WITHOUT_TIMES, listed_jobs=frozenset({"old"})
+    )
+    assert isinstance(decision, Undecided)
+    assert decision.jobs == ("a", "b")
+
+
+STILL: dict[str, Any] = {
+    "status": "ready",
+    "updated": "12:00",
+    "first_start_at_ms": 1,
+    "changed_at_ms": 1,
+}
+READY = replace(job(status="Ready"), updated="12:00")
+
+
+@pytest.mark.parametrize(
+    ("what", "left", "seconds", "item", "suspected"),
+    [
+        ("others left theirs in 30 s", {"CREATING": 30.0}, 91, {}, True),
+        ("not much longer than others", {"CREATING": 30.0}, 89, {}, False),
+        ("a minute at least", {"CREATING": 1.0}, 59, {}, False),
+        ("no job has ever changed", {}, 5000, {}, False),
+        ("another one left this status", {"READY": 2.0}, 5000, {}, False),
+        ("told before", {"CREATING": 1.0}, 5000, {"suspicion": "so"}, False),
+        ("its status was another", {"CREATING": 1.0}, 5000, {"status": "CREATING"}, False),
+        ("it was updated", {"CREATING": 1.0}, 5000, {"updated": "11:59"}, False),
+    ],
+)
+def test_a_status_in_which_a_job_stays_is_suspected_to_be_final(
+    what: str,
+    left: dict[str, float],
+    seconds: float,
+    item: dict[str, Any],
+    suspected: bool,  # noqa: FBT001 - a column of the table
+) -> None:
+    claim = Claim(
+        call=Call.POLL,
+        lease="l",
+        item=replace(ITEM, **{**RUNNING, **STILL, **item}),
+        age_seconds=seconds,
+        facts=replace(SEEN, left=left),
+    )
+    decision = decide_poll(seen(READY), claim, POLICY, MIDDLE)
+    assert isinstance(decision, PollAgain)
+    assert bool(decision.suspicion) is suspected, what
+    if suspected:
+        assert "IMPORTS_SUCCESS_STATUSES" in decision.suspicion
+
+
+def test_a_job_that_is_over_and_not_listed_is_looked_for_until_lists_can_show_it() -> None:
+    def decide(known_seconds: float) -> Decision:
+        claim = Claim(
+            call=Call.POLL,
+            lease="l",
+            item=replace(ITEM, **RUNNING),
+            age_seconds=known_seconds,
+            facts=replace(SEEN, lists_finished=None),
+        )
+        return decide_poll(replace(seen(DONE), listed=False), claim, POLICY, MIDDLE)
+
+    assert decide(3) == PollAgain(DONE, 7)
+    assert decide(10) == End(State.SUCCEEDED, "", DONE)

@@ -17,6 +17,7 @@ ALL_DETAILS = {
     "job_id": "j1",
     "retry_id": "r1",
     "outcome": "succeeded",
+    "action": "adopt",
 }
 
 

@@ -16,13 +16,23 @@ def what_it_waits_for(item: Import, where: Whereabouts) -> str:
         return f"import {where.holder}, which is under way for the same target"
     if where.lane.paused_reason:
         return _pause(where.lane)
+    if item.undecided:
+        return f"a person to decide: {item.undecided}; {resolve_commands(item)}"
     if item.doubt:
         return f"an inquiry at AWS {_in(where.due_seconds)}: {item.doubt_error}"
+    if item.suspicion:
+        return f"the job to end, which may be over: {item.suspicion}"
     if item.state is State.RUNNING:
         return f"the job to end; it is asked for {_in(where.due_seconds)}"
     if where.due_seconds is not None:
         return f"its next start {_in(where.due_seconds)}" + (f": {item.error}" * bool(item.error))
     return _turn(where)
+
+
+def resolve_commands(item: Import) -> str:
+    """Return the ways to decide about an undecided import, for people to copy."""
+    other = "--succeed" if item.job_id else "--start-again"
+    return f"amplify-import resolve {item.id} --adopt JOB | {other} | --fail"
 
 
 def _pause(lane: LaneView) -> str:
@@ -41,6 +51,8 @@ def _turn(where: Whereabouts) -> str:
         before += f"; {lane.running} of {most} are under way"
     if lane.ceiling is not None and lane.running >= lane.ceiling:
         before += f"; AWS allows {lane.ceiling} unfinished jobs"
+    if lane.is_unknown and lane.running:
+        before += "; the lane's first imports show what AWS tells of its jobs"
     if lane.start_blocked_seconds:
         before += f"; AWS throttles, starts go on {_in(lane.start_blocked_seconds)}"
     return f"its turn in lane {lane.name}: {before}"

@@ -28,13 +28,21 @@ UNANSWERED: Final = frozenset({Kind.UNREACHABLE, Kind.UNKNOWN})
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Job:
-    """A remote job as the API shows it. `created_seconds_ago` is on the remote side's own clock."""
+    """A remote job as the API shows it.
+
+    `created_seconds_ago` is on the remote side's own clock, None where the job does not tell;
+    `created_within_seconds` is how far off it may be either way, as the time is written, and
+    `time_format` names how. `updated` is the text of `updateTime`.
+    """
 
     job_id: str = ""
     operation: str = ""
     status: str = ""
     error: str = ""
     created_seconds_ago: float | None = None
+    created_within_seconds: float = 0.0
+    time_format: str = ""
+    updated: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -42,7 +50,8 @@ class Answer:
     """The answer to one call. `jobs` holds one job for a start or a poll, any number for a list.
 
     `error` is one printable line for people; `retry_after_seconds` is the server's own wish;
-    `concurrent` says of a 429 that it speaks of unfinished jobs.
+    `concurrent` says of a 429 that it speaks of unfinished jobs; `listed` says of a poll whether
+    the target's list showed the job as well, None where the list was not asked.
     """
 
     kind: Kind
@@ -52,6 +61,7 @@ class Answer:
     resource_type: str = ""
     retry_after_seconds: float | None = None
     concurrent: bool = False
+    listed: bool | None = None
 
     @property
     def job(self) -> Job:

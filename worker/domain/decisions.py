@@ -5,60 +5,27 @@ operator's policy and a jitter in [0, 1), and returns exactly one decision.
 """
 
 from dataclasses import dataclass
-from enum import StrEnum
 
 from worker.domain.answers import Answer, Job, Kind
-from worker.domain.imports import Import
+from worker.domain.claims import Claim, Doubt
+from worker.domain.evidence import Findings, examine
+from worker.domain.facts import Times
 from worker.domain.policy import Policy
 from worker.domain.states import State
 
-CREATED_SLACK_SECONDS = 2.0
-"""How much older than our call a job may look and still be ours: AWS's times have their grain."""
-
-
 NO_JOB = Job()
 
+ABSENT_LISTS = 3
+"""How many lists must lack a job where it is not known yet whether lists show finished jobs."""
 
-class Call(StrEnum):
-    """Which call a claim is for."""
+STILL_SECONDS = 60.0
+STILL_TIMES = 3
+"""A status is suspected to be final when a job stays in it this much longer than any in another."""
 
-    START = "start"
-    POLL = "poll"
-    RECONCILE = "reconcile"
+SHOWN_JOBS = 3
 
-
-class Doubt(StrEnum):
-    """Why the remote side must be asked before anything else happens to an import."""
-
-    UNKNOWN = "unknown"  # a start whose effect is not known
-    REFUSED = "refused"  # a 400, which may hide a job that is pending on the target
-    CONFLICT = "conflict"  # a pending job, which may be that of our own earlier, doubtful call
-    GONE = "gone"  # a running job that polls no longer find
-    LOST = "lost"  # the store was lost, and nobody remembers whether a start was made
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Claim:
-    """The right to make one call for one import, until its lease ends.
-
-    `grant` is the limiter's leave to make it, to be brought back with the answer; `answered` says
-    that a full answer came that was no 429. `age_seconds` is the time since the first start that
-    may have taken effect, `taken_at` this process's monotonic clock before the claim was asked for,
-    in seconds; `probe` says that the lane is paused and this one call tells whether it may go on;
-    `earlier_job_id` is the last job of an earlier import of the same target, never to be taken for
-    this one's; `lasting` says that no failover of the store forgets the claim.
-    """
-
-    call: Call
-    lease: str
-    item: Import
-    age_seconds: float
-    grant: str = ""
-    answered: bool = False
-    taken_at: float = 0.0
-    probe: bool = False
-    earlier_job_id: str = ""
-    lasting: bool = True
+FIRST_LOOK_SECONDS = 0.25
+"""How soon the first jobs of a lane are asked for: what they show speeds up the others."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,11 +47,16 @@ class End:
 
 @dataclass(frozen=True, slots=True)
 class PollAgain:
-    """Still running. `stuck` asks for the one `import.stuck` event."""
+    """Still running. `stuck` asks for the one `import.stuck` event of a job that takes long.
+
+    `suspicion` is not empty when the job seems to have ended with a status that no setting calls
+    final: one sentence for people, told once.
+    """
 
     job: Job
     delay_seconds: float
     stuck: bool = False
+    suspicion: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,7 +85,12 @@ class GiveBack:
 
 @dataclass(frozen=True, slots=True)
 class Start:
-    """No start was made after all: it may be made now."""
+    """No start was made so far: it may be made now.
+
+    `listed_jobs` are the ids of all jobs that the target has before it; None where no list told.
+    """
+
+    listed_jobs: tuple[str, ...] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -142,6 +119,19 @@ class Verify:
 
 
 @dataclass(frozen=True, slots=True)
+class Undecided:
+    """No evidence tells what became of the import: it waits for a person to decide.
+
+    It is asked about again meanwhile. `jobs` are the ids of those that may be its own.
+    """
+
+    doubt: Doubt
+    delay_seconds: float
+    reason: str
+    jobs: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
 class NoteLate:
     """The job of an ended import is over, too; `outcome` is None where nobody knows how."""
 
@@ -153,14 +143,16 @@ class NoteLate:
 Again = Start | WaitBehind | Retry
 """The decisions that let an import wait for another start."""
 
-Decision = Run | End | PollAgain | Throttle | PauseLane | GiveBack | Again | Verify | NoteLate
+Decision = (
+    Run | End | PollAgain | Throttle | PauseLane | GiveBack | Again | Verify | Undecided | NoteLate
+)
 
 
 def decide_start(answer: Answer, claim: Claim, policy: Policy, jitter: float) -> Decision:
     """Decide after the call that starts the remote job."""
     match answer.kind:
         case Kind.OK if answer.job.job_id:
-            return _follow(answer.job, policy, jitter)
+            return _follow(answer.job, claim, policy, jitter)
         case Kind.OK if answer.job.error or policy.outcome_of(answer.job.status):
             return _end_of(answer.job, policy)
         case Kind.THROTTLED:
@@ -179,7 +171,7 @@ def decide_start(answer: Answer, claim: Claim, policy: Policy, jitter: float) ->
             return Verify(Doubt.REFUSED, 0.0, answer.error)
         case _:  # OK without a jobId, UNREACHABLE, UNKNOWN
             error = answer.error or "the answer held no jobId"
-            return Verify(Doubt.UNKNOWN, policy.settle_seconds, error)
+            return Verify(Doubt.UNKNOWN, _settle_seconds(claim, policy), error)
 
 
 def decide_poll(answer: Answer, claim: Claim, policy: Policy, jitter: float) -> Decision:
@@ -188,14 +180,14 @@ def decide_poll(answer: Answer, claim: Claim, policy: Policy, jitter: float) -> 
         return _decide_late(answer, claim, policy)
     match answer.kind:
         case Kind.OK if policy.outcome_of(answer.job.status):
-            return _end_of(answer.job, policy)
+            return _end_or_survey(answer, claim, policy)
         case Kind.THROTTLED:
             return _throttle(answer)
         case Kind.CREDENTIALS:
             return PauseLane(answer.error)
         case Kind.CLOCK:
             return GiveBack()
-        case Kind.NOT_FOUND if _known_seconds(claim) >= policy.missing_grace_seconds:
+        case Kind.NOT_FOUND if claim.known_seconds >= policy.missing_grace_seconds:
             return _verify_gone(answer, claim, policy)
         case Kind.BAD_REQUEST:
             return _verify_gone(answer, claim, policy)
@@ -213,7 +205,7 @@ def decide_reconcile(answer: Answer, claim: Claim, policy: Policy, jitter: float
             return GiveBack()
         case Kind.UNREACHABLE | Kind.UNKNOWN:
             return _ask_again(answer, claim, policy, jitter)
-        case Kind.BAD_REQUEST | Kind.CONFLICT if _may_have_started(claim.item):
+        case Kind.BAD_REQUEST | Kind.CONFLICT if claim.may_have_started:
             return _ask_again(answer, claim, policy, jitter)  # no list, so no proof of absence
     if claim.item.state is State.RUNNING:
         return _decide_gone(answer, claim, policy, jitter)
@@ -229,27 +221,71 @@ def _throttle(answer: Answer) -> Throttle:
     return Throttle(answer.retry_after_seconds, answer.limit_type)
 
 
-def _may_have_started(item: Import) -> bool:
-    """Return whether a call may have started a job; every call was refused otherwise."""
-    return item.doubts > 0 or item.doubt == Doubt.LOST
-
-
 def _decide_doubtful_start(answer: Answer, claim: Claim, policy: Policy, jitter: float) -> Decision:
-    ours = _our_job(answer.jobs, claim)
-    if ours is not None:
-        return _follow(ours, policy, jitter)
+    findings = examine(answer.jobs, claim, policy)
+    if findings.ours is not None:
+        return _follow(findings.ours, claim, policy, jitter)
     doubt, error = Doubt(claim.item.doubt), claim.item.doubt_error
     if claim.item.doubts and claim.age_seconds >= deadline_of(claim, policy):
-        return End(State.TIMED_OUT, f"no job was started before the deadline; last: {error}")
-    if doubt is Doubt.CONFLICT or any(_is_pending(job, policy) for job in answer.jobs):
+        return End(State.TIMED_OUT, f"no job was found before the deadline; last: {error}")
+    if doubt is Doubt.CONFLICT or findings.pending:
         return _wait_behind(claim, policy, error)
+    match doubt:
+        case Doubt.BEFORE:
+            return Start(_ids_of(answer))
+        case Doubt.REFUSED if not claim.may_have_started:
+            return _decide_refused(claim, policy, error)
+    return _decide_absent(findings, answer, claim, policy, jitter)
+
+
+def _decide_refused(claim: Claim, policy: Policy, error: str) -> Decision:
+    """Reject what AWS refused, once a list would show a job that is pending on the target."""
+    left = _settle_seconds(claim, policy) - claim.called_seconds
+    if claim.facts.list_lag_seconds == 0 or left <= 0:
+        return End(State.REJECTED, error)
+    return Verify(Doubt.REFUSED, left, error)
+
+
+def _decide_absent(
+    findings: Findings, answer: Answer, claim: Claim, policy: Policy, jitter: float
+) -> Decision:
+    """Decide where no job is recognized as ours: start again only if the list proves that."""
+    doubt, error = Doubt(claim.item.doubt), claim.item.doubt_error
+    if findings.unclear:
+        ids = tuple(job.job_id for job in findings.unclear)
+        return _undecided(claim, policy, f"may have started {_shown(ids)}; AWS does not tell", ids)
+    left = _settle_seconds(claim, policy) - claim.called_seconds
+    if left > 0 and doubt is not Doubt.LOST:
+        return Verify(doubt, left, error)
+    if reason := _why_absence_proves_nothing(claim, policy, claim.called_seconds):
+        return _undecided(claim, policy, f"its start may have taken effect; {reason}")
+    if claim.facts.lists_finished is None and claim.item.polls < ABSENT_LISTS:
+        return Verify(doubt, policy.poll_delay(claim.item.polls, jitter), error)
+    if doubt is Doubt.LOST:
+        return Start(_ids_of(answer))
     if doubt is Doubt.REFUSED:
         return End(State.REJECTED, error)
-    if doubt is Doubt.LOST:
-        return Start()
     if claim.item.attempts >= policy.max_attempts:
         return End(State.FAILED, f"gave up after {claim.item.attempts} attempts; last: {error}")
     return Retry(policy.retry_delay(claim.item.attempts, jitter), error)
+
+
+def _why_absence_proves_nothing(claim: Claim, policy: Policy, seconds: float) -> str:
+    """Return why a list without our job, so old, does not say that there is none; '' if it does."""
+    if claim.facts.lists_finished is False:
+        return "this lane's lists do not show finished jobs"
+    if claim.facts.lists_finished is None and not policy.assume_finished_listed:
+        return "no list of this lane has shown a finished job yet"
+    if seconds > policy.list_memory_seconds and claim.item.doubt != Doubt.LOST:
+        return (
+            "the start was longer ago than lists are trusted to remember"
+            " (IMPORTS_LIST_MEMORY_SECONDS)"
+        )
+    return ""
+
+
+def _undecided(claim: Claim, policy: Policy, reason: str, jobs: tuple[str, ...] = ()) -> Undecided:
+    return Undecided(Doubt(claim.item.doubt), policy.late_delay(claim.called_seconds), reason, jobs)
 
 
 def _decide_late(answer: Answer, claim: Claim, policy: Policy) -> Decision:
@@ -274,48 +310,62 @@ def _decide_gone(answer: Answer, claim: Claim, policy: Policy, jitter: float) ->
     for job in answer.jobs:
         if job.job_id == claim.item.job_id:
             return decide_poll(Answer(kind=Kind.OK, jobs=(job,)), claim, policy, jitter)
-    return End(State.FAILED, f"AWS no longer knows the job: {claim.item.doubt_error}")
-
-
-def _known_seconds(claim: Claim) -> float:
-    """Return how long the jobId has been known. The first start may have been long before."""
-    item = claim.item
-    return claim.age_seconds - (item.started_at_ms - item.first_start_at_ms) / 1000
+    if policy.outcome_of(claim.item.status):
+        return _end_of(Job(job_id=claim.item.job_id, status=claim.item.status), policy)
+    error = f"AWS no longer knows job {claim.item.job_id}: {claim.item.doubt_error}"
+    reason = _why_absence_proves_nothing(claim, policy, claim.age_seconds)
+    if not reason:
+        return End(State.FAILED, error)
+    if claim.age_seconds >= deadline_of(claim, policy):
+        return End(State.TIMED_OUT, error)
+    # It may have ended and been forgotten: how, AWS does not say any more.
+    return _undecided(claim, policy, f"{error}; it may have ended first: {reason}")
 
 
 def _verify_gone(answer: Answer, claim: Claim, policy: Policy) -> Verify:
     """Ask for the list once it can't lag behind the job any more."""
-    delay = max(0.0, policy.settle_seconds - _known_seconds(claim))
+    delay = max(0.0, _settle_seconds(claim, policy) - claim.known_seconds)
     return Verify(Doubt.GONE, delay, answer.error)
 
 
-def _our_job(jobs: tuple[Job, ...], claim: Claim) -> Job | None:
-    """Return the job that our own doubtful call started; the oldest, should there be several.
+def _settle_seconds(claim: Claim, policy: Policy) -> float:
+    return claim.facts.settle_seconds(policy.settle_seconds)
 
-    Of an import that was lost it is the newest: it may have been tried more than once.
-    """
-    if not _may_have_started(claim.item):
+
+def _ids_of(answer: Answer) -> tuple[str, ...] | None:
+    """Return the ids that a list names; None where the remote side refused to list."""
+    if answer.kind is not Kind.OK:
         return None
-    oldest = claim.age_seconds + CREATED_SLACK_SECONDS
-    candidates = [
-        job
-        for job in jobs
-        if job.created_seconds_ago is not None
-        and -CREATED_SLACK_SECONDS <= job.created_seconds_ago <= oldest
-        and job.job_id != claim.earlier_job_id
-    ]
-    choose = min if claim.item.doubt == Doubt.LOST else max
-    return choose(candidates, key=lambda job: job.created_seconds_ago or 0.0, default=None)
+    return tuple(job.job_id for job in answer.jobs if job.job_id)
 
 
-def _is_pending(job: Job, policy: Policy) -> bool:
-    return bool(job.status) and policy.outcome_of(job.status) is None
+def _shown(ids: tuple[str, ...]) -> str:
+    more = len(ids) - SHOWN_JOBS
+    return (
+        ("job " if len(ids) == 1 else "jobs ")
+        + ", ".join(ids[:SHOWN_JOBS])
+        + (f" and {more} more" if more > 0 else "")
+    )
 
 
-def _follow(job: Job, policy: Policy, jitter: float) -> Decision:
+def _end_or_survey(answer: Answer, claim: Claim, policy: Policy) -> Decision:
+    """End the import, unless its job is the one to show whether lists hold finished jobs.
+
+    One that is over and not listed is looked for once more, when lists can't lag behind it.
+    """
+    left = _settle_seconds(claim, policy) - claim.known_seconds
+    if answer.listed is False and claim.facts.lists_finished is None and left > 0:
+        return PollAgain(answer.job, left)
+    return _end_of(answer.job, policy)
+
+
+def _follow(job: Job, claim: Claim, policy: Policy, jitter: float) -> Decision:
     if policy.outcome_of(job.status):
         return _end_of(job, policy)
-    return Run(job, policy.poll_delay(0, jitter))
+    delay = policy.poll_delay(0, jitter)
+    if claim.facts.times is Times.UNKNOWN:  # the lane's other imports wait for what this one shows
+        delay = min(delay, FIRST_LOOK_SECONDS)
+    return Run(job, delay)
 
 
 def _end_of(job: Job, policy: Policy) -> End:
@@ -336,7 +386,27 @@ def _poll_again(answer: Answer, claim: Claim, policy: Policy, jitter: float) -> 
         )
     delay = policy.poll_delay(claim.item.polls, jitter)
     stuck = claim.age_seconds >= policy.stuck_seconds and not claim.item.stuck
-    return PollAgain(answer.job, min(delay, max(remaining, policy.poll_min_seconds)), stuck)
+    return PollAgain(
+        answer.job,
+        min(delay, max(remaining, policy.poll_min_seconds)),
+        stuck,
+        _suspicion(answer.job, claim),
+    )
+
+
+def _suspicion(job: Job, claim: Claim) -> str:
+    """Return why a status seems to be final that no setting calls so, '' where it does not."""
+    status, left = job.status.upper(), claim.facts.left
+    is_same = status == claim.item.status.upper() and job.updated == claim.item.updated
+    if not (status and is_same and left) or status in left or claim.item.suspicion:
+        return ""
+    seconds = claim.unchanged_seconds
+    if seconds < max(STILL_SECONDS, STILL_TIMES * max(left.values())):
+        return ""
+    return (
+        f"status {job.status} has not changed for {seconds:.0f} s, while other jobs changed theirs;"
+        " if it is final, add it to IMPORTS_SUCCESS_STATUSES or IMPORTS_FAILURE_STATUSES"
+    )
 
 
 def _ask_again(answer: Answer, claim: Claim, policy: Policy, jitter: float) -> Decision:

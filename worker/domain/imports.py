@@ -20,10 +20,13 @@ class Import:
     """One import. Times are milliseconds since the epoch on the store's clock, 0 when not yet.
 
     `request_json` is empty for an import that was rejected because its request is invalid; the
-    target then holds what could be read of it. `retry_of` is the import whose request this one
-    tries again, `retried_by` the one that tries this one's. `late_outcome` is how the job of an
-    import that timed out or was cancelled ended after all: succeeded, failed, or unknown where AWS
-    forgot it.
+    target then holds what could be read of it. `listed_jobs` are the jobs that the target had
+    before the first start, None where nobody asked; `changed_at_ms` is when the job's status or
+    `updated` changed last. `undecided` says why the import waits for a person, `unclear_jobs` which
+    jobs may be its own; `suspicion` says why its job's status may be final. `retry_of` is the
+    import whose request this one tries again, `retried_by` the one that tries this one's.
+    `late_outcome` is how the job of an import that timed out or was cancelled ended after all:
+    succeeded, failed, or unknown where AWS forgot it.
     """
 
     id: str
@@ -44,15 +47,22 @@ class Import:
     conflicts: int = 0
     doubts: int = 0
     stuck: bool = False
+    suspicion: str = ""
+    updated: str = ""
     doubt: str = ""
     doubt_error: str = ""
+    undecided: str = ""
+    unclear_jobs: tuple[str, ...] = ()
+    listed_jobs: frozenset[str] | None = None
     late_outcome: str = ""
     late_status: str = ""
     late_error: str = ""
     format: int = 0
     accepted_at_ms: int = 0
     first_start_at_ms: int = 0
+    last_start_at_ms: int = 0
     started_at_ms: int = 0
+    changed_at_ms: int = 0
     finished_at_ms: int = 0
     late_at_ms: int = 0
     retry_of: str = ""
@@ -67,6 +77,8 @@ class Import:
             id=import_id,
             state=State(fields["state"]),
             stuck=fields.get("stuck") == "1",
+            unclear_jobs=tuple(json.loads(fields.get("unclear_jobs", "[]"))),
+            listed_jobs=_ids_in(fields.get("listed_jobs")),
             **texts,  # type: ignore[arg-type]  # keys and types are those of the two tuples
             **numbers,  # type: ignore[arg-type]
         )
@@ -149,7 +161,9 @@ _NUMBERS = (
     "format",
     "accepted_at_ms",
     "first_start_at_ms",
+    "last_start_at_ms",
     "started_at_ms",
+    "changed_at_ms",
     "finished_at_ms",
     "late_at_ms",
 )
@@ -165,8 +179,11 @@ _TEXTS = (
     "operation",
     "status",
     "error",
+    "suspicion",
+    "updated",
     "doubt",
     "doubt_error",
+    "undecided",
     "late_outcome",
     "late_status",
     "late_error",
@@ -174,6 +191,10 @@ _TEXTS = (
     "retried_by",
 )
 _RETRY = re.compile(r"^(?P<root>.*):retry-(?P<number>\d+)$")
+
+
+def _ids_in(text: str | None) -> frozenset[str] | None:
+    return None if text is None else frozenset(json.loads(text))
 
 
 def iso_time(milliseconds: int) -> str | None:

@@ -23,6 +23,26 @@ class Entrance:
     recover_since_ms: int = 0
 
 
+class Action(StrEnum):
+    """What a person may decide of an import that waits for it."""
+
+    ADOPT = "adopt"
+    START_AGAIN = "start-again"
+    SUCCEED = "succeed"
+    FAIL = "fail"
+
+
+class Resolution(StrEnum):
+    """What came of such a decision; nothing was done unless it is RESOLVED."""
+
+    RESOLVED = "resolved"
+    UNKNOWN = "unknown"
+    OVER = "over"
+    NOT_UNDECIDED = "not_undecided"
+    EARLIER = "earlier"  # the job is that of an earlier import of the target
+    RUNNING = "running"  # it has a job, so it can't be started again
+
+
 class Cancellation(StrEnum):
     """What became of the wish to cancel an import."""
 

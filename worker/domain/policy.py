@@ -15,8 +15,10 @@ LATE_MAX_SECONDS = 3600.0
 class Policy:
     """Operator's choices that decisions follow. Statuses are upper case; times are seconds.
 
-    `settle_seconds` is how long the remote side's job list may lag behind what it lists;
-    `missing_grace_seconds` is how long a new job may answer 404 to a poll.
+    `settle_seconds` is how long the remote side's job list may lag behind what it lists, and
+    `list_memory_seconds` how long it shows a job at least; with `assume_finished_listed` it is
+    taken to show jobs that are over, until it is seen not to. `missing_grace_seconds` is how long a
+    new job may answer 404 to a poll.
     """
 
     max_attempts: int
@@ -28,6 +30,8 @@ class Policy:
     failure_statuses: frozenset[str]
     settle_seconds: float
     missing_grace_seconds: float
+    list_memory_seconds: float = 3600.0
+    assume_finished_listed: bool = True
 
     def outcome_of(self, status: str) -> State | None:
         """Return the terminal state that a job's status means, None while it is under way."""

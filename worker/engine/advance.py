@@ -17,10 +17,9 @@ from typing import Final
 import structlog
 
 from worker.domain.answers import UNANSWERED, Answer, Kind
+from worker.domain.claims import Call, Claim
 from worker.domain.decisions import (
     Again,
-    Call,
-    Claim,
     Decision,
     End,
     GiveBack,
@@ -31,16 +30,19 @@ from worker.domain.decisions import (
     Run,
     Start,
     Throttle,
+    Undecided,
     Verify,
     WaitBehind,
     decide_poll,
     decide_reconcile,
     decide_start,
 )
+from worker.domain.facts import LaneFacts
 from worker.domain.history import What
 from worker.domain.imports import Import
 from worker.domain.outcomes import Ended
 from worker.domain.policy import Policy
+from worker.engine.learn import is_surveyor, learn
 from worker.engine.own_clock import STAND_DOWN_SECONDS, OwnClock
 from worker.engine.ports import Announcer, Ledger, Operation
 
@@ -124,7 +126,10 @@ class Advancer:
                 answered=answer.kind not in _NO_GRANT_USED,
             )
             self._note_unknown_status(answer)
+            known = claim.facts
+            claim = replace(claim, facts=learn(claim, answer, self._policy))
             decision = _DECIDE[claim.call](answer, claim, self._policy, self._jitter())
+            await self._keep_facts(decision, claim, known)
             log.debug("call.answered", call=claim.call, kind=answer.kind, decision=decision)
             in_outage = await self._mind_lane(claim, answer)
             await self._carry_out(_stand_back(decision, claim, answer), claim, in_outage=in_outage)
@@ -133,10 +138,32 @@ class Advancer:
         match claim.call:
             case Call.START:
                 return await self._operation.submit(claim.item, send_by)
+            case Call.POLL if is_surveyor(claim):
+                return await self._survey(claim)
             case Call.POLL:
                 return await self._operation.status(claim.item)
             case Call.RECONCILE:
                 return await self._operation.find(claim.item, partial(self._another, claim))
+
+    async def _survey(self, claim: Claim) -> Answer:
+        """Poll a job by the list; where that does not show it, by itself as well."""
+        found = await self._operation.find(claim.item, partial(self._another, claim))
+        for job in found.jobs:
+            if job.job_id == claim.item.job_id and job.status:
+                return Answer(kind=found.kind, jobs=(job,), listed=True)
+        if found.kind in {Kind.THROTTLED, Kind.CREDENTIALS, Kind.CLOCK}:
+            return found
+        await self._another(claim)
+        answer = await self._operation.status(claim.item)
+        return replace(answer, listed=False) if found.kind is Kind.OK else answer
+
+    async def _keep_facts(self, decision: Decision, claim: Claim, known: LaneFacts) -> None:
+        """Store what is new to the lane; that happens a few times in its life."""
+        facts = claim.facts
+        if isinstance(decision, PollAgain) and decision.suspicion:
+            facts = replace(facts, suspects=facts.suspects | {decision.job.status.upper()})
+        if facts != known:
+            await self._ledger.learn(claim.item.lane, facts)
 
     async def _another(self, claim: Claim) -> None:
         """Wait until a claim is granted another call."""
@@ -200,12 +227,12 @@ class Advancer:
                     claim, doubt, error=error, delay_seconds=delay, in_outage=in_outage
                 )
                 log.warning("import.doubted", doubt=doubt, error=error)
+            case Undecided():
+                held = await self._leave_undecided(decision, claim, in_outage=in_outage)
             case Start() | Retry() | WaitBehind():
                 held = await self._start_again(decision, claim)
-            case Throttle() | PauseLane():
+            case Throttle() | PauseLane() | GiveBack():
                 held = await self._give_way(decision, claim)
-            case GiveBack():
-                held = await give_back(self._ledger, claim)
         if not held:
             # Somebody else took over while we were slow; what they record is what counts.
             log.warning("claim.lost", call=claim.call, decision=type(decision).__name__)
@@ -219,6 +246,7 @@ class Advancer:
             status=job.status,
             delay_seconds=decision.delay_seconds,
             created_seconds_ago=job.created_seconds_ago or 0.0,
+            updated=job.updated,
         )
         if held:
             log.info("import.started", job_id=job.job_id, adopted=claim.call is Call.RECONCILE)
@@ -255,8 +283,10 @@ class Advancer:
 
     async def _start_again(self, decision: Again, claim: Claim) -> bool:
         match decision:
-            case Start():
-                return await self._ledger.requeue(claim, why=What.NOT_STARTED)
+            case Start(listed_jobs):
+                return await self._ledger.requeue(
+                    claim, why=What.NOT_STARTED, listed_jobs=listed_jobs
+                )
             case Retry(delay, error):
                 return await self._ledger.requeue(
                     claim, delay_seconds=delay, counted=True, error=error
@@ -275,9 +305,27 @@ class Advancer:
             counted=True,
             stuck=decision.stuck,
             settled=bool(decision.job.status),
+            updated=decision.job.updated,
+            suspicion=decision.suspicion,
         )
         if held and decision.stuck:
             log.warning("import.stuck", job_id=claim.item.job_id, age_seconds=claim.age_seconds)
+        if held and decision.suspicion:
+            log.warning("import.stuck", job_id=claim.item.job_id, error=decision.suspicion)
+        return held
+
+    async def _leave_undecided(self, decision: Undecided, claim: Claim, *, in_outage: bool) -> bool:
+        held = await self._ledger.doubt(
+            claim,
+            decision.doubt,
+            error=claim.item.doubt_error,
+            delay_seconds=decision.delay_seconds,
+            in_outage=in_outage,
+            undecided=decision.reason,
+            unclear_jobs=decision.jobs,
+        )
+        if held and decision.reason != claim.item.undecided:
+            log.warning("import.undecided", error=decision.reason, jobs=decision.jobs)
         return held
 
     async def _note_late(self, decision: NoteLate, claim: Claim) -> bool:
@@ -289,8 +337,10 @@ class Advancer:
             log.warning("job.ended_late", job_id=claim.item.job_id, outcome=outcome)
         return held
 
-    async def _give_way(self, decision: Throttle | PauseLane, claim: Claim) -> bool:
+    async def _give_way(self, decision: Throttle | PauseLane | GiveBack, claim: Claim) -> bool:
         """Let the lane learn of what holds it up; the import goes back unharmed."""
+        if isinstance(decision, GiveBack):
+            return await give_back(self._ledger, claim)
         if isinstance(decision, Throttle):
             await self._throttle(decision, claim)
             return await give_back(self._ledger, claim, why=What.THROTTLED)

@@ -4,7 +4,8 @@ from collections.abc import Awaitable, Callable, Sequence
 from typing import Protocol
 
 from worker.domain.answers import Answer
-from worker.domain.decisions import Claim, Doubt
+from worker.domain.claims import Claim, Doubt
+from worker.domain.facts import LaneFacts
 from worker.domain.history import What
 from worker.domain.imports import Import
 from worker.domain.outcomes import Admission, Ended, Entrance, StopRule
@@ -24,7 +25,7 @@ class Operation(Protocol):
         ...
 
     async def find(self, item: Import, another: Callable[[], Awaitable[None]]) -> Answer:
-        """List the target's jobs of this operation; `another` grants each call but the first."""
+        """List all jobs of the target; `another` grants each call but the first."""
         ...
 
 
@@ -58,6 +59,7 @@ class Ledger(Protocol):
         status: str,
         delay_seconds: float,
         created_seconds_ago: float = 0.0,
+        updated: str = "",
     ) -> bool:
         """Keep the jobId and schedule the first poll."""
         ...
@@ -77,6 +79,7 @@ class Ledger(Protocol):
         conflict: bool = False,
         error: str = "",
         why: What = What.GIVEN_BACK,
+        listed_jobs: Sequence[str] | None = None,
     ) -> bool:
         """Let it wait for another start."""
         ...
@@ -91,6 +94,8 @@ class Ledger(Protocol):
         counted: bool = False,
         stuck: bool = False,
         settled: bool = False,
+        updated: str = "",
+        suspicion: str = "",
     ) -> bool:
         """Ask again later."""
         ...
@@ -100,9 +105,21 @@ class Ledger(Protocol):
         ...
 
     async def doubt(
-        self, claim: Claim, doubt: Doubt, *, error: str, delay_seconds: float, in_outage: bool
+        self,
+        claim: Claim,
+        doubt: Doubt,
+        *,
+        error: str,
+        delay_seconds: float,
+        in_outage: bool,
+        undecided: str = "",
+        unclear_jobs: Sequence[str] = (),
     ) -> bool:
-        """Note a doubt, to be resolved later."""
+        """Note a doubt, to be resolved later, and why it may need a person to resolve it."""
+        ...
+
+    async def learn(self, lane: str, facts: LaneFacts) -> None:
+        """Keep what a lane has shown of AWS."""
         ...
 
     async def throttle_lane(

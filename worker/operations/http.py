@@ -10,19 +10,17 @@ import json
 import math
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
-from datetime import UTC, datetime
-from email.utils import parsedate_to_datetime
+from dataclasses import dataclass, replace
 from typing import Any, Final
 
 from worker.domain.answers import Answer, Job, Kind
+from worker.operations.times import read_time
 
 ERROR_CHARACTERS: Final = 300
 RETRY_AFTER_MAX_SECONDS: Final = 3600.0
 """A lane is asked again after an hour at the latest, whatever a server wishes."""
 
-LATEST_EPOCH_SECONDS: Final = 100_000_000_000
-"""A greater number is a time in milliseconds."""
+TIME_CHARACTERS: Final = 64
 
 CLOCK_TOLERANCE_SECONDS: Final = 240.0
 """AWS refuses what was signed five minutes before or after its own time."""
@@ -175,36 +173,29 @@ def _message_of(response: Response, members: Mapping[str, Any]) -> str:
 
 
 def _job_of(members: Mapping[str, Any], now: float | None) -> Job:
-    created = _time_of(str(members.get("createTime", "")))
-    return Job(
+    created = read_time(members.get("createTime"))
+    updated = members.get("updateTime")
+    job = Job(
         job_id=_text(members, "jobId"),
         operation=_text(members, "operation"),
         status=_text(members, "status"),
         error=_line(_text(members, "error")),
-        # Both times are the remote side's: no two machines' clocks are compared.
-        created_seconds_ago=None if created is None or now is None else now - created,
+        updated="" if updated is None else _line(str(updated))[:TIME_CHARACTERS],
+    )
+    if created is None or now is None:
+        return job
+    # Both times are the remote side's: no two machines' clocks are compared.
+    return replace(
+        job,
+        created_seconds_ago=now - created.seconds,
+        created_within_seconds=created.within,
+        time_format=created.format,
     )
 
 
 def _time_of(text: str) -> float | None:
-    """Read epoch seconds or milliseconds, ISO 8601 (UTC unless it says) or an HTTP date."""
-    for parse in (_epoch, _iso, lambda value: parsedate_to_datetime(value).timestamp()):
-        try:
-            time = parse(text)
-        except (ValueError, OverflowError):
-            continue
-        return time if math.isfinite(time) else None
-    return None
-
-
-def _epoch(text: str) -> float:
-    number = float(text)
-    return number / 1000 if number > LATEST_EPOCH_SECONDS else number
-
-
-def _iso(text: str) -> float:
-    moment = datetime.fromisoformat(text)
-    return (moment if moment.tzinfo else moment.replace(tzinfo=UTC)).timestamp()
+    reading = read_time(text)
+    return None if reading is None else reading.seconds
 
 
 def _retry_after(headers: Mapping[str, str]) -> float | None:

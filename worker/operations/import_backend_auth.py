@@ -13,10 +13,9 @@ from worker.domain.imports import Import
 from worker.operations.aws import Aws, CallFailedError
 from worker.operations.http import Response, holds_a_list, next_token_of, read
 
-OPERATION: Final = "ImportBackendAuth"
 PAGE_SIZE: Final = 25
 MAX_PAGES: Final = 40
-"""How many pages of a job list are read; AWS serves the newest jobs first."""
+"""How many pages of a job list are read; a target has more jobs than that only by some accident."""
 
 
 class ImportBackendAuth:
@@ -46,10 +45,11 @@ class ImportBackendAuth:
         return await self._ask(item, "get_backend_job", {"JobId": item.job_id})
 
     async def find(self, item: Import, another: Callable[[], Awaitable[None]]) -> Answer:
-        """List the target's import jobs, every page of them, within the time of one call.
+        """List the target's jobs, every page of them, within the time of one call.
 
-        `another` grants each page but the first. A page that fails makes the whole answer fail;
-        empty pages are read past. A list that is not read to its end proves no absence.
+        AWS does not document what its filters match, nor the order of a list: all jobs are read, in
+        any order. `another` grants each page but the first. A page that fails makes the whole
+        answer fail; empty pages are read past. A list that is not read to its end proves nothing.
         """
         try:
             async with asyncio.timeout(self._aws.timeout_seconds):
@@ -58,7 +58,9 @@ class ImportBackendAuth:
             return Answer(kind=Kind.UNKNOWN, error="the list of jobs took too long")
 
     async def _read_pages(self, item: Import, another: Callable[[], Awaitable[None]]) -> Answer:
-        jobs: tuple[Job, ...] = ()
+        jobs: dict[str, Job] = {}  # by id: pages may repeat a job
+        nameless: list[Job] = []
+        tokens: set[str] = set()
         paging: dict[str, str] = {}
         for _ in range(MAX_PAGES):
             if paging:
@@ -67,7 +69,7 @@ class ImportBackendAuth:
                 response = await self._call(
                     item,
                     "list_backend_jobs",
-                    {"Operation": OPERATION, "MaxResults": PAGE_SIZE, **paging},
+                    {"MaxResults": PAGE_SIZE, **paging},
                 )
             except CallFailedError as failure:
                 return failure.answer
@@ -76,10 +78,14 @@ class ImportBackendAuth:
                 return answer
             if not holds_a_list(response):
                 return Answer(kind=Kind.UNKNOWN, error="the answer held no list of jobs")
-            jobs += tuple(job for job in answer.jobs if job.job_id)
+            jobs.update({job.job_id: job for job in answer.jobs if job.job_id})
+            nameless += [job for job in answer.jobs if not job.job_id]
             token = next_token_of(response)
             if not token:
-                return Answer(kind=Kind.OK, jobs=jobs)
+                return Answer(kind=Kind.OK, jobs=(*jobs.values(), *nameless))
+            if token in tokens:
+                return Answer(kind=Kind.UNKNOWN, error="the list of jobs goes round in a circle")
+            tokens.add(token)
             paging = {"NextToken": token}
         return Answer(kind=Kind.UNKNOWN, error=f"the list has more than {MAX_PAGES} pages")
 

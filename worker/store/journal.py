@@ -26,6 +26,14 @@ LETTERS: Final = {
 }
 """One letter per event of an import: its story is the text of them, in order."""
 
+LETTERS_OF_STUCK: Final = {"/undecided": "u", "/status": "q"}
+"""That an import waits for a person, or that its job's status may be final, is told beside it."""
+
+NAMES: Final = {
+    **{letter: event for event, letter in LETTERS.items()},
+    **{letter: f"{EventType.STUCK} ({part[1:]})" for part, letter in LETTERS_OF_STUCK.items()},
+}
+
 _MEMBERS: Final = ("id", "source", "type", "subject", "time")
 
 
@@ -103,7 +111,7 @@ class Journal:
             return
         at_ms = _order(entry_id)[0]
         if event["type"] in LETTERS:
-            self._tell(event["data"]["importId"], LETTERS[event["type"]], at_ms)
+            self._tell(event["data"]["importId"], _letter_of(event), at_ms)
         else:
             self._note_other(event["id"], at_ms)
 
@@ -157,9 +165,19 @@ def _fault_of(event: Mapping[str, Any]) -> str:
     return ""
 
 
-def _fault_of_import_event(event: Mapping[str, Any], data: Mapping[str, Any]) -> str:
+def _letter_of(event: Mapping[str, Any]) -> str:
+    return LETTERS_OF_STUCK.get(_part_of(event), LETTERS[event["type"]])
+
+
+def _part_of(event: Mapping[str, Any]) -> str:
+    """Return what an event's id has behind the import's and the type's, '' for most."""
     name = event["type"].removeprefix(IMPORT_PREFIX)
-    if event["id"] != f"{data.get('importId')}/{name}":
+    return str(event["id"]).removeprefix(f"{event['data'].get('importId')}/{name}")
+
+
+def _fault_of_import_event(event: Mapping[str, Any], data: Mapping[str, Any]) -> str:
+    name, part = event["type"].removeprefix(IMPORT_PREFIX), _part_of(event)
+    if part and (event["type"] != EventType.STUCK or part not in LETTERS_OF_STUCK):
         return "the event's id is not that of its import and its type"
     if data.get("outcome") != (name if name in TERMINAL else None):
         return f"an event of type {event['type']} tells of the outcome {data.get('outcome')}"

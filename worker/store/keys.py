@@ -57,6 +57,9 @@ DEFAULTS: Final = Key(
 LIMITER: Final = Key(
     "imports:limiter:", "hash", Lifetime.KEPT, "lane:class of calls → what is known of its limit"
 )
+FACTS: Final = Key(
+    "imports:facts:", "hash", Lifetime.KEPT, "lane → what its answers have shown of AWS"
+)
 WAITING: Final = Key(
     "imports:waiting:", "zset", Lifetime.EMPTIED, "lane:priority → import ids in order of start"
 )
@@ -118,6 +121,7 @@ CATALOGUE: Final = (
     NAMES,
     DEFAULTS,
     LIMITER,
+    FACTS,
     WAITING,
     FLOWS,
     HELD,
@@ -136,7 +140,7 @@ CATALOGUE: Final = (
     EVENTS,
 )
 
-FORMAT: Final = 1
+FORMAT: Final = 2
 """The format of records. It rises with a change that workers of the release before can't cope with;
 they leave newer records to newer workers. A field that is only added changes nothing."""
 

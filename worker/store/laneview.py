@@ -5,8 +5,9 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any, Final
 
+from worker.domain.facts import LaneFacts, Times
 from worker.domain.requests import Priority
-from worker.store.keys import DEFAULTS, DELAYED, LANE, LEASES, LIMITER, POLLS, WAITING
+from worker.store.keys import DEFAULTS, DELAYED, FACTS, LANE, LEASES, LIMITER, POLLS, WAITING
 
 
 class Source(StrEnum):
@@ -47,7 +48,8 @@ class LaneView:
 
     `queued` counts the imports that wait for their turn, by priority; `waiting` also those that are
     delayed. `running` counts the imports that hold a place under `max_running`; `fields` is the
-    lane's hash, `defaults` that of all lanes; `read_at_ms` is the moment, on the store's clock.
+    lane's hash, `defaults` that of all lanes, `facts` is what the lane has shown of AWS;
+    `read_at_ms` is the moment, on the store's clock.
     """
 
     name: str
@@ -57,6 +59,7 @@ class LaneView:
     paused_seconds: float
     fields: Mapping[str, str]
     defaults: Mapping[str, str] = field(default_factory=dict)
+    facts: LaneFacts = field(default_factory=LaneFacts)
     limiters: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
     queued: Mapping[Priority, int] = field(default_factory=dict)
     read_at_ms: float = 0.0
@@ -103,6 +106,11 @@ class LaneView:
     def start_blocked_seconds(self) -> float:
         """How long AWS wishes to see no start."""
         return self.start_budget.blocked_seconds
+
+    @property
+    def is_unknown(self) -> bool:
+        """Whether the lane has shown nothing yet, so that few of its imports run at once."""
+        return self.facts.times is Times.UNKNOWN
 
     @property
     def is_throttled(self) -> bool:
@@ -188,7 +196,7 @@ _QUEUES: Final = (
     f"{POLLS.name}{{}}",
     f"{LEASES.name}{{}}",
 )
-LANE_REPLIES: Final = 3 + len(_CLASSES) + len(_QUEUES)
+LANE_REPLIES: Final = 4 + len(_CLASSES) + len(_QUEUES)
 
 
 def read_lane(pipeline: Any, name: str) -> None:
@@ -196,6 +204,7 @@ def read_lane(pipeline: Any, name: str) -> None:
     pipeline.time()  # the lane's times are on the server's clock
     pipeline.hgetall(LANE.name + name)
     pipeline.hgetall(DEFAULTS.name)
+    pipeline.hgetall(FACTS.name + name)
     for of_calls in _CLASSES:
         pipeline.hgetall(f"{LIMITER.name}{name}:{of_calls}")
     for queue in _QUEUES:
@@ -204,7 +213,7 @@ def read_lane(pipeline: Any, name: str) -> None:
 
 def lane_view(name: str, replies: Any) -> LaneView:
     """Return a lane from the replies to `read_lane`."""
-    time, fields, defaults, *more = replies
+    time, fields, defaults, facts, *more = replies
     *waiting, polls, leases = more[len(_CLASSES) :]
     return LaneView(
         name=name,
@@ -214,6 +223,7 @@ def lane_view(name: str, replies: Any) -> LaneView:
         paused_seconds=seconds_until(fields.get("paused_until_ms"), time),
         fields=fields,
         defaults=defaults,
+        facts=LaneFacts.from_fields(facts),
         limiters=dict(zip(_CLASSES, more, strict=False)),
         queued=dict(zip(Priority, waiting, strict=False)),
         read_at_ms=time[0] * 1000 + time[1] / 1000,

@@ -12,7 +12,7 @@ from typing import Any, Final, Self
 from worker.domain.events import EventType
 from worker.domain.imports import iso_time
 from worker.domain.states import TERMINAL, State
-from worker.store.journal import LETTERS, Journal, Story
+from worker.store.journal import LETTERS, NAMES, Journal, Story
 from worker.store.keys import (
     BATCH,
     CATALOGUE,
@@ -128,16 +128,18 @@ def is_checkable(import_id: str, facts: ImportFacts, journal: Journal) -> bool:
 
 
 def _repeated(story: Story) -> Iterator[str]:
-    for event, letter in LETTERS.items():
+    for letter, event in NAMES.items():
         if (times := story.letters.count(letter)) > 1:
             yield f"{event} was told {times} times"
-    order = [_rank(letter) for letter in story.letters]
-    if order != sorted(order):
+    # That it waits for a person may be told at any time before its end.
+    order = [_rank(letter) for letter in story.letters.replace("u", "")]
+    before, undecided, _ = story.letters.partition("u")
+    if order != sorted(order) or (undecided and (not before or before[-1].isupper())):
         yield "its events came in another order than accepted, started, ended"
 
 
 def _rank(letter: str) -> int:
-    return 3 if letter.isupper() else "ask".index(letter)
+    return 3 if letter.isupper() else "askq".index(letter)
 
 
 def _untold(facts: ImportFacts, story: Story, journal: Journal) -> Iterator[str]:

@@ -1,12 +1,13 @@
 """Loads the Lua scripts and calls them: one JSON object in, one reply out.
 
-Each script is its file behind what it uses of the library, behind the key catalogue and the
-configuration, which are written as Lua here: a key or a limit is spelled in one place.
+A script is its file behind the files of the library that its header needs, behind the key catalogue
+and the configuration, which are written as Lua here: a key or a limit is spelled in one place. A
+file of the library returns one table; it is a local of that file's name to all that need it.
 """
 
 import json
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from functools import cache
 from importlib.resources import files
 from typing import Any, Final
@@ -17,24 +18,23 @@ from redis.commands.core import AsyncScript
 from worker.store.connection import translated
 from worker.store.keys import CATALOGUE
 
-_COMMENT: Final = re.compile(r"--.*")
-_WORD: Final = re.compile(r"\w+")
-_DEFINITION: Final = re.compile(r"^local (?:function )?([\w, ]+)", re.MULTILINE)
 _DIRECTORY: Final = files("worker.store") / "scripts"
+_NEEDS: Final = re.compile(r"^-- needs: (.+)$", re.MULTILINE)
 
 LIBRARY: Final = (
     "base",
     "history",
-    "limiter",
+    "limiters",
     "learning",
     "ceiling",
     "lanes",
+    "facts",
     "answers",
     "queues",
     "batches",
     "imports",
 )
-"""The files of the library, in order: each uses what stands before it."""
+"""The files of the library, in order: each may need what stands before it."""
 
 
 class Scripts:
@@ -45,7 +45,7 @@ class Scripts:
         prelude = "\n".join((_as_lua_local("KEY", _key_names()), _as_lua_local("CONFIG", config)))
         self._scripts: dict[str, AsyncScript] = {
             name: redis.register_script(f"{prelude}\n{text}")
-            for name, text in _texts_with_library().items()
+            for name, text in loaded_texts().items()
         }
 
     @translated
@@ -63,11 +63,6 @@ class Scripts:
         return await self.call(name, **args), True
 
 
-def library_text(names: Sequence[str] = LIBRARY) -> str:
-    """Return the text of the library, or of these files of it."""
-    return "\n".join((_DIRECTORY / "library" / f"{name}.lua").read_text() for name in names)
-
-
 def script_texts() -> dict[str, str]:
     """Return each script's own text by its name, without the library."""
     return {
@@ -78,37 +73,41 @@ def script_texts() -> dict[str, str]:
 
 
 @cache
-def _texts_with_library() -> Mapping[str, str]:
-    """Return each script behind the files of the library that it uses, and no others.
-
-    The server makes their functions anew at each call.
-    """
-    files_of = {name: library_text((name,)) for name in LIBRARY}
-    defined = {name: _defined_in(text) for name, text in files_of.items()}
-    used = {name: _words_in(text) for name, text in files_of.items()}
-
-    def needed_by(words: set[str]) -> set[str]:
-        needed: set[str] = set()
-        while more := {n for n in LIBRARY if n not in needed and words & defined[n]}:
-            needed |= more
-            words = words.union(*(used[name] for name in more))
-        return needed
-
-    texts = script_texts()
-    needed = {name: needed_by(_words_in(text)) for name, text in texts.items()}
-    return {
-        name: "\n".join((library_text([n for n in LIBRARY if n in needed[name]]), text))
-        for name, text in texts.items()
-    }
+def library_text(name: str) -> str:
+    """Return the text of a file of the library."""
+    return (_DIRECTORY / "library" / f"{name}.lua").read_text()
 
 
-def _words_in(text: str) -> set[str]:
-    return set(_WORD.findall(_COMMENT.sub("", text)))
+def needs_of(text: str) -> tuple[str, ...]:
+    """Return the files of the library that the header of a Lua text says it needs."""
+    found = _NEEDS.search(text)
+    return tuple(found[1].split(", ")) if found else ()
 
 
-def _defined_in(text: str) -> set[str]:
-    """Return what a file of the library defines for those behind it."""
-    return {word for names in _DEFINITION.findall(text) for word in _WORD.findall(names)}
+def with_library(text: str) -> str:
+    """Return a Lua text behind all that it needs, directly or not; the server compiles it whole."""
+    needed = _all_needs(text)
+    modules = (
+        f"local {name} = (function()\n{library_text(name)}end)()\n"
+        for name in LIBRARY
+        if name in needed
+    )
+    return "".join((*modules, text))
+
+
+@cache
+def loaded_texts() -> Mapping[str, str]:
+    """Return each script by its name, with its library."""
+    return {name: with_library(text) for name, text in script_texts().items()}
+
+
+def _all_needs(text: str) -> set[str]:
+    needed: set[str] = set()
+    more: Iterable[str] = needs_of(text)
+    while fresh := set(more) - needed:
+        needed |= fresh
+        more = [name for module in fresh for name in needs_of(library_text(module))]
+    return needed
 
 
 def _key_names() -> dict[str, str]:

@@ -10,17 +10,20 @@ from typing import Any, Final
 import structlog
 from redis.asyncio import Redis
 
-from worker.domain.decisions import Call, Claim, Doubt
+from worker.domain.claims import Call, Claim, Doubt
 from worker.domain.events import SOURCE
+from worker.domain.facts import LaneFacts
 from worker.domain.history import What
 from worker.domain.imports import Import
 from worker.domain.outcomes import (
     NO_RULE,
+    Action,
     Admission,
     Cancellation,
     Ended,
     Entrance,
     LaneLimits,
+    Resolution,
     Retried,
     RetryVerdict,
     StopRule,
@@ -139,7 +142,7 @@ class ImportStore:
         a start must not be made on it.
         """
         taken_at = time.monotonic()
-        (wait_ms, *replies), lasts = await self._scripts.call_replicated(
+        (wait_ms, flat_facts, *replies), lasts = await self._scripts.call_replicated(
             "claim",
             limit=limit,
             lanes=LANES_AT_ONCE,
@@ -147,7 +150,8 @@ class ImportStore:
             slots=2 * limit if slots is None else slots,
             in_flight=dict(in_flight),
         )
-        found = [claim for reply in replies if (claim := _readable_claim(taken_at, reply))]
+        facts = {lane: LaneFacts.from_fields(_pairs(f)) for lane, f in _pairs(flat_facts).items()}
+        found = [claim for reply in replies if (claim := _readable_claim(taken_at, reply, facts))]
         claims = found if lasts else [replace(claim, lasting=False) for claim in found]
         return claims, None if wait_ms < 0 else wait_ms / 1000
 
@@ -160,6 +164,7 @@ class ImportStore:
         status: str,
         delay_seconds: float,
         created_seconds_ago: float = 0.0,
+        updated: str = "",
     ) -> bool:
         """Keep the jobId of a started import and schedule its first poll.
 
@@ -172,6 +177,7 @@ class ImportStore:
             job_id=job_id,
             operation=operation,
             status=status,
+            updated=updated,
             delay_ms=_ms(delay_seconds),
             created_ms_ago=_ms(created_seconds_ago),
         )
@@ -201,10 +207,12 @@ class ImportStore:
         conflict: bool = False,
         error: str = "",
         why: What = What.GIVEN_BACK,
+        listed_jobs: Sequence[str] | None = None,
     ) -> bool:
         """Let an import wait for another start, in its old place in the lane.
 
-        `why` is what its history says of a start that is neither counted nor a conflict.
+        `why` is what its history says of a start that is neither counted nor a conflict. With
+        NOT_STARTED, AWS was asked for the target's jobs: `listed_jobs`, None where it refused.
         """
         return await self._change(
             "requeue",
@@ -214,6 +222,8 @@ class ImportStore:
             conflict=conflict,
             error=error,
             why=why,
+            has_listed=why is What.NOT_STARTED,
+            listed_jobs="" if listed_jobs is None else json.dumps(sorted(listed_jobs)),
         )
 
     async def reschedule(
@@ -226,10 +236,13 @@ class ImportStore:
         counted: bool = False,
         stuck: bool = False,
         settled: bool = False,
+        updated: str = "",
+        suspicion: str = "",
     ) -> bool:
         """Ask again after a while: the next poll, or the next inquiry of an import in doubt.
 
-        `settled` says that the job was seen, so that no doubt is left.
+        `settled` says that the job was seen, so that no doubt is left; `updated` is its updateTime
+        as it was written. `suspicion` says why its status may be final.
         """
         return await self._change(
             "reschedule",
@@ -240,6 +253,8 @@ class ImportStore:
             counted=counted,
             stuck=stuck,
             settled=settled,
+            updated=updated,
+            suspicion=suspicion,
         )
 
     async def note_late(self, claim: Claim, *, outcome: str, status: str, error: str) -> bool:
@@ -247,11 +262,20 @@ class ImportStore:
         return await self._change("note_late", claim, outcome=outcome, status=status, error=error)
 
     async def doubt(
-        self, claim: Claim, doubt: Doubt, *, error: str, delay_seconds: float, in_outage: bool
+        self,
+        claim: Claim,
+        doubt: Doubt,
+        *,
+        error: str,
+        delay_seconds: float,
+        in_outage: bool,
+        undecided: str = "",
+        unclear_jobs: Sequence[str] = (),
     ) -> bool:
         """Note a doubt, to be resolved by asking the remote side after a while.
 
-        `in_outage` says that nobody is answered: the attempt does not count then.
+        `in_outage` says that nobody is answered: the attempt does not count then. `undecided` says
+        why a person has to decide, `unclear_jobs` which jobs may be the import's own.
         """
         return await self._change(
             "doubt",
@@ -260,7 +284,13 @@ class ImportStore:
             error=error,
             delay_ms=_ms(delay_seconds),
             in_outage=in_outage,
+            undecided=undecided,
+            unclear_jobs=json.dumps(unclear_jobs),
         )
+
+    async def learn(self, lane: str, facts: LaneFacts) -> None:
+        """Keep what a lane has shown of AWS; what several workers learn adds up."""
+        await self._scripts.call("learn", lane=lane, facts=facts.to_fields())
 
     async def throttle_lane(
         self,
@@ -319,6 +349,18 @@ class ImportStore:
     async def cancel(self, import_id: str, reason: str) -> Cancellation:
         """Cancel an import; its job, where it has one, goes on at the remote side."""
         return Cancellation(await self._lasting("cancel", id=import_id, reason=reason))
+
+    async def resolve(
+        self, import_id: str, action: Action, *, job_id: str = "", error: str = ""
+    ) -> Resolution:
+        """Carry out what a person decided of an import that waits for it.
+
+        `job_id` is what to adopt, `error` the reason of one that is called failed.
+        """
+        reply = await self._lasting(
+            "resolve", id=import_id, action=action, job_id=job_id, error=error
+        )
+        return Resolution(reply)
 
     async def retry(self, item: Import) -> Retried:
         """Admit a new import of the request of one that ended badly. Safe to repeat.
@@ -424,7 +466,7 @@ def _fields_of(entrance: Entrance, request: ImportRequest, region: str) -> dict[
     }
 
 
-def _pairs(flat: Sequence[str]) -> Mapping[str, str]:
+def _pairs(flat: Sequence[Any]) -> Mapping[str, Any]:
     return dict(zip(flat[::2], flat[1::2], strict=True))
 
 
@@ -434,9 +476,12 @@ def _admission(reply: Sequence[str]) -> Admission:
     return Admission(Verdict(verdict), import_id, item)
 
 
-def _readable_claim(taken_at: float, reply: Sequence[Any]) -> Claim | None:
+def _readable_claim(
+    taken_at: float, reply: Sequence[Any], facts: Mapping[str, LaneFacts]
+) -> Claim | None:
     try:
-        return _claim(taken_at, *reply)
+        claim = _claim(taken_at, *reply)
+        return replace(claim, facts=facts.get(claim.item.lane, claim.facts))
     except (KeyError, ValueError) as error:
         # Its lease runs out, and it is tried again: somebody may mend the record.
         log.error(  # noqa: TRY400 - what is wrong is the record, not the code
@@ -453,7 +498,7 @@ def _claim(
     age_ms: int,
     probe: int,
     grant: str,
-    earlier_job_id: str,
+    earlier_jobs: str,
     flat: Sequence[str],
 ) -> Claim:
     return Claim(
@@ -464,7 +509,7 @@ def _claim(
         grant=grant,
         taken_at=taken_at,
         probe=bool(probe),
-        earlier_job_id=earlier_job_id,
+        earlier_jobs=frozenset(json.loads(earlier_jobs)),
     )
 
 

@@ -7,6 +7,7 @@ method raises `redis.exceptions.RedisError` when the store can't be reached.
 import json
 from collections.abc import AsyncGenerator, AsyncIterator, Collection, Iterable, Mapping
 from dataclasses import dataclass
+from itertools import compress
 from typing import Any, Final
 
 from redis.asyncio import Redis
@@ -234,6 +235,17 @@ class ImportViews:
         names: Any = await self._redis.zrange(LANES.name, 0, -1)
         return await self._lanes(names)
 
+    async def undecided(self) -> AsyncGenerator[list[Import], None]:
+        """Yield the imports that wait for a person to decide, some at a time."""
+        lanes: Any = await self._redis.smembers(NAMES.name)
+        for lane in lanes:
+            async for ids in self._polled_ids(lane):
+                async with self._redis.pipeline(transaction=False) as pipeline:
+                    for import_id in ids:
+                        pipeline.hexists(IMPORT.name + import_id, "undecided")
+                    found = await pipeline.execute()
+                yield await self._imports(list(compress(ids, found)))
+
     async def server(self) -> ServerFacts:
         """Return what the server says about itself. Asks INFO alone: CONFIG may be forbidden."""
         info: Any = await self._redis.info()
@@ -286,6 +298,13 @@ class ImportViews:
                 return
             yield ids
             start += READ_AT_ONCE
+
+    async def _polled_ids(self, lane: str) -> AsyncIterator[list[str]]:
+        cursor: int | None = None
+        while cursor != 0:
+            reply: Any = await self._redis.zscan(POLLS.name + lane, cursor or 0, count=READ_AT_ONCE)
+            cursor, scored = reply
+            yield [import_id for import_id, _ in scored]
 
     async def _in_states(self, ids: Iterable[str], states: Collection[State]) -> list[str]:
         """Keep the ids of imports in these states: cheaper than to read all records in full."""

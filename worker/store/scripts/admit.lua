@@ -8,9 +8,11 @@
 --       'rejected' (the key was used with another body); the record follows as a flat list unless
 --       it was accepted.
 -- Atomic, so that of two deliveries, or two ids with one key, exactly one becomes the import.
+--
+-- needs: base, batches, imports
 
 local args = cjson.decode(ARGV[1])
-local now = now_ms()
+local now = base.now_ms()
 local id = args.id
 local record = args.fields
 
@@ -23,7 +25,7 @@ end
 
 local function known(import_id)
   if record.batch_id then
-    count_known(id, record.batch_id, now) -- not twice: a member of the batch is counted already
+    batches.count_known(id, record.batch_id, now) -- not twice: a member of the batch is counted already
   end
   return answer('known', import_id)
 end
@@ -33,8 +35,9 @@ if redis.call('EXISTS', KEY.import .. id) == 1 then
   if fingerprint ~= record.fingerprint then
     return answer('reused', id)
   end
-  if TERMINAL[state] and args.signature == '' then
-    owe_end(id, args.task_id, now) -- it was shown as waiting a moment ago, and may have finished before
+  if base.TERMINAL[state] and args.signature == '' then
+    -- It was shown as waiting a moment ago, and may have finished before.
+    imports.owe_end(id, args.task_id, now)
   end
   return known(id)
 end
@@ -45,16 +48,16 @@ if args.idempotency ~= '' then
     local state, fingerprint =
       unpack(redis.call('HMGET', KEY.import .. earlier, 'state', 'fingerprint'))
     if fingerprint == record.fingerprint then
-      if not TERMINAL[state] then
-        attach_task(earlier, args.task_id, args.signature)
+      if not base.TERMINAL[state] then
+        imports.attach_task(earlier, args.task_id, args.signature)
       elseif args.signature == '' then
-        owe_end(earlier, args.task_id, now) -- nobody else would end that task
+        imports.owe_end(earlier, args.task_id, now) -- nobody else would end that task
       end
       return known(earlier)
     end
     if state then
       record.error = 'idempotencyKey: was used before, with another request, by import ' .. earlier
-      reject_new(id, record, args.task_id, args.signature, now)
+      imports.reject_new(id, record, args.task_id, args.signature, now)
       return answer('rejected', id)
     end
   end
@@ -64,7 +67,7 @@ end
 
 if args.recover_since_ms > 0 then
   local why = 'the store was lost, and a start may have been made'
-  put_in_doubt(record, math.min(args.recover_since_ms, now), why)
+  imports.put_in_doubt(record, math.min(args.recover_since_ms, now), why)
 end
-accept_new(id, record, args.task_id, args.signature, now)
+imports.accept_new(id, record, args.task_id, args.signature, now)
 return { 'accepted', id }

@@ -4,10 +4,12 @@
 -- ARGV  1: JSON object: batch_id, expected, canary (0: none), stop_percent (-1: none)
 -- Returns 0
 -- Atomic, so that messages of one batch may arrive in any order; the first one's rule holds.
+--
+-- needs: base
 
 local args = cjson.decode(ARGV[1])
 local key = KEY.batch .. args.batch_id
-local batch = hash_of(key)
+local batch = base.hash_of(key)
 local fields = {}
 if args.expected > tonumber(batch.expected or 0) then
   fields.expected = args.expected
@@ -21,7 +23,7 @@ if not (batch.accepted or batch.canary or batch.stop_percent) then
   end
 end
 if next(fields) then
-  put(key, batch, fields)
+  base.put(key, batch, fields)
   if not batch.accepted then
     redis.call('PEXPIRE', key, CONFIG.retention_ms) -- until the first one comes
   end

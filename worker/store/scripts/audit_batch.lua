@@ -4,6 +4,8 @@
 -- Returns {now, entry id of the newest event, facts}: a JSON object with batch (the hash), members (how
 --       many), states (state -> imports of the batch), pttl, members_pttl, held, is_released
 -- Atomic, because the counts move with each import: three to four microseconds per member. It only reads.
+--
+-- needs: base
 
 local args = cjson.decode(ARGV[1])
 local PAGE = 1000
@@ -25,8 +27,8 @@ end
 
 local key = KEY.batch .. args.batch_id
 local newest = redis.call('XREVRANGE', KEY.events, '+', '-', 'COUNT', 1)[1]
-return { now_ms(), newest and newest[1] or '0-0', cjson.encode({
-  batch = hash_of(key),
+return { base.now_ms(), newest and newest[1] or '0-0', cjson.encode({
+  batch = base.hash_of(key),
   members = redis.call('ZCARD', members),
   states = count_states(),
   pttl = redis.call('PTTL', key),

@@ -6,6 +6,8 @@
 --       the queue that was named); what is not there is absent
 -- Atomic, so that what is seen of an import, and the events up to the newest, are of one moment. It only
 -- reads.
+--
+-- needs: base
 
 local args = cjson.decode(ARGV[1])
 local FIELDS = { 'state', 'account', 'region', 'app_id', 'backend_environment_name', 'priority', 'batch_id',
@@ -22,11 +24,11 @@ local function record_of(id)
 end
 
 local function places_of(id, record)
-  local lane = lane_of(record)
+  local lane = base.lane_of(record)
   local queues = {
     waiting = KEY.waiting .. lane .. ':' .. (record.priority or ''),
     delayed = KEY.delayed .. lane,
-    parked = KEY.parked .. target_of(record),
+    parked = KEY.parked .. base.target_of(record),
     held = KEY.held .. (record.batch_id or ''),
     leases = KEY.leases .. lane,
     polls = KEY.polls .. lane,
@@ -41,25 +43,25 @@ end
 
 local function facts_of(id, queue)
   local record = record_of(id)
-  local facts = { record = record, pttl = redis.call('PTTL', KEY.import .. id) }
+  local seen = { record = record, pttl = redis.call('PTTL', KEY.import .. id) }
   if queue ~= '' then
-    facts.seen_in = tonumber(redis.call('ZSCORE', queue, id) or nil)
+    seen.seen_in = tonumber(redis.call('ZSCORE', queue, id) or nil)
   end
   local has_target = record.account and record.region and record.app_id and record.backend_environment_name
   if record.state and has_target then
-    local lane = lane_of(record)
-    facts.places = places_of(id, record)
-    facts.holder = redis.call('HGET', KEY.target .. target_of(record), 'holder') or nil
-    facts.owes = redis.call('EXISTS', KEY.tasks .. id) == 1
-    facts.unfinished = tonumber(redis.call('ZSCORE', KEY.unfinished, id) or nil)
-    facts.lane_due = tonumber(redis.call('ZSCORE', KEY.lanes, lane) or nil)
-    facts.paused = redis.call('HEXISTS', KEY.lane .. lane, 'paused_reason') == 1
+    local lane = base.lane_of(record)
+    seen.places = places_of(id, record)
+    seen.holder = redis.call('HGET', KEY.target .. base.target_of(record), 'holder') or nil
+    seen.owes = redis.call('EXISTS', KEY.tasks .. id) == 1
+    seen.unfinished = tonumber(redis.call('ZSCORE', KEY.unfinished, id) or nil)
+    seen.lane_due = tonumber(redis.call('ZSCORE', KEY.lanes, lane) or nil)
+    seen.paused = redis.call('HEXISTS', KEY.lane .. lane, 'paused_reason') == 1
   end
-  return facts
+  return seen
 end
 
 local newest = redis.call('XREVRANGE', KEY.events, '+', '-', 'COUNT', 1)[1]
-local reply = { now_ms(), newest and newest[1] or '0-0' }
+local reply = { base.now_ms(), newest and newest[1] or '0-0' }
 for _, entry in ipairs(args.entries) do
   reply[#reply + 1] = cjson.encode(facts_of(entry[1], entry[2]))
 end

@@ -3,11 +3,13 @@
 -- ARGV  1: JSON object: lanes
 -- Returns {now, facts...}: for each lane a JSON object with has_work, due (absent: nobody will), paused
 -- Atomic, so that a lane that a claim is just done with is not taken for stranded. It only reads.
+--
+-- needs: base, queues
 
 local args = cjson.decode(ARGV[1])
-local reply = { now_ms() }
+local reply = { base.now_ms() }
 for _, lane in ipairs(args.lanes) do
-  local has_work = has_waiting(lane)
+  local has_work = queues.has_waiting(lane)
   for _, queue in ipairs({ KEY.delayed, KEY.polls, KEY.late, KEY.leases }) do
     has_work = has_work or redis.call('EXISTS', queue .. lane) == 1
   end

@@ -10,15 +10,15 @@ local FIELDS = { 'state', 'doubts', 'account', 'region', 'app_id', 'backend_envi
 
 local function facts_of(target)
   local key = KEY.target .. target
-  local facts = { holder = redis.call('HGET', key, 'holder') or nil, pttl = redis.call('PTTL', key) }
-  facts.first = redis.call('ZRANGE', KEY.parked .. target, 0, 0)[1]
-  if facts.holder then
-    facts.record = {}
-    for i, value in ipairs(redis.call('HMGET', KEY.import .. facts.holder, unpack(FIELDS))) do
-      facts.record[FIELDS[i]] = value or nil
+  local seen = { holder = redis.call('HGET', key, 'holder') or nil, pttl = redis.call('PTTL', key) }
+  seen.first = redis.call('ZRANGE', KEY.parked .. target, 0, 0)[1]
+  if seen.holder then
+    seen.record = {}
+    for i, value in ipairs(redis.call('HMGET', KEY.import .. seen.holder, unpack(FIELDS))) do
+      seen.record[FIELDS[i]] = value or nil
     end
   end
-  return facts
+  return seen
 end
 
 local reply = {}

@@ -4,19 +4,21 @@
 -- ARGV  1: JSON object: id, reason
 -- Returns 'unknown', 'over', 'asked' (it will be) or 'cancelled'
 -- Atomic, so that no start is made of an import that is told to be cancelled.
+--
+-- needs: base, history, imports
 
 local args = cjson.decode(ARGV[1])
-local record = hash_of(KEY.import .. args.id)
+local record = base.hash_of(KEY.import .. args.id)
 if not record.state then
   return 'unknown'
-elseif TERMINAL[record.state] then
+elseif base.TERMINAL[record.state] then
   return 'over'
 end
-local now = now_ms()
-put(KEY.import .. args.id, record, { cancel_reason = args.reason })
+local now = base.now_ms()
+base.put(KEY.import .. args.id, record, { cancel_reason = args.reason })
 if record.state == 'starting' then
-  note(args.id, now, 'cancel_asked', { error = args.reason })
+  history.note(args.id, now, 'cancel_asked', { error = args.reason })
   return 'asked'
 end
-cancel_import(args.id, record, now)
+imports.cancel_import(args.id, record, now)
 return 'cancelled'

@@ -2,40 +2,51 @@
 --
 -- ARGV  1: JSON object: limit (claims at most), lanes (lanes looked at, at most), lease_ms, slots (calls
 --       that the conductor could carry beside those on the way), in_flight (lane -> calls on the way)
--- Returns {wait_ms, claim...}: the time until something falls due (-1: nothing is scheduled), and
---       per claim {call, id, lease, age_ms, probe, grant, earlier_job_id, record as a flat list}
+-- Returns {wait_ms, facts, claim...}: the time until something falls due (-1: nothing is scheduled),
+--       what the claims' lanes have shown, as a flat list of lane and flat list of fields, and per
+--       claim {call, id, lease, age_ms, probe, grant, earlier_jobs (JSON list of the jobs of the
+--       target's earlier imports), record as a flat list}
 -- Atomic, so that any number of conductors claim each call once and spend each token once.
+--
+-- needs: base, history, limiters, ceiling, lanes, facts, queues, batches, imports
 
 local args = cjson.decode(ARGV[1])
-local exact = exact_ms()
+local exact = base.exact_ms()
 local now = math.floor(exact)
-local defaults = hash_of(KEY.defaults)
+local defaults = base.hash_of(KEY.defaults)
 local claims = {}
+local known_of = {} -- lane -> what it has shown of AWS, as far as it was looked at
 local PASSED_AT_ONCE = 200 -- imports that are taken from a lane's queue without being started
 local STAND_BACK_MS = 1000 -- how long what only later releases know is left to their workers
 local SHARE = 0.5 -- the part of starts where starts and polls share something, unless configured
 local PROBES_TRIED = 20 -- imports that stood back and are looked at for a probe
 local tidied = 200 -- silent claims and delayed imports that may still be moved: others want to be served
 
+local function known_facts(lane_name)
+  known_of[lane_name] = known_of[lane_name] or facts.of(lane_name)
+  return known_of[lane_name]
+end
+
+local function earlier_jobs(target)
+  local jobs, last = unpack(redis.call('HMGET', target, 'jobs', 'last_job'))
+  return jobs or cjson.encode({ last or nil }) -- releases before this one kept the last one alone
+end
+
 local function claim(lane_name, call, id, record, grant, probe)
   local lease = string.format('%.0f', redis.call('INCR', KEY.sequence))
   record.lease = lease
+  known_facts(lane_name)
   redis.call('ZADD', KEY.leases .. lane_name, now + args.lease_ms, id)
   redis.call('HSET', KEY.import .. id, 'lease', lease)
-  local flat = {}
-  for name, value in pairs(record) do
-    flat[#flat + 1] = name
-    flat[#flat + 1] = value
-  end
   claims[#claims + 1] = {
     call, id, lease, now - tonumber(record.first_start_at_ms or now), probe and 1 or 0, grant,
-    redis.call('HGET', KEY.target .. target_of(record), 'last_job') or '', flat,
+    earlier_jobs(KEY.target .. base.target_of(record)), base.flat_of(record),
   }
 end
 
 -- The record of a queued import; one that somebody deleted must not stop the rest of its lane.
 local function known(id, queue)
-  local record = hash_of(KEY.import .. id)
+  local record = base.hash_of(KEY.import .. id)
   if record.state then
     return record
   end
@@ -58,15 +69,15 @@ local function reclaim(lane_name)
       redis.call('ZADD', KEY.leases .. lane_name, now + STAND_BACK_MS, id)
     elseif record then
       local fields = {}
-      if not TERMINAL[record.state] then
-        note(id, now, 'silent',
+      if not base.TERMINAL[record.state] then
+        history.note(id, now, 'silent',
           { call = record.doubt and 'reconcile' or record.state == 'running' and 'poll' or 'start' })
       end
       if record.state == 'starting' and not record.doubt then
         fields = { doubt = 'unknown', doubt_error = 'the worker fell silent during the call',
           doubts = tonumber(record.doubts or 0) + 1 }
       end
-      give_back(id, record, now + (fields.doubt and CONFIG.settle_ms or 0), fields)
+      imports.give_back(id, record, now + (fields.doubt and CONFIG.settle_ms or 0), fields)
     end
   end
 end
@@ -79,7 +90,7 @@ local function promote_delayed(lane_name, latest, most)
     local record = known(id, KEY.delayed .. lane_name)
     if record then
       redis.call('ZREM', KEY.delayed .. lane_name, id)
-      requeue(id, record)
+      queues.requeue(id, record)
     end
   end
   return #due > 0
@@ -94,7 +105,7 @@ local function claim_polls(queue, lane_name, limiter, most, probe)
       redis.call('ZADD', queue .. lane_name, now + STAND_BACK_MS, id)
     elseif record then
       redis.call('ZREM', queue .. lane_name, id)
-      local grant = grant_text(limiter, grant_call(limiter))
+      local grant = lanes.grant_text(limiter, limiters.grant_call(limiter))
       claim(lane_name, record.doubt and 'reconcile' or 'poll', id, record, grant, probe)
       taken = taken + 1
     end
@@ -111,19 +122,19 @@ local function may_start(id, record, queue)
     redis.call('ZADD', KEY.delayed .. queue.name, now + STAND_BACK_MS, id)
     return false
   end
-  local target = target_of(record)
+  local target = base.target_of(record)
   local holder = redis.call('HGET', KEY.target .. target, 'holder')
   if holder == id then
     return true -- a doubt is resolved, and it goes on as it began
-  elseif is_stopped(record) then
-    hold(id, record, now)
-    local priority = not holder and unpark(target)
+  elseif batches.is_stopped(record) then
+    batches.hold(id, record, now)
+    local priority = not holder and imports.unpark(target)
     if priority then -- nobody else would let those pass that wait for the target
-      grow_queue(queue, priority)
+      queues.grow_queue(queue, priority)
     end
     return false
   elseif holder then
-    note(id, now, 'parked', { holder = holder })
+    history.note(id, now, 'parked', { holder = holder })
     local rank = ({ high = 0, normal = 1, low = 2 })[record.priority]
     redis.call('ZADD', KEY.parked .. target, rank * 1e14 + tonumber(record.sequence), id)
     return false
@@ -133,30 +144,50 @@ local function may_start(id, record, queue)
   return true
 end
 
-local function claim_starts(queue, limiter, most, above, probe)
+-- Ask AWS for the target's jobs before an import starts: at once where polls have a call to spare.
+local function ask_first(id, record, lane_name, doubt, poll, probe)
+  if doubt == 'before' then
+    history.note(id, now, 'listing')
+  elseif record.doubt then
+    history.note(id, now, 'doubt', { doubt = doubt, error = record.doubt_error })
+  end
+  batches.count_batch(record, 'waiting', 'starting')
+  base.put(KEY.import .. id, record, { state = 'starting', doubt = doubt, ask_first = false,
+    unstarted = 1, doubt_error = record.doubt_error or record.error or '' })
+  if limiters.available(poll) > 0 then
+    local grant = lanes.grant_text(poll, limiters.grant_call(poll))
+    claim(lane_name, 'reconcile', id, record, grant, probe)
+  else
+    redis.call('ZADD', KEY.polls .. lane_name, now, id)
+  end
+end
+
+local function claim_starts(queue, start, poll, most, above, probe)
   local taken, passed = 0, 0
   while taken < most and passed < PASSED_AT_ONCE do
-    local id = pop_waiting(queue)
+    local id = queues.pop_waiting(queue)
     if not id then
       break
     end
-    local record = hash_of(KEY.import .. id)
+    local record = base.hash_of(KEY.import .. id)
     local may = may_start(id, record, queue)
-    if may and record.doubt then -- it may have been started before the store was lost: ask first
-      count_batch(record, 'waiting', 'starting')
-      redis.call('HSET', KEY.import .. id, 'state', 'starting')
-      note(id, now, 'doubt', { doubt = record.doubt, error = record.doubt_error })
-      redis.call('ZADD', KEY.polls .. queue.name, now, id)
-      passed = passed + 1
+    local target = may and base.hash_of(KEY.target .. base.target_of(record))
+    local doubt = may and facts.doubt_before(known_facts(queue.name), record, target)
+    if doubt then
+      ask_first(id, record, queue.name, doubt, poll, probe)
+      taken = taken + 1
     elseif may then
-      put(KEY.import .. id, record, {
+      base.put(KEY.import .. id, record, {
         state = 'starting',
         attempts = tonumber(record.attempts or 0) + 1,
         first_start_at_ms = record.first_start_at_ms or now,
+        last_start_at_ms = now,
+        unstarted = false,
       })
-      note(id, now, 'start', { attempt = tonumber(record.attempts) })
-      count_batch(record, 'waiting', 'starting')
-      claim(queue.name, 'start', id, record, grant_text(limiter, grant_call(limiter), above), probe)
+      history.note(id, now, 'start', { attempt = tonumber(record.attempts) })
+      batches.count_batch(record, 'waiting', 'starting')
+      local grant = lanes.grant_text(start, limiters.grant_call(start), above)
+      claim(queue.name, 'start', id, record, grant, probe)
       taken = taken + 1
     else
       passed = passed + 1
@@ -170,42 +201,48 @@ local function first_score(key)
 end
 
 local function load_limiters(lane_name, lane)
-  if is_shared(lane, defaults) then
-    local limiter = load_limiter(lane_name, lane, defaults, 'shared', exact)
+  if lanes.is_shared(lane, defaults) then
+    local limiter = lanes.load_limiter(lane_name, lane, defaults, 'shared', exact)
     return limiter, limiter
   end
-  return load_limiter(lane_name, lane, defaults, 'start', exact),
-    load_limiter(lane_name, lane, defaults, 'poll', exact)
+  return lanes.load_limiter(lane_name, lane, defaults, 'start', exact),
+    lanes.load_limiter(lane_name, lane, defaults, 'poll', exact)
 end
 
 local function save_limiters(start, poll)
-  save_limiter(start)
+  lanes.save_limiter(start)
   if poll ~= start then
-    save_limiter(poll)
+    lanes.save_limiter(poll)
   end
 end
 
 -- How many more jobs may be under way, whether that goes above the ceiling, and how many there might be
 -- without one.
 local function room_for_jobs(lane_name, lane)
-  local unfinished = under_way(lane_name)
-  local allowed = math.max(0, (limit_of(lane, defaults, 'max_running') or math.huge) - unfinished)
-  local room, above = room_under(lane, unfinished, now)
-  return math.min(room, allowed), above, allowed
+  local unfinished = lanes.under_way(lane_name)
+  local allowed = math.max(0, (lanes.limit_of(lane, defaults, 'max_running') or math.huge) - unfinished)
+  local room, above = ceiling.room_under(lane, unfinished, now)
+  local pioneers, until_ms = facts.room(known_facts(lane_name), lane, unfinished, now)
+  if until_ms < math.huge then
+    base.put(KEY.lane .. lane_name, lane, { learning_from_ms = lane.learning_from_ms or now })
+  end
+  return math.min(room, allowed, pioneers), above, math.min(allowed, pioneers), until_ms
 end
 
 -- When the lane can make its next call, as far as its limits tell.
-local function next_call(lane_name, lane, start, poll, waiting, room, allowed)
+local function next_call(lane_name, lane, start, poll, waiting, room, allowed, until_ms)
   local due = first_score(KEY.delayed .. lane_name) or math.huge
   local next_poll = math.min(first_score(KEY.polls .. lane_name) or math.huge,
     first_score(KEY.late .. lane_name) or math.huge)
   if next_poll < math.huge then
-    due = math.min(due, math.max(next_poll, ready_at(poll)))
+    due = math.min(due, math.max(next_poll, limiters.ready_at(poll)))
   end
   if waiting > 0 and room > 0 then
-    due = math.min(due, ready_at(start))
+    due = math.min(due, limiters.ready_at(start))
   elseif waiting > 0 and allowed > 0 then -- there is a ceiling
-    due = math.min(due, math.max(tonumber(lane.ceiling_try_at_ms), ready_at(start)))
+    due = math.min(due, math.max(tonumber(lane.ceiling_try_at_ms), limiters.ready_at(start)))
+  elseif waiting > 0 then
+    due = math.min(due, until_ms)
   end
   return due
 end
@@ -217,12 +254,12 @@ local function claim_probe(lane_name, lane)
     return due
   end
   local start, poll = load_limiters(lane_name, lane)
-  local queue = open_queue(lane_name, lane)
-  local room, above, allowed = room_for_jobs(lane_name, lane)
+  local queue = queues.open_queue(lane_name, lane)
+  local room, above, allowed, until_ms = room_for_jobs(lane_name, lane)
   local function probed()
-    return claim_polls(KEY.polls, lane_name, poll, math.min(1, available(poll)), true) > 0
-      or claim_starts(queue, start, math.min(1, available(start), room), above, true) > 0
-      or claim_polls(KEY.late, lane_name, poll, math.min(1, available(poll)), true) > 0
+    return claim_polls(KEY.polls, lane_name, poll, math.min(1, limiters.available(poll)), true) > 0
+      or claim_starts(queue, start, poll, math.min(1, limiters.available(start), room), above, true) > 0
+      or claim_polls(KEY.late, lane_name, poll, math.min(1, limiters.available(poll)), true) > 0
   end
   local found = probed()
   for _ = 1, PROBES_TRIED do
@@ -230,17 +267,17 @@ local function claim_probe(lane_name, lane)
     if found or queue.size > 0 or not promote_delayed(lane_name, '+inf', 1) then
       break
     end
-    close_queue(queue, lane)
-    queue = open_queue(lane_name, lane)
+    queues.close_queue(queue, lane)
+    queue = queues.open_queue(lane_name, lane)
     found = probed()
   end
-  close_queue(queue, lane)
+  queues.close_queue(queue, lane)
   save_limiters(start, poll)
   if found then
     redis.call('HSET', KEY.lane .. lane_name, 'paused_until_ms', now + args.lease_ms)
     return now + args.lease_ms
   end
-  return next_call(lane_name, lane, start, poll, queue.size, room, allowed)
+  return next_call(lane_name, lane, start, poll, queue.size, room, allowed, until_ms)
 end
 
 -- Divide `most` calls between those that are due: starts get their share, to a call over time; what one
@@ -250,38 +287,43 @@ local function divide(lane_name, lane, most, polls, starts, share)
     return math.min(polls, most), math.min(starts, most)
   end
   local credit = tonumber(lane.start_credit or 0)
-  local granted = clamp(math.floor(share * most + credit), math.max(0, most - polls), math.min(starts, most))
-  put(KEY.lane .. lane_name, lane, { start_credit = clamp(credit + share * most - granted, -1, 1) })
+  local least = math.max(0, most - polls)
+  local granted = limiters.clamp(math.floor(share * most + credit), least, math.min(starts, most))
+  credit = limiters.clamp(credit + share * most - granted, -1, 1)
+  base.put(KEY.lane .. lane_name, lane, { start_credit = credit })
   return most - granted, granted
 end
 
 -- Take note of whether a limiter was what held calls back.
 local function note_demand(limiter, due, taken)
-  limiter.limited = due > taken and available(limiter) == 0 and 1 or 0
+  limiter.limited = due > taken and limiters.available(limiter) == 0 and 1 or 0
 end
 
 local function claim_within_limits(lane_name, lane, most)
   local start, poll = load_limiters(lane_name, lane)
-  local queue = open_queue(lane_name, lane)
-  local room, above, allowed = room_for_jobs(lane_name, lane)
+  local queue = queues.open_queue(lane_name, lane)
+  local room, above, allowed, until_ms = room_for_jobs(lane_name, lane)
   local polls_due = redis.call('ZCOUNT', KEY.polls .. lane_name, '-inf', now)
   local starts_due = math.min(queue.size, room)
   local polls, starts
   if start == poll then
-    local share = limit_of(lane, defaults, 'start_share') or SHARE
-    polls, starts = divide(lane_name, lane, math.min(available(start), most), polls_due, starts_due, share)
+    local share = lanes.limit_of(lane, defaults, 'start_share') or SHARE
+    local granted = math.min(limiters.available(start), most)
+    polls, starts = divide(lane_name, lane, granted, polls_due, starts_due, share)
   else
-    polls, starts = math.min(polls_due, available(poll)), math.min(starts_due, available(start))
+    polls = math.min(polls_due, limiters.available(poll))
+    starts = math.min(starts_due, limiters.available(start))
     polls, starts = divide(lane_name, lane, most, polls, starts, SHARE)
   end
 
   polls = claim_polls(KEY.polls, lane_name, poll, polls)
-  starts = claim_starts(queue, start, starts, above)
+  starts = claim_starts(queue, start, poll, starts, above)
   -- Ended imports get what is left over.
-  local late = claim_polls(KEY.late, lane_name, poll, math.min(available(poll), most - polls - starts))
-  close_queue(queue, lane)
+  local left_over = math.min(limiters.available(poll), most - polls - starts)
+  local late = claim_polls(KEY.late, lane_name, poll, left_over)
+  queues.close_queue(queue, lane)
   if above and starts > 0 then
-    put(KEY.lane .. lane_name, lane, try_above(lane, now))
+    base.put(KEY.lane .. lane_name, lane, ceiling.try_above(lane, now))
   end
   starts_due = math.min(queue.size + starts, starts_due)
   if start == poll then
@@ -292,7 +334,7 @@ local function claim_within_limits(lane_name, lane, most)
   end
   save_limiters(start, poll)
 
-  return next_call(lane_name, lane, start, poll, queue.size, room - starts, allowed - starts)
+  return next_call(lane_name, lane, start, poll, queue.size, room - starts, allowed - starts, until_ms)
 end
 
 -- How many calls one lane may add to those on the way. Slots are divided by dynamic thresholds
@@ -304,15 +346,15 @@ local function slots_for(lane_name, left)
   return math.min(left, math.max(room, held == 0 and 1 or 0))
 end
 
-require_memory() -- else calls would be made whose answers can't be recorded
-release_held(now)
+base.require_memory() -- else calls would be made whose answers can't be recorded
+batches.release_held(now)
 local names = redis.call('ZRANGEBYSCORE', KEY.lanes, '-inf', exact, 'LIMIT', 0, args.lanes)
 for position, name in ipairs(names) do
   local left = args.limit - #claims
   if left <= 0 then
     break
   end
-  local lane = hash_of(KEY.lane .. name)
+  local lane = base.hash_of(KEY.lane .. name)
   reclaim(name)
   promote_delayed(name, now, math.min(tidied, args.limit))
   local due
@@ -337,7 +379,13 @@ end
 
 local next_due = first_score(KEY.lanes)
 if next_due and next_due <= exact and #claims > 0 then
-  wake() -- more is due than this conductor took: let another one look
+  base.wake() -- more is due than this conductor took: let another one look
 end
+local flat = {}
+for name, shown in pairs(known_of) do
+  flat[#flat + 1] = name
+  flat[#flat + 1] = base.flat_of(shown)
+end
+table.insert(claims, 1, flat)
 table.insert(claims, 1, next_due and math.max(0, math.ceil(next_due - exact)) or -1)
 return claims

@@ -4,15 +4,17 @@
 -- ARGV  1: JSON object: batch_id
 -- Returns 0
 -- Atomic, so that the batch completes, and tells of it, once.
+--
+-- needs: base, batches
 
 local args = cjson.decode(ARGV[1])
 local key = KEY.batch .. args.batch_id
-local batch = hash_of(key)
+local batch = base.hash_of(key)
 local came = tonumber(batch.accepted or 0) + tonumber(batch.known or 0)
 if came == 0 then
   redis.call('DEL', key)
 elseif tonumber(batch.expected or 0) > came then
   redis.call('HSET', key, 'expected', came)
-  complete_batch({ batch_id = args.batch_id }, now_ms())
+  batches.complete_batch({ batch_id = args.batch_id }, base.now_ms())
 end
 return 0

@@ -3,9 +3,11 @@
 -- ARGV  1: JSON object: defaults and lanes (lane -> limits), limits being name -> number, by (who)
 -- Returns the lanes, and '' for the defaults, whose configured limits were others before
 -- Atomic, so that a claim sees all limits of one configuration. The last writer wins, and is shown.
+--
+-- needs: base, lanes
 
 local args = cjson.decode(ARGV[1])
-local now = exact_ms()
+local now = base.exact_ms()
 local changed = {}
 local NAMES = {
   'start_rate', 'start_burst', 'poll_rate', 'poll_burst', 'shared_rate', 'shared_burst', 'shared',
@@ -14,14 +16,14 @@ local NAMES = {
 
 -- Write `limits` and no others to a hash; note whether that changes them.
 local function configure(name, key, limits)
-  local before = hash_of(key)
+  local before = base.hash_of(key)
   local fields = { configured_by = args.by, configured_at_ms = math.floor(now) }
   local differs = false
   for _, limit in ipairs(NAMES) do
     fields[limit] = limits[limit] or false
     differs = differs or tonumber(before[limit]) ~= limits[limit]
   end
-  put(key, before, fields)
+  base.put(key, before, fields)
   if differs then
     changed[#changed + 1] = name
   end
@@ -37,9 +39,9 @@ for _, name in ipairs(redis.call('SMEMBERS', KEY.names)) do
   end
 end
 if #changed > 0 then
-  local defaults = hash_of(KEY.defaults)
+  local defaults = base.hash_of(KEY.defaults)
   for _, name in ipairs(redis.call('SMEMBERS', KEY.names)) do
-    follow_limits(name, defaults, now)
+    lanes.follow_limits(name, defaults, now)
   end
 end
 return changed

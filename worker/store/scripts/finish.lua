@@ -5,11 +5,13 @@
 -- Returns {} when the claim is no longer the caller's, else {1, record as a flat list, tasks as a
 --       flat list of task id and signature}
 -- Atomic, so that an import ends once, with one event, and its batch counts it once.
+--
+-- needs: base, answers, imports
 
 local args = cjson.decode(ARGV[1])
-local exact = exact_ms()
+local exact = base.exact_ms()
 local now = math.floor(exact)
-local record = claimed_record(args.id, args.lease)
+local record = imports.claimed_record(args.id, args.lease)
 local comes_from = false
 for _, source in ipairs(args.sources) do
   comes_from = comes_from or (record and record.state == source)
@@ -26,6 +28,6 @@ end
 if fields.job_id and not record.started_at_ms then
   fields.started_at_ms = now
 end
-end_import(args.id, record, args.state, fields, now)
-note_answer(lane_of(record), args, exact, args.call == 'start' and args.state ~= 'rejected')
+imports.end_import(args.id, record, args.state, fields, now)
+answers.note_answer(base.lane_of(record), args, exact, args.call == 'start' and args.state ~= 'rejected')
 return { 1, redis.call('HGETALL', KEY.import .. args.id), redis.call('HGETALL', KEY.tasks .. args.id) }

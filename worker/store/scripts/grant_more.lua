@@ -3,16 +3,19 @@
 -- ARGV  1: JSON object: lane, grant (of the claim's first call)
 -- Returns 0 when the call is granted, else the milliseconds until it may be
 -- Atomic, so that no token is spent twice.
+--
+-- needs: base, limiters, lanes
 
 local args = cjson.decode(ARGV[1])
-local now = exact_ms()
-local class = parse_grant(args.grant).class
-local limiter = load_limiter(args.lane, hash_of(KEY.lane .. args.lane), hash_of(KEY.defaults), class, now)
+local now = base.exact_ms()
+local class = lanes.parse_grant(args.grant).class
+local lane, defaults = base.hash_of(KEY.lane .. args.lane), base.hash_of(KEY.defaults)
+local limiter = lanes.load_limiter(args.lane, lane, defaults, class, now)
 local wait = 0
-if available(limiter) > 0 then
-  grant_call(limiter)
+if limiters.available(limiter) > 0 then
+  limiters.grant_call(limiter)
 else
-  wait = math.max(1, math.ceil(ready_at(limiter) - now))
+  wait = math.max(1, math.ceil(limiters.ready_at(limiter) - now))
 end
-save_limiter(limiter)
+lanes.save_limiter(limiter)
 return wait

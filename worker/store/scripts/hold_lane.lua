@@ -3,11 +3,13 @@
 -- ARGV  1: JSON object: lane, reason, hold_ms (until the probe that never comes)
 -- Returns 1 when the lane was not paused before, else 0
 -- Atomic, so that a lane that pauses itself meanwhile is held, and tells of its pause once.
+--
+-- needs: base
 
 local args = cjson.decode(ARGV[1])
-local now = now_ms()
+local now = base.now_ms()
 local key = KEY.lane .. args.lane
-local lane = hash_of(key)
+local lane = base.hash_of(key)
 local fresh = not lane.paused_reason
 -- `held` outlives late answers: a probe that was on its way neither resumes the lane nor has it
 -- probed again.
@@ -16,9 +18,9 @@ if fresh then
   fields.paused_at_ms = now
   fields.pauses = tonumber(lane.pauses or 0) + 1
 end
-put(key, lane, fields)
+base.put(key, lane, fields)
 if fresh then
-  append_event('lane.paused', args.lane .. '/paused/' .. lane.pauses, args.lane, now,
+  base.append_event('lane.paused', args.lane .. '/paused/' .. lane.pauses, args.lane, now,
     { lane = args.lane, reason = args.reason, probeAt = cjson.null })
 end
 return fresh and 1 or 0

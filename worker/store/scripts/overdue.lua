@@ -3,9 +3,11 @@
 -- ARGV  1: JSON object: limit, delay_ms (to the publication after this one)
 -- Returns a list of {id, record as a flat list, tasks as a flat list}
 -- Atomic, so that one conductor at a time publishes them.
+--
+-- needs: base
 
 local args = cjson.decode(ARGV[1])
-local now = now_ms()
+local now = base.now_ms()
 local overdue = {}
 for _, id in ipairs(redis.call('ZRANGEBYSCORE', KEY.unfinished, '-inf', now, 'LIMIT', 0, args.limit)) do
   local record = redis.call('HGETALL', KEY.import .. id)

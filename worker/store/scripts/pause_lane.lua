@@ -4,11 +4,13 @@
 --       delay_ms to the first probe, delay_max_ms to any
 -- Returns 1 when the lane was not paused before, else 0
 -- Atomic, so that many refused calls pause the lane, and tell of it, once.
+--
+-- needs: base
 
 local args = cjson.decode(ARGV[1])
-local now = now_ms()
+local now = base.now_ms()
 local key = KEY.lane .. args.lane
-local lane = hash_of(key)
+local lane = base.hash_of(key)
 if lane.held then
   return 0 -- a call from before the hold; the reason and the length of the pause are a person's
 end
@@ -25,10 +27,10 @@ elseif args.probe then
   fields.paused_until_ms = now + math.min(args.delay_ms * 2 ^ math.min(probes + 1, 16),
     args.delay_max_ms)
 end
-put(key, lane, fields)
+base.put(key, lane, fields)
 redis.call('ZADD', KEY.lanes, 'LT', tonumber(lane.paused_until_ms), args.lane)
 if fresh then
-  append_event('lane.paused', args.lane .. '/paused/' .. lane.pauses, args.lane, now,
-    { lane = args.lane, reason = args.reason, probeAt = iso_time(tonumber(lane.paused_until_ms)) })
+  base.append_event('lane.paused', args.lane .. '/paused/' .. lane.pauses, args.lane, now,
+    { lane = args.lane, reason = args.reason, probeAt = base.iso_time(tonumber(lane.paused_until_ms)) })
 end
 return fresh and 1 or 0

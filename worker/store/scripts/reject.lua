@@ -5,18 +5,21 @@
 -- Returns {'rejected', 'known' (the same was recorded before) or 'reused' (the id is another
 --       import's; nothing was done), id, record...}
 -- Atomic, so that a message delivered twice is one rejected import with one event.
+--
+-- needs: base, imports
 
 local args = cjson.decode(ARGV[1])
-local now = now_ms()
+local now = base.now_ms()
 local verdict = 'known'
-local known = hash_of(KEY.import .. args.id)
+local known = base.hash_of(KEY.import .. args.id)
 if known.state and (known.state ~= 'rejected' or known.error ~= args.fields.error) then
   verdict = 'reused'
 elseif not known.state then
   verdict = 'rejected'
-  reject_new(args.id, args.fields, args.task_id, args.signature, now)
+  imports.reject_new(args.id, args.fields, args.task_id, args.signature, now)
 elseif args.signature == '' then
-  owe_end(args.id, args.task_id, now) -- it was shown as waiting a moment ago, and may have finished before
+  -- It was shown as waiting a moment ago, and may have finished before.
+  imports.owe_end(args.id, args.task_id, now)
 end
 local reply = redis.call('HGETALL', KEY.import .. args.id)
 table.insert(reply, 1, args.id)

@@ -1,16 +1,19 @@
 -- Forget what was set by hand and what was learned of a lane: the configured limits hold, the others
--- are learned anew.
+-- are learned anew, and so is what the lane has shown of AWS.
 --
 -- ARGV  1: JSON object: lane
 -- Returns 0
 -- Atomic, so that no claim sees half of it.
+--
+-- needs: base, ceiling, lanes
 
 local args = cjson.decode(ARGV[1])
-local now = exact_ms()
+local now = base.exact_ms()
 local key = KEY.lane .. args.lane
-local lane = hash_of(key)
-local fields = { ceiling_refuted = false }
-for name in pairs(NO_CEILING) do
+local lane = base.hash_of(key)
+redis.call('DEL', KEY.facts .. args.lane)
+local fields = { ceiling_refuted = false, learning_from_ms = false }
+for name in pairs(ceiling.NO_CEILING) do
   fields[name] = false
 end
 for name in pairs(lane) do
@@ -18,6 +21,6 @@ for name in pairs(lane) do
     fields[name] = false
   end
 end
-put(key, lane, fields)
-follow_limits(args.lane, hash_of(KEY.defaults), now, true)
+base.put(key, lane, fields)
+lanes.follow_limits(args.lane, base.hash_of(KEY.defaults), now, true)
 return 0

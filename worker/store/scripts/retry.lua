@@ -7,16 +7,18 @@
 --       'late' (its job succeeded after all), 'invalid' (its request was refused at the door),
 --       'too_long' or 'taken' (the new id)
 -- Atomic, so that an import is tried again once, however often and by how many it is asked for.
+--
+-- needs: base, history, imports
 
 local COPIED = { 'app_id', 'backend_environment_name', 'account', 'region', 'request_json', 'fingerprint',
   'priority', 'metadata' }
 
 local args = cjson.decode(ARGV[1])
 local key = KEY.import .. args.id
-local old = hash_of(key)
+local old = base.hash_of(key)
 if not old.state then
   return { 'unknown', '' }
-elseif not TERMINAL[old.state] then
+elseif not base.TERMINAL[old.state] then
   return { 'under_way', '' }
 elseif old.state == 'succeeded' then
   return { 'succeeded', '' }
@@ -36,11 +38,13 @@ for _, name in ipairs(COPIED) do
   record[name] = old[name]
 end
 if tonumber(old.doubts or 0) > 0 and not old.job_id then
-  put_in_doubt(record, old.first_start_at_ms, 'nobody learned what became of the start of import ' .. args.id)
+  record.listed_jobs, record.listed_at_ms = old.listed_jobs, old.listed_at_ms
+  local why = 'nobody learned what became of the start of import ' .. args.id
+  imports.put_in_doubt(record, old.first_start_at_ms, why)
 end
-local now = now_ms()
-put(key, old, { retried_by = args.retry_id })
-note(args.id, now, 'retried', { retry_id = args.retry_id })
+local now = base.now_ms()
+base.put(key, old, { retried_by = args.retry_id })
+history.note(args.id, now, 'retried', { retry_id = args.retry_id })
 redis.call('PEXPIRE', KEY.history .. args.id, redis.call('PTTL', key))
-accept_new(args.retry_id, record, args.retry_id, '', now)
+imports.accept_new(args.retry_id, record, args.retry_id, '', now)
 return { 'retried', args.retry_id }

@@ -3,14 +3,16 @@
 -- ARGV  1: JSON object: lane, limits (name -> number), by (who)
 -- Returns 0
 -- Atomic, so that a claim sees all of one change, and the lane is looked at under the new limits.
+--
+-- needs: base, lanes
 
 local args = cjson.decode(ARGV[1])
-local now = exact_ms()
+local now = base.exact_ms()
 local fields = { hand_by = args.by, hand_at_ms = math.floor(now) }
 for name, value in pairs(args.limits) do
   fields['hand_' .. name] = value
 end
-put(KEY.lane .. args.lane, {}, fields)
+base.put(KEY.lane .. args.lane, {}, fields)
 redis.call('SADD', KEY.names, args.lane)
-follow_limits(args.lane, hash_of(KEY.defaults), now)
+lanes.follow_limits(args.lane, base.hash_of(KEY.defaults), now)
 return 0

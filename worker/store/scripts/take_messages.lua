@@ -10,11 +10,13 @@
 -- Returns {taken, left, now, junk}: how many went on, whether more are there, the time in seconds as a
 --       text, and what is no message, as a flat list of digest and text
 -- Atomic, so that a message is always in a queue, or noted.
+--
+-- needs: base
 
-require_memory() -- else Celery would be handed what it can't take note of
+base.require_memory() -- else Celery would be handed what it can't take note of
 local args = cjson.decode(ARGV[1])
 local room = args.room - redis.call('LLEN', args.into)
-local now = string.format('%.6f', now_ms() / 1000)
+local now = string.format('%.6f', base.now_ms() / 1000)
 local taken, set_aside, left = 0, 0, 0
 
 local function is_text(value)

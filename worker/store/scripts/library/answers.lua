@@ -1,4 +1,6 @@
 -- What an answer tells the limiters and the ceiling of a lane.
+--
+-- needs: base, learning, ceiling, lanes
 
 -- A call was answered in full: the lane is reachable, and this call was not throttled. `accepted`: it was
 -- a start, and there is a job now.
@@ -7,21 +9,25 @@ local function note_answer(name, args, now, accepted)
     return
   end
   local key = KEY.lane .. name
-  local lane = hash_of(key)
+  local lane = base.hash_of(key)
   if lane.failures then
     redis.call('HDEL', key, 'failures')
   end
-  local grant = parse_grant(args.grant)
+  local grant = lanes.parse_grant(args.grant)
   if not grant then
     return
   end
-  local limiter = load_limiter(name, lane, hash_of(KEY.defaults), grant.class, now)
-  accept(limiter, grant.number, now)
+  local limiter = lanes.load_limiter(name, lane, base.hash_of(KEY.defaults), grant.class, now)
+  learning.accept(limiter, grant.number, now)
   if accepted and (lane.ceiling or lane.ceiling_refuted) then
     if lane.ceiling_suspected and grant.above then
-      believe(limiter, tonumber(lane.ceiling_rate), now)
+      learning.believe(limiter, tonumber(lane.ceiling_rate), now)
     end
-    put(key, lane, pass_ceiling(lane, under_way(name), grant.above, now))
+    base.put(key, lane, ceiling.pass_ceiling(lane, lanes.under_way(name), grant.above, now))
   end
-  save_limiter(limiter)
+  lanes.save_limiter(limiter)
 end
+
+return {
+  note_answer = note_answer,
+}

@@ -43,6 +43,15 @@ local function hash_of(key)
   return hash
 end
 
+local function flat_of(hash)
+  local flat = {}
+  for name, value in pairs(hash) do
+    flat[#flat + 1] = name
+    flat[#flat + 1] = value
+  end
+  return flat
+end
+
 -- Write `fields` (a table; false removes one) to a hash and to its copy in hand. Numbers are exact.
 local function put(key, copy, fields)
   local set, gone = {}, {}
@@ -94,9 +103,10 @@ end
 
 local TERMINAL = { succeeded = true, failed = true, rejected = true, timed_out = true, cancelled = true }
 
-local function append_import_event(name, id, record, now)
+-- `part` and `error` tell one event of a name from another of the same import.
+local function append_import_event(name, id, record, now, part, error)
   local metadata = cjson.decode(record.metadata or '{}')
-  append_event('import.' .. name, id .. '/' .. name,
+  append_event('import.' .. name, id .. '/' .. name .. (part and '/' .. part or ''),
     record.app_id .. '/' .. record.backend_environment_name, now, {
       importId = id,
       appId = record.app_id,
@@ -104,7 +114,7 @@ local function append_import_event(name, id, record, now)
       jobId = text_or_null(record.job_id),
       operation = text_or_null(record.operation),
       status = text_or_null(record.status),
-      error = text_or_null(record.error),
+      error = text_or_null(error or record.error),
       outcome = TERMINAL[record.state] and record.state or cjson.null,
       attempts = tonumber(record.attempts or 0),
       acceptedAt = time_or_null(record.accepted_at_ms),
@@ -145,3 +155,20 @@ end
 local function require_memory()
   redis.call('SETRANGE', KEY.sequence, 0, '') -- writes nothing, and counts as what needs memory
 end
+
+return {
+  exact_ms = exact_ms,
+  now_ms = now_ms,
+  iso_time = iso_time,
+  hash_of = hash_of,
+  flat_of = flat_of,
+  put = put,
+  append_event = append_event,
+  TERMINAL = TERMINAL,
+  append_import_event = append_import_event,
+  wake = wake,
+  schedule_lane = schedule_lane,
+  lane_of = lane_of,
+  target_of = target_of,
+  require_memory = require_memory,
+}

@@ -2,6 +2,8 @@
 --
 -- A batch's gate is absent (open), 'canary' (only its first imports may start) or 'stopped'. What may
 -- not start is held: it waits under the batch, and takes its turn in its lane when the gate opens.
+--
+-- needs: base, history, queues
 
 local JUDGED_AT_LEAST = 20 -- a share of failures is one of so many imports at least
 local RELEASED_AT_ONCE = 500
@@ -22,10 +24,10 @@ end
 -- over so far is kept for the retention time, and on from there when more comes.
 local function complete_batch(record, now)
   local key = KEY.batch .. record.batch_id
-  local batch = hash_of(key)
+  local batch = base.hash_of(key)
   local finished = 0
   local data = { batchId = record.batch_id }
-  for state in pairs(TERMINAL) do
+  for state in pairs(base.TERMINAL) do
     data[state] = tonumber(batch[state] or 0)
     finished = finished + data[state]
   end
@@ -38,7 +40,7 @@ local function complete_batch(record, now)
   redis.call('PEXPIRE', key, CONFIG.retention_ms)
   redis.call('PEXPIRE', KEY.members .. record.batch_id, CONFIG.retention_ms)
   if data.total >= tonumber(batch.expected or 0) then
-    append_event('batch.completed', record.batch_id .. '/completed/' .. data.total, record.batch_id, now,
+    base.append_event('batch.completed', record.batch_id .. '/completed/' .. data.total, record.batch_id, now,
       data)
     redis.call('HSET', key, 'completed_at_ms', now)
   end
@@ -67,7 +69,7 @@ end
 
 -- Hold an import back; it still waits, but in no lane.
 local function hold(id, record, now)
-  note(id, now, 'held')
+  history.note(id, now, 'held')
   redis.call('ZADD', KEY.held .. record.batch_id, record.sequence, id)
 end
 
@@ -85,7 +87,7 @@ local function admit_to_lane(id, record, now)
   if gate then
     hold(id, record, now)
   else
-    enqueue(id, record)
+    queues.enqueue(id, record)
   end
 end
 
@@ -98,7 +100,7 @@ local function stop_batch(batch_id, reason, now)
   local key = KEY.batch .. batch_id
   local pauses = redis.call('HINCRBY', key, 'pauses', 1)
   redis.call('HSET', key, 'gate', 'stopped', 'stopped_reason', reason, 'stopped_at_ms', now)
-  append_event('batch.paused', batch_id .. '/paused/' .. pauses, batch_id, now,
+  base.append_event('batch.paused', batch_id .. '/paused/' .. pauses, batch_id, now,
     { batchId = batch_id, reason = reason })
 end
 
@@ -108,7 +110,7 @@ local function open_batch(batch_id, now)
   redis.call('HSET', KEY.batch .. batch_id, 'judged', 0, 'judged_bad', 0)
   if redis.call('EXISTS', KEY.held .. batch_id) == 1 then
     redis.call('ZADD', KEY.releases, now, batch_id)
-    wake()
+    base.wake()
   end
 end
 
@@ -123,12 +125,12 @@ local function release_held(now)
     popped = redis.call('ZPOPMIN', KEY.held .. batch_id, RELEASED_AT_ONCE)
   end
   for i = 1, #popped, 2 do
-    local record = hash_of(KEY.import .. popped[i])
+    local record = base.hash_of(KEY.import .. popped[i])
     if record.state == 'waiting' then
-      note(popped[i], now, 'released')
-      enqueue(popped[i], record)
+      history.note(popped[i], now, 'released')
+      queues.enqueue(popped[i], record)
       redis.call('HSET', KEY.import .. popped[i], 'order', record.order)
-      schedule_lane(lane_of(record), now, now)
+      base.schedule_lane(base.lane_of(record), now, now)
     end
   end
   if #popped == 0 or redis.call('EXISTS', KEY.held .. batch_id) == 0 then
@@ -165,3 +167,17 @@ local function judge_batch(record, state, now)
     open_batch(record.batch_id, now)
   end
 end
+
+return {
+  count_batch = count_batch,
+  complete_batch = complete_batch,
+  join_batch = join_batch,
+  count_known = count_known,
+  hold = hold,
+  admit_to_lane = admit_to_lane,
+  is_stopped = is_stopped,
+  stop_batch = stop_batch,
+  open_batch = open_batch,
+  release_held = release_held,
+  judge_batch = judge_batch,
+}

@@ -77,3 +77,12 @@ local function pass_ceiling(lane, under_way, above, now)
   end
   return fields
 end
+
+return {
+  room_under = room_under,
+  try_above = try_above,
+  NO_CEILING = NO_CEILING,
+  meet_ceiling = meet_ceiling,
+  suspect_ceiling = suspect_ceiling,
+  pass_ceiling = pass_ceiling,
+}

@@ -5,7 +5,7 @@
 
 local LINES = 100 -- of one import; most have four
 
--- What sends a start back without counting it: that it is made again is no news then.
+-- What sends a start back without counting it: that it is made again, or AWS asked before, is no news then.
 local UNCOUNTED = { throttled = true, conflict = true, lane_paused = true, given_back = true }
 
 -- Add what happened `now` to an import. It must be under way or, like all that is over, about to expire.
@@ -18,8 +18,12 @@ local function note(id, now, what, line)
   if last.what == what then
     line.times, line.since = (last.times or 1) + 1, last.since or last.at
     redis.call('LSET', key, -1, cjson.encode(line))
-  elseif not (what == 'start' and UNCOUNTED[last.what])
+  elseif not ((what == 'start' or what == 'listing') and UNCOUNTED[last.what])
     and redis.call('RPUSH', key, cjson.encode(line)) > LINES then
     redis.call('LTRIM', key, -LINES, -1)
   end
 end
+
+return {
+  note = note,
+}

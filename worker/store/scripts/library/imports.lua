@@ -1,12 +1,15 @@
 -- What scripts do to an import: let it go from where it stands, end it, give its claim back.
+--
+-- needs: base, history, queues, batches
 
-local TARGET_MEMORY_MS = 86400000 -- how long a free target remembers its last job
+local TARGET_MEMORY_MS = 86400000 -- how long a free target remembers its jobs
+local JOBS_REMEMBERED = 20 -- so many of the last ones
 
 -- Take the import out of everything that makes conductors act on it.
 local function leave_queues(id, record)
-  local lane = lane_of(record)
+  local lane = base.lane_of(record)
   if redis.call('ZREM', KEY.waiting .. lane .. ':' .. record.priority, id) == 1 then
-    forget_flows(lane, record.priority)
+    queues.forget_flows(lane, record.priority)
   end
   redis.call('ZREM', KEY.delayed .. lane, id)
   redis.call('ZREM', KEY.polls .. lane, id)
@@ -17,18 +20,33 @@ end
 local function unpark(target)
   repeat
     local parked = redis.call('ZPOPMIN', KEY.parked .. target)[1]
-    local record = parked and hash_of(KEY.import .. parked)
+    local record = parked and base.hash_of(KEY.import .. parked)
     if parked and record.state == 'waiting' then -- one that somebody deleted lets the next one pass
-      requeue(parked, record)
+      queues.requeue(parked, record)
       return record.priority
     end
   until not parked
   return nil
 end
 
+-- Whether the import ended before its job: how that ends is worth a note.
+local function is_followed(record)
+  return (record.state == 'timed_out' or record.state == 'cancelled') and record.job_id
+end
+
+-- Note a job of an import that is over: it must never be taken for that of a later one.
+local function remember_job(key, job_id)
+  local jobs = cjson.decode(redis.call('HGET', key, 'jobs') or '[]')
+  jobs[#jobs + 1] = job_id
+  if #jobs > JOBS_REMEMBERED then
+    table.remove(jobs, 1)
+  end
+  redis.call('HSET', key, 'jobs', cjson.encode(jobs))
+end
+
 -- The target is free again, should this import have held it, or been the one that was to take it.
 local function release_target(id, record, now)
-  local target = target_of(record)
+  local target = base.target_of(record)
   local key = KEY.target .. target
   local holder = redis.call('HGET', key, 'holder')
   if holder and holder ~= id then
@@ -37,11 +55,15 @@ local function release_target(id, record, now)
     redis.call('HDEL', key, 'holder')
     if record.job_id then
       redis.call('HSET', key, 'last_job', record.job_id)
+      remember_job(key, record.job_id)
     end
-    redis.call('PEXPIRE', key, TARGET_MEMORY_MS)
+    if is_followed(record) then
+      redis.call('HSET', key, 'open_job', record.job_id)
+    end
+    redis.call('PEXPIRE', key, is_followed(record) and CONFIG.retention_ms or TARGET_MEMORY_MS)
   end
   if unpark(target) then
-    schedule_lane(lane_of(record), now, now)
+    base.schedule_lane(base.lane_of(record), now, now)
   end
 end
 
@@ -53,13 +75,15 @@ local function owe_end(id, task_id, now)
   redis.call('ZADD', KEY.unfinished, now + CONFIG.lease_ms, id)
 end
 
--- Follow the job of an import that ended before it: how that ends is worth a note.
 local function follow_late(id, record, now)
-  if (record.state == 'timed_out' or record.state == 'cancelled') and record.job_id then
-    redis.call('ZADD', KEY.late .. lane_of(record), now + CONFIG.lease_ms, id)
-    schedule_lane(lane_of(record), now + CONFIG.lease_ms, now)
+  if is_followed(record) then
+    redis.call('ZADD', KEY.late .. base.lane_of(record), now + CONFIG.lease_ms, id)
+    base.schedule_lane(base.lane_of(record), now + CONFIG.lease_ms, now)
   end
 end
+
+-- What a record need not hold any more when its import is over.
+local PASSING = { 'lease', 'ask_first', 'unstarted', 'undecided', 'unclear_jobs', 'updated', 'changed_at_ms' }
 
 -- The one way into a terminal state: record, queues, target, batch, event and expiry together.
 -- `fields` are written with it. The caller has compared state and lease. `unjudged`: its batch's rule takes
@@ -69,20 +93,25 @@ local function end_import(id, record, state, fields, now, unjudged)
   local from = record.state
   fields.state = state
   fields.finished_at_ms = now
-  fields.lease = false
-  put(key, record, fields)
+  for _, name in ipairs(PASSING) do
+    fields[name] = false
+  end
+  if tonumber(record.doubts or 0) == 0 or record.job_id or fields.job_id then
+    fields.listed_jobs, fields.listed_at_ms = false, false -- else who tries it again needs them
+  end
+  base.put(key, record, fields)
   if from then
     leave_queues(id, record)
     release_target(id, record, now)
     follow_late(id, record, now)
-    if has_waiting(lane_of(record)) then
-      schedule_lane(lane_of(record), now, now) -- a place under max_running may have come free
+    if queues.has_waiting(base.lane_of(record)) then
+      base.schedule_lane(base.lane_of(record), now, now) -- a place under max_running may have come free
     end
   end
-  count_batch(record, from, state)
-  append_import_event(state, id, record, now)
+  batches.count_batch(record, from, state)
+  base.append_import_event(state, id, record, now)
   redis.call('PEXPIRE', key, CONFIG.retention_ms)
-  note(id, now, state, { error = record.error, job_id = record.job_id })
+  history.note(id, now, state, { error = record.error, job_id = record.job_id })
   redis.call('PEXPIRE', KEY.history .. id, CONFIG.retention_ms)
   if record.idempotency then
     redis.call('PEXPIRE', KEY.idempotency .. record.idempotency, CONFIG.retention_ms)
@@ -93,15 +122,15 @@ local function end_import(id, record, state, fields, now, unjudged)
   end
   if record.batch_id then
     if from and not unjudged then
-      judge_batch(record, state, now)
+      batches.judge_batch(record, state, now)
     end
-    complete_batch(record, now)
+    batches.complete_batch(record, now)
   end
 end
 
 -- End an import that somebody has cancelled; nothing may be known to be under way for it.
 local function cancel_import(id, record, now)
-  redis.call('ZREM', KEY.parked .. target_of(record), id)
+  redis.call('ZREM', KEY.parked .. base.target_of(record), id)
   local was_held = record.batch_id and redis.call('ZREM', KEY.held .. record.batch_id, id) == 1
   local fields = { error = record.cancel_reason, doubt = false, doubt_error = false }
   end_import(id, record, 'cancelled', fields, now, was_held)
@@ -125,16 +154,16 @@ local function accept_new(id, record, task_id, signature, now)
   record.accepted_at_ms = now
   record.state = 'waiting'
   record.format = CONFIG.format
-  note(id, now, 'accepted', { retry_of = record.retry_of })
-  admit_to_lane(id, record, now)
-  put(KEY.import .. id, {}, record)
+  history.note(id, now, 'accepted', { retry_of = record.retry_of })
+  batches.admit_to_lane(id, record, now)
+  base.put(KEY.import .. id, {}, record)
   attach_task(id, task_id, signature)
-  join_batch(id, record, record.sequence)
-  count_batch(record, nil, 'waiting')
-  append_import_event('accepted', id, record, now)
-  local lane = lane_of(record)
+  batches.join_batch(id, record, record.sequence)
+  batches.count_batch(record, nil, 'waiting')
+  base.append_import_event('accepted', id, record, now)
+  local lane = base.lane_of(record)
   redis.call('SADD', KEY.names, lane)
-  schedule_lane(lane, now, now)
+  base.schedule_lane(lane, now, now)
 end
 
 -- Write the record of an import that is over before it began. A task that asked for it itself ends
@@ -151,13 +180,13 @@ local function reject_new(id, record, task_id, signature, now)
   record.state = nil
   fields.accepted_at_ms = now
   fields.format = CONFIG.format
-  join_batch(id, record, sequence)
+  batches.join_batch(id, record, sequence)
   end_import(id, record, 'rejected', fields, now)
 end
 
 -- The record if the caller still holds its claim, else nil: its answer comes too late to count.
 local function claimed_record(id, lease)
-  local record = hash_of(KEY.import .. id)
+  local record = base.hash_of(KEY.import .. id)
   if record.lease ~= lease then
     return nil
   end
@@ -166,10 +195,24 @@ end
 
 -- Give a claim back: a poll or an inquiry is due at `due`, with `fields` written to the record.
 local function give_back(id, record, due, fields)
-  local lane = lane_of(record)
-  local queue = TERMINAL[record.state] and KEY.late or KEY.polls
+  local lane = base.lane_of(record)
+  local queue = base.TERMINAL[record.state] and KEY.late or KEY.polls
   fields.lease = false
-  put(KEY.import .. id, record, fields)
+  base.put(KEY.import .. id, record, fields)
   redis.call('ZREM', KEY.leases .. lane, id)
   redis.call('ZADD', queue .. lane, due, id)
 end
+
+return {
+  unpark = unpark,
+  release_target = release_target,
+  owe_end = owe_end,
+  end_import = end_import,
+  cancel_import = cancel_import,
+  attach_task = attach_task,
+  put_in_doubt = put_in_doubt,
+  accept_new = accept_new,
+  reject_new = reject_new,
+  claimed_record = claimed_record,
+  give_back = give_back,
+}

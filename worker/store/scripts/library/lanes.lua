@@ -1,4 +1,6 @@
 -- A lane's limits, and the limiters that keep them.
+--
+-- needs: base, limiters
 
 -- The limit of this name: as set by hand, else as configured for the lane, else for all lanes.
 local function limit_of(lane, defaults, name)
@@ -13,10 +15,10 @@ end
 -- Load the limiter of a class of calls ('start', 'poll' or 'shared'), refilled.
 local function load_limiter(name, lane, defaults, class, now)
   local key = KEY.limiter .. name .. ':' .. class
-  local fields = hash_of(key)
+  local fields = base.hash_of(key)
   local rate = limit_of(lane, defaults, class .. '_rate') or 0
   local burst = limit_of(lane, defaults, class .. '_burst') or 0
-  local limiter = open_limiter(fields, rate, burst, now)
+  local limiter = limiters.open_limiter(fields, rate, burst, now)
   limiter.key, limiter.fields, limiter.class = key, fields, class
   return limiter
 end
@@ -24,7 +26,7 @@ end
 -- Store what has changed of a limiter.
 local function save_limiter(limiter)
   local changed = {}
-  for name in pairs(NEW_LIMITER) do
+  for name in pairs(limiters.NEW_LIMITER) do
     if tonumber(limiter.fields[name]) ~= limiter[name] then
       changed[#changed + 1] = name
       changed[#changed + 1] = string.format('%.17g', limiter[name])
@@ -37,7 +39,7 @@ end
 
 -- Let a limiter learn anew; calls that are on the way go on being counted.
 local function forget_learned(limiter, now)
-  local new = restart_limiter(limiter, limiter.known_rate, limiter.known_burst, now)
+  local new = limiters.restart_limiter(limiter, limiter.known_rate, limiter.known_burst, now)
   new.key, new.fields = limiter.key, limiter.fields
   return new
 end
@@ -45,14 +47,14 @@ end
 -- Let limits that have changed hold from now on, not from when a conductor looks. `anew`: also forget
 -- what was learned.
 local function follow_limits(name, defaults, now, anew)
-  local lane = hash_of(KEY.lane .. name)
+  local lane = base.hash_of(KEY.lane .. name)
   for _, class in ipairs({ 'start', 'poll', 'shared' }) do
     if redis.call('EXISTS', KEY.limiter .. name .. ':' .. class) == 1 then
       local limiter = load_limiter(name, lane, defaults, class, now)
       save_limiter(anew and forget_learned(limiter, now) or limiter)
     end
   end
-  schedule_lane(name, now, now) -- it may have been put off to what the old limits allowed
+  base.schedule_lane(name, now, now) -- it may have been put off to what the old limits allowed
 end
 
 -- A grant as text, for the worker to bring back with the answer. `above`: it went above the ceiling.
@@ -75,3 +77,14 @@ end
 local function under_way(name)
   return redis.call('ZCARD', KEY.polls .. name) + redis.call('ZCARD', KEY.leases .. name)
 end
+
+return {
+  limit_of = limit_of,
+  is_shared = is_shared,
+  load_limiter = load_limiter,
+  save_limiter = save_limiter,
+  follow_limits = follow_limits,
+  grant_text = grant_text,
+  parse_grant = parse_grant,
+  under_way = under_way,
+}

@@ -9,6 +9,8 @@
 -- each cycle the pace swings from a little below the rate to a little above it, so that the bucket
 -- gathers a few tokens, never flows over, and one 429 ends the cycle and measures the rate again. The
 -- better the rate is known, the longer are the cycles and the smaller the swing.
+--
+-- needs: limiters
 
 local GAIN, GAIN_SHARE = 0.65, 0.25 -- an answer raises a seeking pace by this, or by this share of it
 local FOUND_SHARE = 0.7 -- the share of the pace that met a seek's 429 for which the rate is taken
@@ -35,18 +37,18 @@ local SLOWEST = 0.02 -- no learned rate falls below this
 
 -- How many tokens a swing may let the remote bucket gather.
 local function depth_of(limiter)
-  local burst = burst_of(limiter)
+  local burst = limiters.burst_of(limiter)
   if not burst then
     return 1
   end
-  local room = burst - reserve_of(limiter) - 0.5
-  return math.max(1, math.min(room, math.max(3, limiter.rate * SLACK_SECONDS)))
+  local room = burst - limiters.reserve_of(limiter) - 0.5
+  return math.max(1, math.min(room, math.max(3, limiter.rate * limiters.SLACK_SECONDS)))
 end
 
 -- How long a cycle may be at a rate that was higher `at` some time and may be again: look often at first,
 -- then less and less.
 local function regain_seconds(at, now)
-  return clamp(REGAIN_SHARE * (now - at) / 1000, REGAIN_SECONDS, SPAN_MAX_SECONDS)
+  return limiters.clamp(REGAIN_SHARE * (now - at) / 1000, REGAIN_SECONDS, SPAN_MAX_SECONDS)
 end
 
 -- Choose span and swing of the next cycle.
@@ -58,18 +60,18 @@ local function plan(limiter, now)
   end
   local longest = limiter.peak > 0 and regain_seconds(limiter.fell_at, now) or SPAN_MAX_SECONDS
   local most = math.min(math.max(SPAN_MAX, SPAN_LONG_SECONDS * rate), math.max(longest * rate, SPAN_SLOW))
-  local least = 4 * clamp(rate * SLACK_SECONDS, 1, depth) / most
-  if is_small(limiter) then
+  local least = 4 * limiters.clamp(rate * limiters.SLACK_SECONDS, 1, depth) / most
+  if limiters.is_small(limiter) then
     least = math.min(least, SWING_SMALL)
   end
-  limiter.swing = clamp(SWING_PER_SPREAD * limiter.spread, least, WIDE)
+  limiter.swing = limiters.clamp(SWING_PER_SPREAD * limiter.spread, least, limiters.WIDE)
   limiter.spread = math.max(limiter.spread, least / 2)
   limiter.span = math.max(math.min(4 * depth / limiter.swing, most), SPAN_MIN_SECONDS * rate)
 end
 
 -- Look for the rate from `pace` upwards.
 local function seek(limiter, pace, now)
-  limiter.mode, limiter.pace = SEEK, pace
+  limiter.mode, limiter.pace = limiters.SEEK, pace
   limiter.seek_pace, limiter.seek_granted, limiter.seek_at = pace, limiter.granted, now
   limiter.settled, limiter.begun = limiter.granted, limiter.granted
 end
@@ -77,9 +79,9 @@ end
 -- Whether the remote bucket would be empty by now, were the rate what it is believed to be.
 local function is_overdue(limiter, number)
   local beyond = (number - limiter.begun) / limiter.span - 1
-  local saved = reserve_of(limiter)
+  local saved = limiters.reserve_of(limiter)
   if limiter.full == 1 then
-    saved = math.max(saved, burst_of(limiter) or 0)
+    saved = math.max(saved, limiters.burst_of(limiter) or 0)
   end
   local doubt = limiter.span * limiter.spread / 2
   return beyond > 0 and limiter.span * limiter.swing * (beyond + beyond ^ 2) > saved + 2 + doubt
@@ -98,22 +100,22 @@ local function accept(limiter, number, now)
   if number > limiter.granted then -- a grant of one that was lost
     return
   end
-  local pace = pace_of(limiter)
-  local before = limiter.streak >= 2 and limiter.mode == TRACK and rate_before(limiter, now)
+  local pace = limiters.pace_of(limiter)
+  local before = limiter.streak >= 2 and limiter.mode == limiters.TRACK and rate_before(limiter, now)
   limiter.streak = 0
   if number <= limiter.settled then
     return
   elseif before then
     -- All was refused, and now it is not: what it was before may be back. Seek it from halfway.
-    refill(limiter, now)
+    limiters.refill(limiter, now)
     seek(limiter, math.max(pace, math.sqrt(pace * FOUND_SHARE * before)), now)
-  elseif limiter.limited == 0 or pace >= ceiling_of(limiter) then
+  elseif limiter.limited == 0 or pace >= limiters.ceiling_of(limiter) then
     return
-  elseif limiter.mode == SEEK then
-    refill(limiter, now)
+  elseif limiter.mode == limiters.SEEK then
+    limiters.refill(limiter, now)
     limiter.pace = pace + math.min(GAIN, GAIN_SHARE * pace)
   elseif is_overdue(limiter, number) then
-    refill(limiter, now)
+    limiters.refill(limiter, now)
     limiter.burst = limiter.burst * BURST_LESS
     seek(limiter, math.max(pace, FOUND_SHARE * limiter.peak), now)
   end
@@ -143,7 +145,7 @@ end
 
 -- A seek has met a 429: its pace is above the rate, by as much as the burst hid.
 local function found(limiter, grant, accepted, seconds)
-  limiter.mode = TRACK
+  limiter.mode = limiters.TRACK
   if limiter.learned == 1 and grant.number == limiter.seek_granted + 1 then
     return -- nothing came through: there is no more than we knew
   end
@@ -154,7 +156,7 @@ local function found(limiter, grant, accepted, seconds)
   limiter.found_pace, limiter.found_number, limiter.found_full = grant.pace, grant.number, limiter.full
   if limiter.full == 1 then
     limiter.found_calls, limiter.found_seconds = accepted, seconds
-    if accepted < SMALL_BURST then
+    if accepted < limiters.SMALL_BURST then
       limiter.burst, limiter.found_pace = math.max(1, accepted), 0
     end
   else
@@ -162,15 +164,15 @@ local function found(limiter, grant, accepted, seconds)
     limiter.found_seconds = (grant.at - limiter.seek_at) / 1000
   end
   local least = limiter.learned == 1 and limiter.rate or 0
-  limiter.rate, limiter.spread = math.max(least, FOUND_SHARE * grant.pace), WIDE
+  limiter.rate, limiter.spread = math.max(least, FOUND_SHARE * grant.pace), limiters.WIDE
 end
 
 -- Believe that the rate is `rate`, to a share of `error`, as far as that outweighs what was known.
 local function weigh(limiter, rate, error)
   local weight = 1 / (1 + (error / limiter.spread) ^ 2)
   local mean = limiter.rate + weight * (rate - limiter.rate)
-  limiter.rate = clamp(mean, rate * (1 - error), rate * (1 + error))
-  limiter.spread = math.min(math.sqrt(weight) * error, WIDE)
+  limiter.rate = limiters.clamp(mean, rate * (1 - error), rate * (1 + error))
+  limiter.spread = math.min(math.sqrt(weight) * error, limiters.WIDE)
 end
 
 -- A cycle has ended: `accepted` calls in `seconds`, from an empty bucket to an empty bucket.
@@ -180,28 +182,28 @@ local function measure(limiter, grant, accepted, seconds, now)
   local jitter = math.min(1, JITTER_SECONDS / seconds)
   local progress = (grant.number - limiter.begun) / limiter.span
   learn_burst(limiter, accepted >= 3 and rate or math.min(before, highest))
-  if is_small(limiter) and accepted > 0 and grant.pace > rate and progress > 1 / 3 then
+  if limiters.is_small(limiter) and accepted > 0 and grant.pace > rate and progress > 1 / 3 then
     -- A small bucket flowed over while it was called too slowly: the rate lies above what came through.
     local error = (grant.pace - rate) / (grant.pace + rate) + jitter
     weigh(limiter, (rate + grant.pace) / 2 * (1 - SWING_SMALL / 2), error)
-  elseif is_small(limiter) and accepted > 0 and accepted < 3 then
+  elseif limiters.is_small(limiter) and accepted > 0 and accepted < 3 then
     local drop = math.min(DROP_SMALL * 2 ^ limiter.shorts, DROP_SMALL_MOST)
     limiter.rate = math.min(before, math.max(rate, (1 - drop) * grant.pace))
-    limiter.spread, limiter.shorts = math.min(drop, WIDE), limiter.shorts + 1
+    limiter.spread, limiter.shorts = math.min(drop, limiters.WIDE), limiter.shorts + 1
   elseif accepted >= 3 then
     local error = 1 / accepted + jitter
     local gain = 2 * limiter.swing * before / limiter.span
-    local least = least_rate(grant.pace, gain, burst_of(limiter) or math.huge)
+    local least = least_rate(grant.pace, gain, limiters.burst_of(limiter) or math.huge)
     if least > rate then -- the bucket has flowed over
       rate, error = least, error + (grant.pace - least) / grant.pace / 4
     end
     -- A cycle that ended early says that its pace was too high, one that ended late may have hid more.
-    weigh(limiter, rate * (1 + LEAN * error * clamp(2 * progress - 1, -1, 1)), error)
+    weigh(limiter, rate * (1 + LEAN * error * limiters.clamp(2 * progress - 1, -1, 1)), error)
   elseif highest < before then
     local dry = math.min(DRY_LEAST * limiter.streak_rate, 1 / regain_seconds(limiter.streak_at, now))
     limiter.rate = accepted == 0 and math.max(highest, dry) or highest
-    limiter.spread = highest < 0.9 * before and WIDE or limiter.spread
-  elseif is_small(limiter) and limiter.spread < SURE then
+    limiter.spread = highest < 0.9 * before and limiters.WIDE or limiter.spread
+  elseif limiters.is_small(limiter) and limiter.spread < SURE then
     limiter.burst = limiter.burst + BURST_MORE -- what a small bucket should have held was not there
   end
   if accepted >= 3 then
@@ -229,7 +231,7 @@ local function judge_known(limiter, accepted, seconds)
     return true
   elseif (accepted + 2) / seconds < KNOWN_SHARE * limiter.known_rate then
     limiter.steady = limiter.known_rate
-    limiter.mode, limiter.rate, limiter.spread = TRACK, (accepted + 2) / seconds, WIDE
+    limiter.mode, limiter.rate, limiter.spread = limiters.TRACK, (accepted + 2) / seconds, limiters.WIDE
     return true
   end
   return accepted >= KNOWN_CALLS
@@ -239,7 +241,7 @@ end
 local function drain(limiter, grant, level, now)
   local gained = math.max(0, now - grant.at) / 1000 * limiter.rate
   local there = level + gained - (limiter.granted - grant.number)
-  limiter.tokens = math.min(there, burst_of(limiter) or math.huge) - reserve_of(limiter)
+  limiter.tokens = math.min(there, limiters.burst_of(limiter) or math.huge) - limiters.reserve_of(limiter)
   limiter.filled_at = math.max(now, limiter.filled_at)
 end
 
@@ -267,7 +269,7 @@ end
 -- The call of `grant` was throttled. Returns whether that counts: 429s of calls that were on the way
 -- when the last one came are part of the same storm.
 local function refuse(limiter, grant, retry_after_ms, now)
-  refill(limiter, now)
+  limiters.refill(limiter, now)
   limiter.blocked_until = math.max(limiter.blocked_until, now + retry_after_ms)
   if grant.number > limiter.granted then -- a grant of one that was lost
     return false
@@ -285,12 +287,12 @@ local function refuse(limiter, grant, retry_after_ms, now)
   end
   local accepted = grant.number - limiter.anchor - 1 - limiter.refused
   local seconds = math.max(grant.at - limiter.anchor_at, 1) / 1000
-  if limiter.mode == SEEK and grant.pace >= ceiling_of(limiter) then
+  if limiter.mode == limiters.SEEK and grant.pace >= limiters.ceiling_of(limiter) then
     if not judge_known(limiter, accepted, seconds) then
       note_refusal(limiter, grant, now)
       return true
     end
-  elseif limiter.mode == SEEK then
+  elseif limiter.mode == limiters.SEEK then
     found(limiter, grant, accepted, seconds)
   elseif limiter.full == 0 then
     measure(limiter, grant, accepted, seconds, now)
@@ -300,7 +302,7 @@ local function refuse(limiter, grant, retry_after_ms, now)
   note_fall(limiter, now)
   plan(limiter, now)
   -- In a small bucket, a token was there but for what the pace exceeds the rate by.
-  local is_sure = is_small(limiter) and accepted >= 3 and limiter.spread < SURE
+  local is_sure = limiters.is_small(limiter) and accepted >= 3 and limiter.spread < SURE
   drain(limiter, grant, is_sure and math.min(limiter.rate / grant.pace, LEVEL_SMALL) or 0, now)
   drop_anchor(limiter, grant)
   return true
@@ -308,8 +310,14 @@ end
 
 -- Go back to a rate that was believed before, to be measured anew.
 local function believe(limiter, rate, now)
-  limiter.mode, limiter.rate, limiter.spread = TRACK, rate, math.max(limiter.spread, KNOWN)
+  limiter.mode, limiter.rate, limiter.spread = limiters.TRACK, rate, math.max(limiter.spread, KNOWN)
   limiter.settled, limiter.begun, limiter.full = limiter.granted, limiter.granted, 1
   limiter.anchor, limiter.anchor_at, limiter.refused = limiter.granted, now, 0
   plan(limiter, now)
 end
+
+return {
+  accept = accept,
+  refuse = refuse,
+  believe = believe,
+}

@@ -4,6 +4,8 @@
 -- turn behind the last one of its batch, and not before the turn that is being served: a batch of ten
 -- that comes behind one of a hundred thousand starts every other time. Between priorities, the one
 -- with the lowest turn is next; each has ten times the share of the next lower one.
+--
+-- needs: base
 
 local PRIORITIES = { 'high', 'normal', 'low' }
 local WEIGHTS = { high = 100, normal = 10, low = 1 }
@@ -11,7 +13,7 @@ local ROUND = 1e6 -- an order is a turn, and below it the order of admission
 
 -- Put an import into its lane behind all others of its batch. Sets record.order; the caller stores it.
 local function enqueue(id, record)
-  local lane = lane_of(record)
+  local lane = base.lane_of(record)
   local queue = lane .. ':' .. record.priority
   local batch = record.batch_id or ''
   local served = redis.call('HGET', KEY.lane .. lane, 'served_' .. record.priority)
@@ -24,7 +26,7 @@ end
 
 -- Put an import back in its old place.
 local function requeue(id, record)
-  redis.call('ZADD', KEY.waiting .. lane_of(record) .. ':' .. record.priority, record.order, id)
+  redis.call('ZADD', KEY.waiting .. base.lane_of(record) .. ':' .. record.priority, record.order, id)
 end
 
 local function has_waiting(lane)
@@ -105,5 +107,16 @@ local function close_queue(queue, lane)
     redis.call('ZREMRANGEBYSCORE', KEY.flows .. queue.name .. ':' .. priority, '-inf', served)
     forget_flows(queue.name, priority)
   end
-  put(KEY.lane .. queue.name, lane, fields)
+  base.put(KEY.lane .. queue.name, lane, fields)
 end
+
+return {
+  enqueue = enqueue,
+  requeue = requeue,
+  has_waiting = has_waiting,
+  forget_flows = forget_flows,
+  open_queue = open_queue,
+  grow_queue = grow_queue,
+  pop_waiting = pop_waiting,
+  close_queue = close_queue,
+}

@@ -218,3 +218,24 @@ local function open_limiter(fields, rate, burst, now)
   end
   return limiter
 end
+
+return {
+  SEEK = SEEK,
+  TRACK = TRACK,
+  WIDE = WIDE,
+  SMALL_BURST = SMALL_BURST,
+  SLACK_SECONDS = SLACK_SECONDS,
+  NEW_LIMITER = NEW_LIMITER,
+  clamp = clamp,
+  burst_of = burst_of,
+  is_small = is_small,
+  reserve_of = reserve_of,
+  ceiling_of = ceiling_of,
+  pace_of = pace_of,
+  restart_limiter = restart_limiter,
+  refill = refill,
+  available = available,
+  grant_call = grant_call,
+  ready_at = ready_at,
+  open_limiter = open_limiter,
+}

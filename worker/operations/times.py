@@ -1,0 +1,79 @@
+"""Reads times as AWS's services write them: epoch numbers, ISO 8601, HTTP dates.
+
+The AmplifyBackend API documents no format for the times of its jobs. A reading therefore says how
+far off it may be: a time of whole seconds by one, one without a zone by half a day.
+"""
+
+import math
+import re
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from email.utils import parsedate_to_datetime
+from typing import Final
+
+DAY: Final = 86400.0
+ANY_ZONE_SECONDS: Final = 14 * 3600.0
+"""No place on earth is further than this from UTC."""
+
+_EPOCH_UNITS: Final = (
+    (1e11, 1.0, "epoch seconds"),
+    (1e14, 1e3, "epoch milliseconds"),
+    (1e17, 1e6, "epoch microseconds"),
+    (math.inf, 1e9, "epoch nanoseconds"),
+)
+"""Below which number it counts which unit: the year 5138, in each."""
+
+_TIME_OF_DAY: Final = re.compile(r"[T ](\d\d)(?::?(\d\d)(?::?(\d\d)([.,]\d+)?)?)?")
+
+
+@dataclass(frozen=True, slots=True)
+class Reading:
+    """A time in seconds since the epoch, within so many either way, and how it was written."""
+
+    seconds: float
+    within: float
+    format: str
+
+
+def read_time(value: object) -> Reading | None:
+    """Read a time, given as a JSON number or text; None for what is none."""
+    if isinstance(value, bool) or not isinstance(value, int | float | str):
+        return None
+    text = str(value).strip()
+    for parse in (_epoch, _iso, _http_date):
+        try:
+            return parse(text)
+        except (ValueError, OverflowError):
+            continue
+    return None
+
+
+def _epoch(text: str) -> Reading:
+    number = float(text)
+    if not math.isfinite(number):
+        raise OverflowError
+    unit, name = next((unit, name) for below, unit, name in _EPOCH_UNITS if abs(number) < below)
+    within = 1.0 if unit == 1 and number.is_integer() else 0.001
+    return Reading(number / unit, within, name)
+
+
+def _iso(text: str) -> Reading:
+    moment = datetime.fromisoformat(text)
+    zone, name = (0.0, "ISO 8601") if moment.tzinfo else (ANY_ZONE_SECONDS, "ISO 8601, no zone")
+    aware = moment if moment.tzinfo else moment.replace(tzinfo=UTC)
+    return Reading(aware.timestamp(), _grain_of(text) + zone, name)
+
+
+def _grain_of(text: str) -> float:
+    """Return the unit of the last part that an ISO 8601 time names, in seconds."""
+    time_of_day = _TIME_OF_DAY.search(text)
+    if time_of_day is None:
+        return DAY
+    _, minutes, seconds, fraction = time_of_day.groups()
+    if fraction:
+        return 0.001
+    return 1.0 if seconds else 60.0 if minutes else 3600.0
+
+
+def _http_date(text: str) -> Reading:
+    return Reading(parsedate_to_datetime(text).timestamp(), 1.0, "HTTP date")
