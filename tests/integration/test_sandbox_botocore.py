@@ -30,6 +30,18 @@ IMPORT = {
 RESULTS = {"ImportBackendAuth", "GetBackendJob", "ListBackendJobs", "GetBackendAuth"}
 
 
+FACTS = {
+    "operation": "ImportBackendAuth",
+    "list_operation": "ImportBackendAuth",
+    "under_way": "IN_PROGRESS",
+    "completed": "COMPLETED",
+    "failed": "FAILED",
+    "times": "epoch",
+    "list_order": "newest",
+}
+"""What AWS does not document, as these tests know it; see test_sandbox_undocumented.py."""
+
+
 def connect(sandbox: SandboxServer, access_key_id: str = "AKIATEST") -> Any:
     return botocore.session.get_session().create_client(
         "amplifybackend",
@@ -63,7 +75,7 @@ async def wait_for_status(client: Any, job_id: str, status: str) -> dict[str, An
 
 def scripted(**settings: Any) -> Scenario:
     target = {"app_id": "d1", "environment": "prod", **settings}
-    return Scenario.model_validate({"targets": [target]})
+    return Scenario.model_validate({"targets": [target], "undocumented": FACTS})
 
 
 def missing_members(shape: Any, value: Any, path: str) -> Iterator[str]:

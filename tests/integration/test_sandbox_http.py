@@ -64,7 +64,7 @@ async def test_every_route_is_served_with_and_without_prod(
         assert status == 200
         assert headers["Access-Control-Allow-Origin"] == "*"
         async with http.get(f"{base}{LIST_PATH}/{started['jobId']}", headers=signed()) as response:
-            assert (await response.json())["status"] == "COMPLETED"
+            assert (await response.json())["status"].upper() == "COMPLETED"
         _, listed, _ = await post(http, base + LIST_PATH)
         assert [job["jobId"] for job in listed["jobs"]] == [started["jobId"]]
         details = {"resourceName": "auth"}

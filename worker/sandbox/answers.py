@@ -3,32 +3,54 @@
 from typing import Any
 
 from worker.sandbox.clock import Instant
-from worker.sandbox.jobs import OPERATION_NAME, Job
+from worker.sandbox.jobs import Job, JobStatus
+from worker.sandbox.undocumented import Undocumented
 
 Body = dict[str, Any]
 
 
-def import_answer(job: Job, now: Instant) -> Body:
+def import_answer(job: Job, now: Instant, facts: Undocumented) -> Body:
     """BackendAuthRespObj: a job as ImportBackendAuth shows it."""
     body = {
         "appId": job.target.app_id,
         "backendEnvironmentName": job.target.environment,
         "jobId": job.job_id,
-        "operation": OPERATION_NAME,
-        "status": job.status(now),
+        "operation": job.other_operation or facts.operation,
+        "status": status_word(job, now, facts),
     }
     error = job.error(now)
     return body | {"error": error} if error else body
 
 
-def job_answer(job: Job, now: Instant) -> Body:
-    """BackendJobRespObj: a job as GetBackendJob and ListBackendJobs show it."""
+def job_answer(job: Job, now: Instant, facts: Undocumented) -> Body:
+    """BackendJobRespObj: a job as GetBackendJob shows it."""
     finished = job.finished(now)
     times = {
-        "createTime": _epoch(job.created.wall),
-        "updateTime": _epoch(job.created.wall if finished is None else finished),
+        "createTime": facts.time(job.created.wall),
+        "updateTime": facts.time(job.created.wall if finished is None else finished),
     }
-    return import_answer(job, now) | times
+    told = {name: value for name, value in times.items() if value is not None}
+    return import_answer(job, now, facts) | told
+
+
+def listed_answer(job: Job, now: Instant, facts: Undocumented) -> Body:
+    """BackendJobRespObj: a job as ListBackendJobs shows it."""
+    return job_answer(job, now, facts) | {"operation": listed_operation(job, facts)}
+
+
+def listed_operation(job: Job, facts: Undocumented) -> str | None:
+    """Return what lists call the job's operation."""
+    return job.other_operation or facts.list_operation
+
+
+def status_word(job: Job, now: Instant, facts: Undocumented) -> str | None:
+    """Return the word for how far the job is."""
+    match job.status(now):
+        case JobStatus.COMPLETED:
+            return facts.completed
+        case JobStatus.FAILED:
+            return facts.failed
+    return facts.under_way
 
 
 def auth_answer(imported: Job, latest: Job, resource_name: str, now: Instant) -> Body:
@@ -41,10 +63,6 @@ def auth_answer(imported: Job, latest: Job, resource_name: str, now: Instant) ->
     }
     error = latest.error(now)
     return body | {"error": error} if error else body
-
-
-def _epoch(wall: float) -> str:
-    return f"{wall:.3f}"
 
 
 def _resource_config(request: dict[str, str]) -> Body:

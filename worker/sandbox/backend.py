@@ -3,11 +3,21 @@
 from dataclasses import dataclass
 from typing import Any
 
-from worker.sandbox.answers import Body, auth_answer, import_answer, job_answer
+from worker.sandbox.answers import (
+    Body,
+    auth_answer,
+    import_answer,
+    job_answer,
+    listed_answer,
+    listed_operation,
+    status_word,
+)
 from worker.sandbox.api import Operation, Target, not_found
 from worker.sandbox.clock import Instant
-from worker.sandbox.jobs import OPERATION_NAME, Job, Jobs, JobStatus
+from worker.sandbox.draws import digest
+from worker.sandbox.jobs import Job, Jobs, JobStatus
 from worker.sandbox.paging import DEFAULT_PAGE_SIZE, Position, page
+from worker.sandbox.undocumented import FilterMatch, ListOrder, Undocumented
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,14 +38,16 @@ class Request:
 class Backend:
     """Answers requests about targets that exist."""
 
-    def __init__(self, jobs: Jobs) -> None:
+    def __init__(self, jobs: Jobs, facts: Undocumented) -> None:
         self._jobs = jobs
+        self._facts = facts
 
     def execute(self, request: Request, now: Instant) -> Body:
         """Do what is asked; raises ApiError for any answer but 200."""
         match request.operation:
             case Operation.IMPORT_BACKEND_AUTH:
-                return import_answer(self._jobs.start(request.target, request.body, now), now)
+                job = self._jobs.start(request.target, request.body, now)
+                return import_answer(job, now, self._facts)
             case Operation.GET_BACKEND_JOB:
                 return self._get_job(request, now)
             case Operation.LIST_BACKEND_JOBS:
@@ -44,33 +56,58 @@ class Backend:
                 return self._get_auth(request, now)
 
     def _visible(self, request: Request, now: Instant) -> list[Job]:
-        jobs = self._jobs.of(request.target)
+        jobs = self._jobs.of(request.target, now)
         return [job for job in jobs if job.age(now) >= request.hidden_seconds]
+
+    def _is_listed(self, job: Job, now: Instant) -> bool:
+        return _is_remembered(job, now, self._facts.list_memory_seconds) and (
+            self._facts.lists_finished or job.status(now) is JobStatus.IN_PROGRESS
+        )
 
     def _get_job(self, request: Request, now: Instant) -> Body:
         for job in self._visible(request, now):
-            if job.job_id == request.job_id:
-                return job_answer(job, now)
+            is_kept = _is_remembered(job, now, self._facts.job_memory_seconds)
+            if job.job_id == request.job_id and is_kept:
+                return job_answer(job, now, self._facts)
         raise not_found("Job", str(request.job_id))
 
     def _list_jobs(self, request: Request, now: Instant) -> Body:
         position = Position(empty_pages=request.empty_pages)
         if "nextToken" in request.body:
             position = Position.from_token(request.body["nextToken"])
-        matching = [j for j in self._visible(request, now) if _matches(j, request.body, now)]
+        matching = [
+            job
+            for job in self._visible(request, now)
+            if self._is_listed(job, now) and self._matches(job, request.body, now)
+        ]
         size = request.body.get("maxResults", DEFAULT_PAGE_SIZE)
-        jobs, following = page(matching, position, size)
-        body: Body = {"jobs": [job_answer(job, now) for job in jobs]}
+        jobs, following = page(matching, position, size, self._rank)
+        body: Body = {"jobs": [listed_answer(job, now, self._facts) for job in jobs]}
         return body | {"nextToken": following.token} if following else body
 
     def _get_auth(self, request: Request, now: Instant) -> Body:
-        jobs = self._jobs.of(request.target)
+        jobs = [job for job in self._jobs.of(request.target, now) if not job.other_operation]
         for job in reversed(jobs):
             if job.status(now) is JobStatus.COMPLETED:
                 return auth_answer(job, jobs[-1], request.body["resourceName"], now)
         raise not_found("BackendAuth", request.target.path)
 
+    def _matches(self, job: Job, filters: dict[str, Any], now: Instant) -> bool:
+        if "operation" in filters and self._facts.operation_filter is FilterMatch.NOTHING:
+            return False
+        shown = {"jobId": job.job_id, "status": status_word(job, now, self._facts)}
+        if self._facts.operation_filter is FilterMatch.NAME:
+            shown["operation"] = listed_operation(job, self._facts)
+        return all(filters.get(name, value) == value for name, value in shown.items())
 
-def _matches(job: Job, filters: dict[str, Any], now: Instant) -> bool:
-    shown = {"jobId": job.job_id, "operation": OPERATION_NAME, "status": job.status(now)}
-    return all(filters.get(name, value) == value for name, value in shown.items())
+    def _rank(self, job: Job) -> int:
+        match self._facts.list_order:
+            case ListOrder.OLDEST:
+                return job.number
+            case ListOrder.SHUFFLED:
+                return int.from_bytes(digest(0, "rank", job.job_id)[:6])
+        return -job.number
+
+
+def _is_remembered(job: Job, now: Instant, seconds: float | None) -> bool:
+    return seconds is None or job.age(now) <= job.duration_seconds + seconds

@@ -16,8 +16,6 @@ from worker.sandbox.draws import digest, draw
 from worker.sandbox.scenario import Outcome, Scenario
 from worker.sandbox.targets import Targets
 
-OPERATION_NAME = "ImportBackendAuth"
-
 
 class JobStatus(StrEnum):
     """The statuses of a job; the last two are final."""
@@ -29,7 +27,10 @@ class JobStatus(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Job:
-    """One import; `failure` is what it will fail with, `number` its place on the target."""
+    """One job; `failure` is what it will fail with, `number` its place on the target.
+
+    `other_operation` names what one does that is no import, and is '' otherwise.
+    """
 
     number: int
     job_id: str
@@ -38,6 +39,7 @@ class Job:
     created: Instant
     duration_seconds: float
     failure: str | None
+    other_operation: str = ""
 
     def age(self, now: Instant) -> float:
         """Seconds since it was created."""
@@ -61,7 +63,10 @@ class Job:
 
 
 class Jobs:
-    """All jobs, in order and by target; kept for as long as the simulation lasts."""
+    """All jobs, in order and by target; kept for as long as the simulation lasts.
+
+    `all` holds the imports alone.
+    """
 
     def __init__(self, scenario: Scenario, targets: Targets) -> None:
         self._scenario = scenario
@@ -76,13 +81,12 @@ class Jobs:
         script = self._targets.script_of(target)
         if script and script.settings.outcome is Outcome.REJECT:
             raise bad_request(f"The user pool {request['userPoolId']} cannot be imported.")
-        earlier = self._jobs.setdefault(target, [])
-        if earlier and earlier[-1].status(now) is JobStatus.IN_PROGRESS:
-            raise ApiError(
-                400,
-                self._scenario.pending_conflict_code,
-                f"There is already a pending job for {target.path}: {earlier[-1].job_id}",
+        earlier = self.of(target, now)
+        if pending := self._pending(earlier, now):
+            message = self._scenario.undocumented.pending_message.format(
+                target=target.path, job=pending.job_id
             )
+            raise ApiError(400, self._scenario.pending_conflict_code, message)
         job = self._new(target, request, now, number=len(earlier) + 1)
         earlier.append(job)
         self.all.append(job)
@@ -91,9 +95,11 @@ class Jobs:
         )
         return job
 
-    def of(self, target: Target) -> list[Job]:
+    def of(self, target: Target, now: Instant) -> list[Job]:
         """List a target's jobs, oldest first."""
-        return self._jobs.get(target, [])
+        if target not in self._jobs:
+            self._jobs[target] = self._others(target, now)
+        return self._jobs[target]
 
     def running(self, account: str, region: str, now: Instant) -> int:
         """Count the unfinished jobs of an account in a region."""
@@ -101,6 +107,27 @@ class Jobs:
         while ends and ends[0] <= now.elapsed:
             heapq.heappop(ends)
         return len(ends)
+
+    def _pending(self, jobs: list[Job], now: Instant) -> Job | None:
+        for job in reversed(jobs):
+            blocks = not job.other_operation or self._scenario.undocumented.others_block
+            if blocks and job.status(now) is JobStatus.IN_PROGRESS:
+                return job
+        return None
+
+    def _others(self, target: Target, now: Instant) -> list[Job]:
+        """Return the target's jobs of another kind: from before, and since its first call."""
+        facts, seed = self._scenario.undocumented, self._scenario.seed
+        an_hour_ago = Instant(elapsed=now.elapsed - 3600, wall=now.wall - 3600)
+        jobs: list[Job] = []
+        for chance, created in ((facts.other_jobs, an_hour_ago), (facts.others_running, now)):
+            number = len(jobs) + 1
+            if draw(seed, "other job", target.path, created is now) < chance:
+                name = digest(seed, "other job", target, created is now, now.wall)
+                job_id = str(uuid.UUID(bytes=name, version=4))
+                seconds, kind = facts.other_seconds, facts.other_operation
+                jobs.append(Job(number, job_id, target, {}, created, seconds, None, kind))
+        return jobs
 
     def _new(self, target: Target, request: dict[str, str], now: Instant, *, number: int) -> Job:
         duration_seconds, failure = self._fate(target, number)

@@ -10,10 +10,9 @@ from typing import Annotated, Self
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from worker.sandbox.api import Operation
+from worker.sandbox.undocumented import Probability, Seconds, Undocumented
 
-Seconds = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 Rate = Annotated[float, Field(gt=0, allow_inf_nan=False)]
-Probability = Annotated[float, Field(ge=0, le=1)]
 
 
 class ErrorNames(StrEnum):
@@ -241,6 +240,7 @@ class Scenario(_Model):
     apps: dict[str, tuple[str, ...]] | None = None
     missing_app_prefixes: tuple[str, ...] = ()
     jobs: JobSettings = JobSettings()
+    undocumented: Undocumented = Undocumented()
     quota: Quota = Quota()
     accounts: dict[str, Account] = {}
     faults: dict[Operation, dict[FaultKind, Probability]] = {}

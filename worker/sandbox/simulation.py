@@ -44,7 +44,7 @@ class Simulation:
         self.targets = Targets(scenario)
         self._faults = Faults(scenario, self.targets)
         self._jobs = Jobs(scenario, self.targets)
-        self._backend = Backend(self._jobs)
+        self._backend = Backend(self._jobs, scenario.undocumented.drawn(scenario.seed))
         self.ledger = Ledger(scenario.ledger_calls, self._jobs.all)
 
     def receive(self, arrival: Arrival) -> Call:
@@ -129,7 +129,7 @@ class Simulation:
         return 0.0
 
     def _hides(self, call: Call, target: Target, hidden_seconds: float, now: Instant) -> bool:
-        young = [job for job in self._jobs.of(target) if job.age(now) < hidden_seconds]
+        young = [job for job in self._jobs.of(target, now) if job.age(now) < hidden_seconds]
         return any(call.job_id in {None, job.job_id} for job in young)
 
     def _altered(self, body: Body, fault: FaultKind | None) -> wire.Reply:
