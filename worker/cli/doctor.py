@@ -2,7 +2,8 @@
 
 import asyncio
 import json
-from collections.abc import Sequence
+import math
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from enum import StrEnum
 from typing import Any, Final
@@ -17,9 +18,11 @@ from config.logging import mask_text
 from config.settings import Settings, SettingsError, load_settings
 from worker.celery import app
 from worker.cli.client import UnreachableError, broker_of, make_console, open_views, said_of
+from worker.cli.factlist import SUSPECTS_REMEDY
 from worker.cli.progress import is_plain
 from worker.domain.requests import DEFAULT_ACCOUNT
 from worker.operations.aws import Aws, CallFailedError
+from worker.store.laneview import LaneView
 from worker.store.views import ServerFacts
 
 OLDEST_VERSION: Final = (6, 2)
@@ -28,6 +31,7 @@ OLDEST_VERSION: Final = (6, 2)
 PING_SECONDS: Final = 1.0
 BROKER_SECONDS: Final = 3
 CREDENTIALS_SECONDS: Final = 10.0
+UNDECIDED_SHOWN: Final = 3
 
 
 class Verdict(StrEnum):
@@ -88,11 +92,19 @@ async def _check_store(settings: Settings) -> tuple[list[Check], set[str]]:
     try:
         async with open_views(settings) as views:
             facts = await views.server()
-            used = {lane.account for lane in await views.lanes()}
+            lanes = await views.lanes()
+            undecided = [item.id async for page in views.undecided() for item in page]
     except (UnreachableError, SettingsError) as error:
         remedy = "start the server, or set IMPORTS_REDIS_URL to where it is"
         return [Check("store", Verdict.FAIL, str(error), remedy)], set()
-    return [_reachable(settings, facts), *_server_checks(facts), *_failover_checks(facts)], used
+    checks = [
+        _reachable(settings, facts),
+        *_server_checks(facts),
+        *_failover_checks(facts),
+        *_fact_checks(lanes, settings),
+        *_undecided_checks(undecided),
+    ]
+    return checks, {lane.account for lane in lanes}
 
 
 def _reachable(settings: Settings, facts: ServerFacts) -> Check:
@@ -147,6 +159,31 @@ def _failover_checks(facts: ServerFacts) -> list[Check]:
             otherwise=Verdict.WARN,
         )
     ]
+
+
+def _fact_checks(lanes: Sequence[LaneView], settings: Settings) -> Iterator[Check]:
+    """Judge whether settings fit what the lanes have shown of AWS."""
+    final = settings.success_statuses | settings.failure_statuses
+    for lane in lanes:
+        if suspects := lane.facts.suspects - final:
+            detail = f"jobs stay in {', '.join(sorted(suspects))} while others change"
+            yield Check(f"statuses of {lane.name}", Verdict.WARN, detail, SUSPECTS_REMEDY)
+        lag = lane.facts.list_lag_seconds or 0.0
+        if lag > settings.settle_seconds:
+            detail = f"a list did not show a job that was {lag:.0f} s old"
+            remedy = f"set IMPORTS_SETTLE_SECONDS to {math.ceil(2 * lag)} or more"
+            yield Check(f"job lists of {lane.name}", Verdict.WARN, detail, remedy)
+
+
+def _undecided_checks(undecided: Sequence[str]) -> Iterator[Check]:
+    if undecided:
+        shown = ", ".join(undecided[:UNDECIDED_SHOWN])
+        more = len(undecided) - UNDECIDED_SHOWN
+        detail = f"{len(undecided):,} wait for a person: {shown}" + (
+            f" and {more:,} more" if more > 0 else ""
+        )
+        remedy = "see amplify-import explain, then amplify-import resolve"
+        yield Check("undecided imports", Verdict.FAIL, detail, remedy)
 
 
 def _check_broker() -> list[Check]:

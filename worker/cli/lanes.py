@@ -19,6 +19,7 @@ from worker.cli.client import (
     open_store,
     open_views,
 )
+from worker.cli.factlist import facts_as_json, facts_as_text
 from worker.cli.lanelist import as_json, as_line, as_table
 from worker.cli.progress import is_plain
 from worker.domain.outcomes import LaneLimits
@@ -38,16 +39,17 @@ lane_argument = click.argument("lane", callback=_check_name)
 
 @click.group(invoke_without_command=True)
 @click.option("--json", "as_objects", is_flag=True, help="Print each lane as one line of JSON.")
+@click.option("--facts", is_flag=True, help="Show what each lane has shown of AWS's jobs.")
 @click.pass_context
-def lanes(context: click.Context, *, as_objects: bool) -> None:
+def lanes(context: click.Context, *, as_objects: bool, facts: bool) -> None:
     """Show every lane, or pause one, resume it, or set its limits.
 
     A lane is what one AWS limit covers, named account/region.
     """
     if context.invoked_subcommand is None:
-        asyncio.run(_show(load_settings(), as_objects=as_objects))
-    elif as_objects:
-        raise click.UsageError("--json is for the list of lanes alone.")
+        asyncio.run(_show(load_settings(), as_objects=as_objects, facts=facts))
+    elif as_objects or facts:
+        raise click.UsageError("--json and --facts are for the list of lanes alone.")
 
 
 @lanes.command()
@@ -121,15 +123,18 @@ def _limits_of(limits: dict[str, float | None]) -> LaneLimits:
         raise BadInputError("; ".join(problems)) from None
 
 
-async def _show(settings: Settings, *, as_objects: bool) -> None:
+async def _show(settings: Settings, *, as_objects: bool, facts: bool) -> None:
     async with open_views(settings) as views:
         found = await views.lanes()
     console = make_console()
     if as_objects:
         for lane in found:
-            click.echo(json.dumps(as_json(lane)))
+            more = {"facts": facts_as_json(lane.facts)} if facts else {}
+            click.echo(json.dumps(as_json(lane) | more))
     elif not found:
         click.echo("No lanes: nothing was imported or configured here yet.")
+    elif facts:
+        click.echo("\n".join(map(facts_as_text, found)))
     elif is_plain(console):
         for lane in found:
             click.echo(as_line(lane))

@@ -18,6 +18,7 @@ from worker.cli.events import events
 from worker.cli.explain import explain
 from worker.cli.lanes import lanes
 from worker.cli.recover import recover
+from worker.cli.resolve import resolve
 from worker.cli.retry import retry
 from worker.cli.run import run
 from worker.cli.sandbox import sandbox
@@ -38,6 +39,7 @@ Examples:
   amplify-import explain IMPORT                what happened to it, and when it will start
   amplify-import retry BATCH                   try again what ended badly
   amplify-import cancel IMPORT                 end an import that is not wanted any more
+  amplify-import resolve IMPORT --adopt JOB    decide what AWS does not tell of an import
   amplify-import batches resume BATCH          let a batch go on that its stop rule has paused
   amplify-import lanes                         limits, queues and pauses, by account and region
   amplify-import events --follow               what happens right now
@@ -49,7 +51,7 @@ Examples:
 Exit codes:
   0    done; all imports in question succeeded or are under way
   1    an import ended badly or can't be retried, a batch is paused, doctor found
-       something to mend, or audit a promise that did not hold
+       something to mend, audit a promise that did not hold, or resolve changed nothing
   2    wrong usage, a wrong setting, or an invalid file
   3    the store or the broker can't be reached, or those of `run` do not run
   4    no such import, batch or lane is known
@@ -100,6 +102,7 @@ for command in (
     explain,
     retry,
     cancel,
+    resolve,
     batches,
     lanes,
     events,
