@@ -16,6 +16,7 @@ from importlib.util import find_spec
 from typing import Any, Final, NoReturn
 
 from tests.chaos import ingress
+from tests.chaos.natures import NATURES, choose
 from tests.chaos.trial import Trial
 
 MODULES: Final = ("ingress", "storm", "freeze", "network", "clock", "sentinel", "crashes", "fuzz")
@@ -29,21 +30,24 @@ def main() -> None:
     """Run the trials that are asked for, and print the table."""
     names = [name for name in MODULES if find_spec(f"tests.chaos.{name}")]
     options = _options(names)
+    choose(options.facts)
     _end_orderly_on_signals()
-    print(f"seed {options.seed}: {', '.join(options.only or names)}", flush=True)
+    said = f"seed {options.seed}, facts {options.facts}"
+    print(f"{said}: {', '.join(options.only or names)}", flush=True)
     results: list[Trial] = []
     try:
         for name in options.only or names:
             results += _run(name, options)
     except KeyboardInterrupt:
         print("interrupted; what is missing below was not run")
-    _show(results, options.seed)
+    _show(results, said)
     sys.exit(1 if not results or any(trial.violations for trial in results) else 0)
 
 
 def _options(names: Sequence[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser("python -m tests.chaos", description=__doc__.splitlines()[0])
     parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--facts", default="drawn", choices=NATURES, help="What AWS leaves open.")
     parser.add_argument("--only", action="append", choices=names, help="May be repeated.")
     parser.add_argument("--kills", type=int, default=ingress.KILLS, help="Of the trial ingress.")
     return parser.parse_args()
@@ -85,13 +89,13 @@ def _line(trial: Trial) -> str:
     return f"{trial.name:<16}{counts}  {trial.faults}"
 
 
-def _show(results: Sequence[Trial], seed: int) -> None:
+def _show(results: Sequence[Trial], said: str) -> None:
     print(f"\n{'trial':<16}imports  seconds  violations  faults injected")
     for trial in results:
         print(_line(trial))
     for trial in results:
         _show_violations(trial)
-    print(f"seed {seed}: {sum(len(t.violations) for t in results)} violations")
+    print(f"{said}: {sum(len(t.violations) for t in results)} violations")
 
 
 def _show_violations(trial: Trial) -> None:

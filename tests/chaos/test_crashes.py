@@ -25,6 +25,7 @@ BY_HAND = {
     "close_batch",
     "hold_lane",
     "reset_lane",
+    "resolve",
     "resume_batch",
     "retry",
     "set_limits",

@@ -1,0 +1,30 @@
+"""What the API of a chaos run is like where AWS documents nothing: `--facts NAME`."""
+
+from typing import Any, Final
+
+from worker.sandbox.scenario import Scenario
+from worker.sandbox.undocumented import Undocumented
+
+NATURES: Final[dict[str, dict[str, Any]]] = {
+    "drawn": {},
+    "no-times": {"times": "absent", "list_order": "shuffled"},
+    "no-zone": {"times": "iso-no-zone", "operation": "IMPORT", "list_operation": "Import auth"},
+    "deaf-filter": {"operation_filter": "nothing", "times": "http-date", "list_order": "oldest"},
+    "others": {"other_jobs": 0.5, "others_running": 0.3, "others_block": True, "times": "absent"},
+}
+"""Name → facts; what is not given is drawn by the seed."""
+
+_chosen: dict[str, Any] = {}
+
+
+def choose(name: str) -> None:
+    """Let every scenario of this process be played with these facts."""
+    _chosen.clear()
+    _chosen.update(NATURES[name])
+
+
+def played(scenario: Scenario) -> Scenario:
+    """Return a scenario with the chosen facts in place of its own."""
+    if not _chosen:
+        return scenario
+    return scenario.model_copy(update={"undocumented": Undocumented.model_validate(_chosen)})
