@@ -74,7 +74,7 @@ def _queues(settings: Settings) -> tuple[str, ...]:
 
 
 def _transport_options(settings: Settings) -> dict[str, Any]:
-    if not settings.celery_broker_url.startswith(("redis", "sentinel", "unix", "valkey")):
+    if not settings.broker_is_redis:
         return {"confirm_publish": True}
     visibility_seconds = max(settings.lease_seconds, VISIBILITY_TIMEOUT_MIN_SECONDS)
     return {

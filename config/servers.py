@@ -1,8 +1,9 @@
 """The URLs of Redis servers, alone or watched by Sentinels, as each driver wants them spelled.
 
 One spelling serves the store, kombu and Celery's result backend, which differ: kombu trusts any
-certificate unless told otherwise, both want TLS beside the URL and not in it, and the name of a
-Sentinel's primary in yet another place. Nothing here connects, and no message shows a password.
+certificate unless told otherwise, both want TLS beside the URL and not in it, the name of a
+Sentinel's primary in yet another place, and sockets under a scheme of their own. Nothing here
+connects, and no message shows a password.
 """
 
 from collections.abc import Mapping
@@ -10,13 +11,14 @@ from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from typing import Any, Final
-from urllib.parse import parse_qsl, quote, unquote, urlencode, urlsplit
+from urllib.parse import parse_qsl, quote, unquote, urlsplit
 
 from redis.backoff import NoBackoff
 from redis.retry import Retry
 
-PLAIN: Final = ("redis", "rediss")
 SENTINEL: Final = "sentinel"
+SOCKET: Final = "unix"
+KOMBU_SOCKET: Final = "redis+socket"
 SENTINEL_PORT: Final = 26379
 SENTINEL_SECONDS: Final = 2.0
 """How long one Sentinel may take to answer before the next is asked."""
@@ -35,6 +37,17 @@ SENTINEL_OPTIONS: Final[tuple[str, ...]] = (
     "sentinel_username",
     "sentinel_password",
 )
+LOGIN_OPTIONS: Final = ("username", "password")
+SOCKET_OPTIONS: Final = ("db", "virtual_host", *LOGIN_OPTIONS)
+OPTIONS: Final[Mapping[str, tuple[str, ...]]] = {
+    "redis": ("db", *LOGIN_OPTIONS),
+    "rediss": ("db", *LOGIN_OPTIONS, *TLS_OPTIONS),
+    SENTINEL: (*SENTINEL_OPTIONS, *TLS_OPTIONS),
+    SOCKET: SOCKET_OPTIONS,
+    KOMBU_SOCKET: SOCKET_OPTIONS,
+}
+"""What each scheme takes in its query."""
+
 TRUE_AND_FALSE: Final = {"true": True, "false": False}
 
 
@@ -42,17 +55,17 @@ TRUE_AND_FALSE: Final = {"true": True, "false": False}
 class Server:
     """A Redis server's URL, taken apart: where it is, or which Sentinels say where.
 
-    `tls` holds redis-py's arguments, None without TLS; `rest` what else stands in the query, for
-    the driver. `master_name` and `sentinel_login` are those of Sentinels.
+    `tls` holds redis-py's arguments, None without TLS. `master_name` and `sentinel_login` are those
+    of Sentinels; `path` is that of a socket, which has no hosts.
     """
 
     url: str
     hosts: tuple[tuple[str, int], ...]
+    path: str
     db: int
     login: Mapping[str, str]
     tls: Mapping[str, Any] | None
-    rest: Mapping[str, str]
-    master_name: str = ""
+    master_name: str
     sentinel_login: Mapping[str, str]
 
     @property
@@ -71,18 +84,27 @@ class Server:
         }
 
     @property
+    def redis_url(self) -> str:
+        """Return the URL as redis-py reads it; that of Sentinels it can't."""
+        return f"{SOCKET}://{self._login}{quote(self.path)}?db={self.db}" if self.path else self.url
+
+    @property
     def celery_url(self) -> str:
         """Return the URL as kombu and Celery read it: credentials and database at each host."""
-        if not (self.master_name or self.tls):
+        if self.path:
+            return f"{KOMBU_SOCKET}://{self._login}{quote(self.path)}?virtual_host={self.db}"
+        if not self.master_name and "?" not in self.url:
             return self.url
-        scheme = SENTINEL if self.master_name else "rediss"
-        user, password = (quote(self.login.get(n, ""), safe="") for n in ("username", "password"))
-        login = f"{user}:{password}@" if user or password else ""
-        query = f"?{urlencode(self.rest)}" if self.rest else ""
+        scheme = SENTINEL if self.master_name else "rediss" if self.tls else "redis"
         return ";".join(
-            f"{scheme}://{login}{_bracketed(host)}:{port}/{self.db}{query}"
+            f"{scheme}://{self._login}{_bracketed(host)}:{port}/{self.db}"
             for host, port in self.hosts
         )
+
+    @property
+    def _login(self) -> str:
+        user, password = (quote(self.login.get(name, ""), safe="") for name in LOGIN_OPTIONS)
+        return f"{user}:{password}@" if user or password else ""
 
     @property
     def celery_options(self) -> dict[str, Any]:
@@ -101,12 +123,12 @@ def is_replicated(url: str) -> bool:
 
 def is_redis(url: str) -> bool:
     """Tell whether this is a URL that `server_of` reads."""
-    return url.partition("://")[0] in {*PLAIN, SENTINEL}
+    return url.partition("://")[0] in OPTIONS
 
 
 @cache
 def server_of(url: str) -> Server:
-    """Take a URL apart: `redis://`, `rediss://`, or `sentinel://` with one host or several.
+    """Take a URL apart; `sentinel://` may name several hosts.
 
     Raises:
         ValueError: saying what is wrong with it.
@@ -121,17 +143,20 @@ def server_of(url: str) -> Server:
         raise ValueError("all hosts need the same scheme")
     if len(parts) > 1 and first.scheme != SENTINEL:
         raise ValueError("only sentinel:// takes several hosts")
-    known = {
-        name: options.pop(name) for name in (*TLS_OPTIONS, *SENTINEL_OPTIONS) if name in options
-    }
+    _check_options(first.scheme, options)
+    is_sentinel = first.scheme == SENTINEL
+    login = {} if is_sentinel else {n: options[n] for n in LOGIN_OPTIONS if options.get(n)}
     return Server(
         url=url,
-        hosts=tuple((part.host, part.port) for part in parts),
-        db=parts[-1].db,
-        login=first.login,
-        tls=_tls_of(first.scheme, known),
-        rest=options,
-        **_sentinels_of(first.scheme, known, options),
+        hosts=() if first.path else tuple((part.host, part.port) for part in parts),
+        path=first.path,
+        db=_database_of(options, parts[-1].db),
+        login={**login, **first.login},
+        tls=_tls_of(first.scheme, options),
+        master_name=options.get("master_name", ""),
+        sentinel_login={
+            n: options[f"sentinel_{n}"] for n in LOGIN_OPTIONS if f"sentinel_{n}" in options
+        },
     )
 
 
@@ -140,24 +165,24 @@ class _Location:
     scheme: str
     host: str
     port: int
+    path: str
     login: Mapping[str, str]
     db: int
 
     @classmethod
     def of(cls, text: str) -> "_Location":
-        """Read one `scheme://user:password@host:port/db`."""
+        """Read one `scheme://user:password@host:port/db`, or `unix://user:password@/path`."""
         try:
             parts = urlsplit(text)
             port = parts.port
         except ValueError:
-            port = -1
-        database = parts.path.strip("/") if port != -1 else ""
-        if port == -1 or not is_redis(text) or not (database or "0").isdigit():
-            # The text is not shown: with an unescaped password, any part of it may be its end.
-            raise ValueError(
-                "must read scheme://user:password@host:port/database, with what is special in a"
-                " password percent-encoded"
-            )
+            raise _unreadable() from None
+        is_socket = parts.scheme in (SOCKET, KOMBU_SOCKET)
+        database = "" if is_socket else parts.path.strip("/")
+        if parts.fragment or not is_redis(text) or not (database or "0").isdigit():
+            raise _unreadable()
+        if is_socket and (parts.hostname or not parts.path.strip("/")):
+            raise ValueError(f"must read {parts.scheme}:///path, the path beginning with a slash")
         login = {
             "username": unquote(parts.username or ""),
             "password": unquote(parts.password or ""),
@@ -166,26 +191,42 @@ class _Location:
             scheme=parts.scheme,
             host=parts.hostname or "127.0.0.1",
             port=port or (SENTINEL_PORT if parts.scheme == SENTINEL else 6379),
+            path=unquote(parts.path) if is_socket else "",
             login={name: value for name, value in login.items() if value},
             db=int(database or 0),
         )
 
 
-def _sentinels_of(scheme: str, known: Mapping[str, str], rest: Mapping[str, str]) -> dict[str, Any]:
-    if scheme != SENTINEL:
-        if odd := [name for name in SENTINEL_OPTIONS if name in known]:
-            raise ValueError(f"{odd[0]} is for sentinel:// alone")
-        return {"sentinel_login": {}}
-    if not known.get("master_name"):
-        raise ValueError("needs ?master_name=, the name by which the Sentinels know the primary")
-    if rest:
+def _unreadable() -> ValueError:
+    # The text is not shown: with an unescaped password, any part of it may be its end.
+    return ValueError(
+        "must read scheme://user:password@host:port/database, with what is special in a"
+        " password percent-encoded"
+    )
+
+
+def _check_options(scheme: str, options: Mapping[str, str]) -> None:
+    """Check the names in a query: kombu's clients fail on others, and may then show the URL."""
+    if scheme == SENTINEL:
+        if not options.get("master_name"):
+            raise ValueError(
+                "needs ?master_name=, the name by which the Sentinels know the primary"
+            )
+    elif odd := [name for name in SENTINEL_OPTIONS if name in options]:
+        raise ValueError(f"{odd[0]} is for sentinel:// alone")
+    elif scheme != "rediss" and (odd := sorted(options.keys() & {*TLS_OPTIONS})):
+        raise ValueError(f"{odd[0]} needs rediss://")
+    if unknown := sorted(options.keys() - {*OPTIONS[scheme]}):
         raise ValueError(
-            f"{min(rest)} is not known; sentinel:// takes {', '.join(SENTINEL_OPTIONS)}"
+            f"{unknown[0]} is not known; {scheme}:// takes {', '.join(OPTIONS[scheme])}"
         )
-    login = {
-        n: known[f"sentinel_{n}"] for n in ("username", "password") if f"sentinel_{n}" in known
-    }
-    return {"master_name": known["master_name"], "sentinel_login": login}
+
+
+def _database_of(options: Mapping[str, str], otherwise: int) -> int:
+    database = options.get("db") or options.get("virtual_host", "").strip("/")
+    if not (database or "0").isdigit():
+        raise ValueError("db must be the number of a database")
+    return int(database or otherwise)
 
 
 def _tls_of(scheme: str, known: Mapping[str, str]) -> dict[str, Any] | None:
@@ -193,8 +234,7 @@ def _tls_of(scheme: str, known: Mapping[str, str]) -> dict[str, Any] | None:
     options: dict[str, Any] = {name: known[name] for name in TLS_OPTIONS if name in known}
     if not (scheme == "rediss" or _truth_of("ssl", known.get("ssl", "false"))):
         if options:
-            wanted = "ssl=true" if scheme == SENTINEL else "rediss://"
-            raise ValueError(f"{min(options)} needs {wanted}")
+            raise ValueError(f"{min(options)} needs ssl=true")
         return None
     for name in TLS_FILES:
         if name in options and not Path(options[name]).is_file():

@@ -121,7 +121,7 @@ class Settings(BaseSettings):
     def _server_is_named(cls, url: str, field: ValidationInfo) -> str:
         if is_redis(url):
             server_of(url)
-        elif field.field_name == "redis_url" and not url.startswith("unix://"):
+        elif field.field_name == "redis_url":
             raise ValueError("must begin with redis://, rediss://, sentinel:// or unix://")
         return url
 

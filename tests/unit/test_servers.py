@@ -89,6 +89,14 @@ def test_a_plain_url_stays_as_it_is(url: str) -> None:
         ("rediss://:secret@a?ssl_ca_certs=/nowhere.pem", "no file /nowhere.pem"),
         ("rediss://:secret@a?ssl_cert_reqs=never", "ssl_cert_reqs"),
         ("rediss://:secret@a?ssl_check_hostname=never", "ssl_check_hostname"),
+        ("redis://:secret@a?timeout=3", "timeout is not known"),
+        ("redis://:secret@a?db=one", "db must be"),
+        ("redis://:secret@a/0#1", "percent-encoded"),
+        ("unix://:secret@run/redis.sock", "unix:///path"),
+        ("unix://:secret@/", "unix:///path"),
+        ("unix://:secret@/run/redis.sock?ssl_ca_certs=x", "needs rediss://"),
+        ("unix://:secret@/run/redis.sock?timeout=3", "timeout is not known"),
+        ("redis+socket://:secret@/run/redis.sock?virtual_host=one", "db must be"),
         ("http://:secret@a", "must begin with"),
     ],
 )
@@ -106,3 +114,27 @@ def test_a_bad_url_is_named_and_its_password_is_not(
 def test_a_broker_of_another_make_is_passed_on() -> None:
     settings = Settings.model_validate({"broker_url": "amqp://a;amqp://b"})
     assert celery_config(settings)["broker_url"] == "amqp://a;amqp://b"
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "unix://u:p%40@/run/a%20b%3B%25/redis.sock?db=3",
+        "unix:///run/a%20b%3B%25/redis.sock?db=3&username=u&password=p%40",
+        "redis+socket://u:p%40@/run/a%20b%3B%25/redis.sock?virtual_host=3",
+    ],
+)
+def test_a_socket_is_spelled_for_each_driver(url: str) -> None:
+    server = server_of(url)
+    assert (server.path, server.hosts) == ("/run/a b;%/redis.sock", ())
+    assert server.redis_url == "unix://u:p%40@/run/a%20b%3B%25/redis.sock?db=3"
+    config = config_of(url)
+    spelled = "redis+socket://u:p%40@/run/a%20b%3B%25/redis.sock?virtual_host=3"
+    assert config["broker_url"] == config["result_backend"] == spelled
+    assert "visibility_timeout" in config["broker_transport_options"]
+    assert {queue.name for queue in config["task_queues"]} >= {"imports", "imports.admit"}
+
+
+def test_what_redis_py_reads_in_a_query_reaches_kombu_as_well() -> None:
+    config = config_of("redis://a/1?db=2&username=u&password=p%40")
+    assert config["broker_url"] == config["result_backend"] == "redis://u:p%40@a:6379/2"

@@ -12,7 +12,7 @@ from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import ReadOnlyError, RedisError
 from redis.exceptions import TimeoutError as RedisTimeoutError
 
-from config.servers import Server, is_replicated, server_of
+from config.servers import Server, server_of
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -78,9 +78,10 @@ def connect(url: str) -> "Redis":
         # A server that has become a replica is left: its name may lead to another one by now.
         "retry_on_error": [RedisConnectionError, RedisTimeoutError, ReadOnlyError],
     }
-    if is_replicated(url):
-        return _following(server_of(url), options)
-    return Redis.from_pool(BlockingConnectionPool.from_url(url, **options))
+    server = server_of(url)
+    if server.master_name:
+        return _following(server, options)
+    return Redis.from_pool(BlockingConnectionPool.from_url(server.redis_url, **options))
 
 
 def primary_of(redis: "Redis") -> str:
