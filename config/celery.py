@@ -24,7 +24,8 @@ def celery_config(settings: Settings) -> dict[str, Any]:
         "task_default_queue": IMPORTS_QUEUE,
         # Exchange and routing key as a producer that only knows the queue's name declares them.
         "task_queues": [
-            Queue(name, Exchange(name), routing_key=name) for name in _queues(settings)
+            Queue(name, Exchange(name), routing_key=name, queue_arguments=_arguments(settings))
+            for name in _queues(settings)
         ],
         "task_serializer": "json",
         "result_serializer": "json",
@@ -71,6 +72,10 @@ def _queues(settings: Settings) -> tuple[str, ...]:
     if settings.broker_is_redis:
         return (IMPORTS_QUEUE, ADMIT_QUEUE, FINISH_QUEUE)  # the worker leaves out the first
     return (IMPORTS_QUEUE, FINISH_QUEUE)
+
+
+def _arguments(settings: Settings) -> dict[str, str] | None:
+    return {"x-queue-type": settings.queue_type} if settings.queue_type else None
 
 
 def _transport_options(settings: Settings) -> dict[str, Any]:

@@ -88,6 +88,7 @@ class Settings(BaseSettings):
     redis_url: str = "redis://127.0.0.1:6379/0"
     broker_url: str = ""
     result_backend: str = ""
+    queue_type: Literal["", "classic", "quorum"] = ""
 
     start_rate: Rate | None = None
     start_burst: Burst | None = None

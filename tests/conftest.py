@@ -5,6 +5,7 @@ import shutil
 import subprocess
 import uuid
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -109,11 +110,18 @@ def sandbox() -> Iterator[Sandbox]:
 @pytest.fixture(scope="session")
 def rabbitmq_url() -> Iterator[str]:
     """A virtual host of our own on this machine's RabbitMQ."""
-    if _rabbitmqctl("add_vhost", RABBITMQ_VHOST) != 0:
+    with virtual_host(RABBITMQ_VHOST) as url:
+        yield url
+
+
+@contextmanager
+def virtual_host(name: str, *options: str) -> Iterator[str]:
+    """Give a virtual host for a while, made with these options of `rabbitmqctl add_vhost`."""
+    if rabbitmqctl("add_vhost", name, *options) != 0:
         pytest.skip("NO RABBITMQ whose rabbitmqctl may be run here, its tests are skipped")
-    _rabbitmqctl("set_permissions", "-p", RABBITMQ_VHOST, "guest", ".*", ".*", ".*")
-    yield f"amqp://guest:guest@127.0.0.1:5672/{RABBITMQ_VHOST}"
-    _rabbitmqctl("delete_vhost", RABBITMQ_VHOST)
+    rabbitmqctl("set_permissions", "-p", name, "guest", ".*", ".*", ".*")
+    yield f"amqp://guest:guest@127.0.0.1:5672/{name}"
+    rabbitmqctl("delete_vhost", name)
 
 
 @pytest.fixture
@@ -164,7 +172,8 @@ def _machine_redis() -> str:
     return MACHINE_REDIS
 
 
-def _rabbitmqctl(*arguments: str) -> int:
+def rabbitmqctl(*arguments: str) -> int:
+    """Run rabbitmqctl; return its exit code."""
     program = shutil.which("rabbitmqctl", path=f"{os.environ['PATH']}:/usr/sbin")
     if program is None:
         return 1

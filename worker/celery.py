@@ -21,7 +21,7 @@ from config.names import ADMIT_QUEUE, FINISH_HEADER, IMPORTS_QUEUE
 from config.settings import SettingsError, load_settings
 from worker.conductor import Conductor
 from worker.runtime import close_runtime, runtime_of_process
-from worker.store.broker import outlive_lost_connections
+from worker.store.broker import limit_each_consumer, outlive_lost_connections
 from worker.watchdog import Watchdog
 
 PULSE_SECONDS: Final = 1.0
@@ -114,15 +114,26 @@ class PulseStep(bootsteps.StartStopStep):
         self.stop(consumer)
 
 
-class QueueStep(bootsteps.StartStopStep):
-    """Declares the queue of the producers: messages that come back return to it."""
+class PrefetchStep(bootsteps.StartStopStep):
+    """Lets RabbitMQ send on while messages wait here for their time.
+
+    Celery raises the prefetch count then, which reaches no consumer that is there already.
+    """
 
     requires = ("celery.worker.consumer.tasks:Tasks",)
 
     def start(self, consumer: Any) -> None:
-        """Declare it on each new connection."""
-        queue = consumer.app.amqp.queues[IMPORTS_QUEUE]
-        queue(consumer.connection.default_channel).declare()
+        """Do so on each new connection."""
+        if consumer.connection.transport.driver_type == "amqp":
+            consumer.qos.callback = partial(_renew_consumers, consumer)
+
+
+def _renew_consumers(consumer: Any, prefetch_count: int) -> None:  # noqa: ARG001 - kombu names it
+    """Consume anew where the count rises: what was received before counts no more."""
+    if consumer.qos.prev is not None and consumer.qos.value > consumer.qos.prev:
+        consumer.task_consumer.qos(prefetch_count=consumer.initial_prefetch_count)
+        consumer.task_consumer.cancel()
+        consumer.task_consumer.consume()
 
 
 def _configure() -> dict[str, Any]:
@@ -136,11 +147,12 @@ def _configure() -> dict[str, Any]:
 os.environ.setdefault("FLOWER_CONF", flower.__file__)
 
 outlive_lost_connections()
+limit_each_consumer()
 
 app = Celery("amplify-import-worker", include=["worker.tasks"])
 app.add_defaults(_configure)
 app.steps["worker"].add(ConductorStep)
-app.steps["consumer"].add(QueueStep)
+app.steps["consumer"].add(PrefetchStep)
 app.steps["consumer"].add(PulseStep)
 
 

@@ -3,12 +3,15 @@
 Celery's own lets an exception that a strange header raises climb up, and the worker ends; each
 worker that takes the message next ends as well. What it does foresee, it drops with no more than a
 line in its log. Here both become a rejected import, under the task's id where that is possible.
+A queue that its broker has otherwise ends the worker, in place of being tried for ever.
 """
 
 from collections.abc import Callable
 from typing import Annotated, Any, Final
 
-from celery.exceptions import InvalidTaskError
+import structlog
+from amqp.exceptions import PreconditionFailed
+from celery.exceptions import InvalidTaskError, WorkerShutdown
 from celery.utils.log import get_logger
 from celery.worker.consumer import Consumer
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter
@@ -18,7 +21,18 @@ from vine import promise
 from worker.runtime import runtime_of_process
 from worker.store.connection import StoreUnavailableError
 
+log = structlog.get_logger()
 _logger = get_logger(__name__)
+
+_DELAYED_DELIVERY: Final = "celery.worker.consumer.delayed_delivery:DelayedDelivery"
+"""Celery's own way with countdowns on quorum queues: 28 more, for producers of other exchanges."""
+
+_STEPS: Final = [step for step in Consumer.Blueprint.default_steps if step != _DELAYED_DELIVERY]
+
+_REMEDY: Final = (
+    "let producers declare the queue as workers do: durable, of the type in IMPORTS_QUEUE_TYPE,"
+    " without other arguments; the queue that is there can be deleted once it is empty"
+)
 
 Text = Annotated[str, Field(max_length=10_000)]
 
@@ -75,6 +89,27 @@ class ImportsConsumer(Consumer):
     """Celery's consumer, for messages of any kind."""
 
     connection_errors: tuple[type[Exception], ...]  # Celery's own; its stubs leave it out
+
+    Blueprint = type("Blueprint", (Consumer.Blueprint,), {"default_steps": _STEPS})
+
+    def connect(self) -> Any:
+        """Return a new connection, on which every queue is declared.
+
+        The producers' as well where others consume it: messages that come back return to it.
+        """
+        connection = super().connect()
+        try:
+            with connection.channel() as channel:
+                for queue in self.app.amqp.queues.values():
+                    queue(channel).declare()
+        except PreconditionFailed as error:
+            log.critical("queue.refused", error=error.reply_text, remedy=_REMEDY)
+            connection.close()
+            raise WorkerShutdown(1) from error
+        except BaseException:
+            connection.collect()
+            raise
+        return connection
 
     def create_task_handler(self, promise: Any = promise) -> Callable[[Any], Any]:
         """Return what is called with each message."""

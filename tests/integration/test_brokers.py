@@ -1,12 +1,16 @@
 """Servers of each kind and each configuration that users bring: by socket, of other queue types."""
 
+import json
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 from urllib.parse import quote
 
 import pytest
+from kombu import Connection, Exchange, Queue
 
 from config.servers import server_of
+from tests.conftest import RABBITMQ_VHOST, virtual_host
 from tests.servers import DURABLE, Server
 from tests.support import (
     CommandLine,
@@ -59,3 +63,80 @@ def test_a_server_is_reached_by_its_socket(start: Start, tmp_path: Path) -> None
         assert "FAIL" not in checks
         assert "workers: 1 answered" in checks
         assert "s3cr" not in checks + worker.log
+
+
+@pytest.fixture
+def quorum_url() -> Iterator[str]:
+    """A virtual host whose queues are quorum queues unless a client asks for others."""
+    with virtual_host(f"{RABBITMQ_VHOST}-quorum", "--default-queue-type", "quorum") as url:
+        yield url
+
+
+@pytest.mark.parametrize("concurrency", ["1", "8"])
+def test_a_virtual_host_may_make_every_queue_a_quorum_queue(
+    start: Start, sandbox: Sandbox, quorum_url: str, store_url: str, concurrency: str
+) -> None:
+    worker = start(
+        store_url, IMPORTS_BROKER_URL=quorum_url, IMPORTS_WORKER_CONCURRENCY=concurrency
+    ).wait_until_ready()
+    with producing(quorum_url, store_url) as producer:
+        for number in range(20):
+            producer.send(members(f"dlater{number}"), countdown=3600)
+        import_by_each_door(producer)
+    assert sandbox.jobs("dlater") == []
+    assert "Connection to broker lost" not in worker.log
+
+
+@pytest.fixture
+def other_url() -> Iterator[str]:
+    """A virtual host of its own, for queues that are like no others."""
+    with virtual_host(f"{RABBITMQ_VHOST}-other") as url:
+        yield url
+
+
+def declare(url: str, **other: Any) -> None:
+    """Declare the producers' queue, otherwise than workers do."""
+    with Connection(url) as connection, connection.channel() as channel:
+        Queue("imports", Exchange("imports"), routing_key="imports", **other)(channel).declare()
+
+
+@pytest.mark.parametrize(
+    ("other", "argument", "received", "current"),
+    [
+        ({"message_ttl": 60}, "'x-message-ttl'", "none", "'60000'"),
+        ({"queue_arguments": {"x-queue-type": "quorum"}}, "'x-queue-type'", "none", "'quorum'"),
+        ({"durable": False}, "'durable'", "'true'", "'false'"),
+    ],
+)
+def test_a_queue_of_other_arguments_ends_the_worker_and_is_named(
+    start: Start,
+    other_url: str,
+    store_url: str,
+    tmp_path: Path,
+    other: Any,
+    argument: str,
+    received: str,
+    current: str,
+) -> None:
+    declare(other_url, **other)
+    worker = start(store_url, IMPORTS_BROKER_URL=other_url)
+    assert worker.process.wait(30) == 1
+    (line,) = [line for line in worker.log.splitlines() if "queue.refused" in line]
+    for part in ("'imports'", argument, received, current, "IMPORTS_QUEUE_TYPE"):
+        assert part in line, line
+    assert "Traceback" not in worker.log
+    rows = tmp_path / "rows.jsonl"
+    rows.write_text(json.dumps(members()))
+    done = CommandLine(store_url)("submit", rows, IMPORTS_BROKER_URL=other_url)
+    assert done.returncode == 3
+    assert argument in done.stderr
+
+
+def test_queues_may_be_quorum_queues_by_our_own_declaration(
+    start: Start, other_url: str, store_url: str
+) -> None:
+    declare(other_url, queue_arguments={"x-queue-type": "quorum"})
+    start(store_url, IMPORTS_BROKER_URL=other_url, IMPORTS_QUEUE_TYPE="quorum").wait_until_ready()
+    with producing(other_url, store_url) as producer:
+        producer.app.amqp.queues.add(Queue("imports", queue_arguments={"x-queue-type": "quorum"}))
+        import_by_each_door(producer)

@@ -10,6 +10,7 @@ from typing import Any, Final
 from uuid import NAMESPACE_URL, uuid5
 
 import click
+from amqp.exceptions import AMQPError, ChannelError
 from celery import Celery
 from kombu.exceptions import OperationalError
 from redis.asyncio import Redis
@@ -26,6 +27,7 @@ from worker.store.connection import StoreUnavailableError, connect
 from worker.store.views import ImportViews
 
 REQUESTS_A_MESSAGE: Final = 500
+BROKER_ERRORS: Final = (OperationalError, AMQPError, RedisError, OSError)
 SEND_RETRIES: Final = {"max_retries": 2, "interval_start": 0.1, "interval_step": 0.2}
 
 
@@ -166,7 +168,8 @@ def broker_of(app: "Celery") -> str:
 
 def said_of(error: BaseException) -> str:
     """Return what happened to a connection as the end of a sentence, without secrets."""
-    verb = "refused" if isinstance(error, ResponseError) else "can't be reached"
+    is_answer = isinstance(error, ResponseError | ChannelError)
+    verb = "refused" if is_answer else "can't be reached"
     return f"{verb}: {mask_text(str(error)) or type(error).__name__}"
 
 
@@ -183,5 +186,5 @@ def _request_of(row: Row, batch_id: str) -> dict[str, Any]:
 def _broker_errors(broker: str) -> Iterator[None]:
     try:
         yield
-    except (OperationalError, RedisError, OSError) as error:
+    except BROKER_ERRORS as error:
         raise UnreachableError(f"The broker at {broker} {said_of(error)}") from error

@@ -9,15 +9,20 @@ from enum import StrEnum
 from typing import Any, Final
 
 import click
-from kombu.exceptions import OperationalError
-from redis.exceptions import RedisError
 from rich.console import Console
 from rich.text import Text
 
 from config.logging import mask_text
 from config.settings import Settings, SettingsError, load_settings
 from worker.celery import app
-from worker.cli.client import UnreachableError, broker_of, make_console, open_views, said_of
+from worker.cli.client import (
+    BROKER_ERRORS,
+    UnreachableError,
+    broker_of,
+    make_console,
+    open_views,
+    said_of,
+)
 from worker.cli.factlist import SUSPECTS_REMEDY
 from worker.cli.progress import is_plain
 from worker.domain.requests import DEFAULT_ACCOUNT
@@ -196,7 +201,7 @@ def _check_broker() -> list[Check]:
         with app.connection_for_write(connect_timeout=BROKER_SECONDS) as connection:
             connection.ensure_connection(max_retries=1, interval_start=0, timeout=BROKER_SECONDS)
         workers = app.control.ping(timeout=PING_SECONDS)
-    except (OperationalError, RedisError, OSError) as error:
+    except BROKER_ERRORS as error:
         return [Check("broker", Verdict.FAIL, f"{where} {said_of(error)}", remedy)]
     return [Check("broker", Verdict.OK, where), _judge_workers(workers or [])]
 

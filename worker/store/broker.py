@@ -1,4 +1,4 @@
-"""What kombu's Redis transport needs to keep the promises of this house (pinned by the lock file).
+"""What kombu's transports need to keep the promises of this house (pinned by the lock file).
 
 Changes kombu's own classes, since Celery makes them, and since Sentinel's inherit from them.
 """
@@ -6,7 +6,7 @@ Changes kombu's own classes, since Celery makes them, and since Sentinel's inher
 from collections.abc import Callable
 from typing import Any, Final
 
-from kombu.transport import redis
+from kombu.transport import pyamqp, redis
 from redis.exceptions import ConnectionError as RedisConnectionError
 
 transport: Final[Any] = redis  # its annotations leave out what is changed here
@@ -30,6 +30,16 @@ def outlive_lost_connections() -> None:
     connection is no connection error to Celery, and ended the worker.
     """
     transport.Channel._connparams = _connparams_if_open  # noqa: SLF001
+
+
+def limit_each_consumer() -> None:
+    """Let RabbitMQ count what each consumer has been sent, not what each channel has.
+
+    Quorum queues know nothing else, and end a connection that wants more; whether a queue is one
+    may be the virtual host's own decision, which no client is told.
+    """
+    rabbitmq: Any = pyamqp.Transport
+    rabbitmq.qos_semantics_matches_spec = lambda *_: True
 
 
 def _connparams_if_open(channel: Any, *args: Any, **kwargs: Any) -> Any:
