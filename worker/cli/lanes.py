@@ -49,7 +49,8 @@ def lanes(context: click.Context, *, as_objects: bool, facts: bool) -> None:
     if context.invoked_subcommand is None:
         asyncio.run(_show(load_settings(), as_objects=as_objects, facts=facts))
     elif as_objects or facts:
-        raise click.UsageError("--json and --facts are for the list of lanes alone.")
+        option = "--json" if as_objects else "--facts"
+        raise click.UsageError(f"{option} is for the list of lanes alone.")
 
 
 @lanes.command()
