@@ -50,9 +50,9 @@ def configure_logging(settings: Settings) -> None:
     root = logging.getLogger()
     root.handlers[:] = [handler]
     root.setLevel(settings.log_level)
+    for outspoken in ("botocore", "aiobotocore"):  # of credentials, with what a helper printed
+        logging.getLogger(outspoken).setLevel(logging.ERROR)
     for noisy in (
-        "botocore",
-        "aiobotocore",
         "boto3",
         "aiohttp",
         "urllib3",

@@ -1,9 +1,10 @@
 """Every setting of ours, from environment variables with the prefix `IMPORTS_`.
 
 AWS's own settings (AWS_PROFILE, AWS_REGION, AWS_CONFIG_FILE, AWS_ENDPOINT_URL_AMPLIFYBACKEND …) are
-not repeated: botocore reads them.
+not repeated: botocore reads them. A region becomes part of a lane's name, and so is looked at here.
 """
 
+import os
 import re
 import tomllib
 from functools import cache
@@ -28,6 +29,8 @@ Burst = Annotated[float, Field(ge=1, le=10_000)]
 Seconds = Annotated[float, Field(gt=0, le=365 * 86400)]
 
 LANE_NAME: Final = re.compile(r"[^/]+/[a-z0-9-]+")
+REGION: Final = re.compile(r"[a-z]{2,4}(-[a-z]+)+-[0-9]{1,2}")
+"""As in a request."""
 
 
 class SettingsError(ValueError):
@@ -116,6 +119,16 @@ class Settings(BaseSettings):
     worker_concurrency: Annotated[int, Field(ge=1, le=256)] = 8
     log_format: Literal["auto", "json", "console"] = "auto"
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = "INFO"
+
+    @model_validator(mode="before")
+    @classmethod
+    def _without_stray_blanks(cls, values: dict[str, Any]) -> dict[str, Any]:
+        """Strip what an environment file or a secret's last line brings along."""
+        stripped = {
+            name: value.strip() if isinstance(value, str) else value
+            for name, value in values.items()
+        }
+        return {name: value for name, value in stripped.items() if value != ""}
 
     @field_validator("redis_url", "broker_url", "result_backend")
     @classmethod
@@ -214,7 +227,15 @@ def load_settings() -> Settings:
     except ValidationError as error:
         raise SettingsError(_explain(error)) from None
     _ = settings.lanes  # read now: a worker with a bad lanes file must not start
+    _check_region()
     return settings
+
+
+def _check_region() -> None:
+    for name in ("AWS_REGION", "AWS_DEFAULT_REGION"):
+        region = os.environ.get(name, "").strip()
+        if region and not REGION.fullmatch(region):
+            raise SettingsError(f'{name}: must look like eu-central-1, got "{region}"')
 
 
 @cache

@@ -47,7 +47,8 @@ async def test_a_call_that_is_frozen_on_its_way_out_is_not_sent_late(
         # Over a connection that is open, nothing else is waited for before the request goes out.
         await aws.call("default", "us-east-1", "list_backend_jobs", WHERE)
         aws.timeout_seconds = TIMEOUT_SECONDS
-        client = await aws._client("default", "us-east-1")  # noqa: SLF001 - its signing is slowed
+        used = aws._account("default")  # noqa: SLF001 - its signing is slowed
+        client = await used.client("us-east-1", aws._config)  # noqa: SLF001 - as above
         client.meta.events.register(f"{moment}.{SERVICE}.ImportBackendAuth", freeze)
         with pytest.raises(CallFailedError) as failure:
             await aws.call("default", "us-east-1", "import_backend_auth", WHERE | POOL)

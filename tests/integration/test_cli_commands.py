@@ -297,6 +297,27 @@ def test_doctor_goes_on_without_a_store_and_stops_at_bad_settings(command: Comma
     assert wrong.stdout.startswith("FAIL settings: IMPORTS_LEASE_SECONDS")
 
 
+def test_doctor_says_what_keeps_calls_from_being_sent(command: CommandLine, tmp_path: Path) -> None:
+    config = tmp_path / "config"
+    config.write_text(
+        "[profile acme]\ncredential_process = echo []\nregion = us_east_1\n"
+        "[profile b]\naws_access_key_id = AKIAB\naws_secret_access_key = b\nmax_attempts = many\n"
+    )
+    accounts = ("--account", "acme", "--account", "b")
+    done = command("doctor", "--json", *accounts, AWS_CONFIG_FILE=str(config), AWS_REGION="")
+    checks = {check["name"]: check for check in json.loads(done.stdout)["checks"]}
+    assert checks["credentials of acme"]["verdict"] == "FAIL"
+    assert checks["credentials of b"]["verdict"] == "ok"  # calls are not repeated anyway
+
+    done = command("doctor", "--json", AWS_ENDPOINT_URL_AMPLIFYBACKEND="127.0.0.1:4567")
+    checks = {check["name"]: check for check in json.loads(done.stdout)["checks"]}
+    assert checks["credentials of default"]["verdict"] == "FAIL"
+    assert "Invalid endpoint" in checks["credentials of default"]["detail"]
+
+    wrong = command("doctor", AWS_REGION="us_east_1")
+    assert wrong.stdout.startswith("FAIL settings: AWS_REGION")
+
+
 def test_help_lists_the_commands_and_the_exit_codes(command: CommandLine) -> None:
     helped, version = command.each(("--help",), ("--version",))
     for word in ("submit", "status", "watch", "events", "doctor", "sandbox", "130  interrupted"):

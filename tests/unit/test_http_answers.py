@@ -156,9 +156,45 @@ def test_the_status_decides_wherever_the_name_stands(
         (302, Kind.UNKNOWN),
     ],
 )
-@pytest.mark.parametrize("body", [b"", b"{}", b"<html>", b"[]"])
+@pytest.mark.parametrize("body", [b"", b"{}", b"[]"])
 def test_a_status_says_enough_without_a_body(status: int, kind: Kind, body: bytes) -> None:
     assert answer_of(status, body).kind is kind
+
+
+@pytest.mark.parametrize(
+    ("body", "content_type"),
+    [
+        (b"<html>", "text/html; charset=utf-8"),
+        (b"\n<?xml version='1.0'?><Error/>", "application/json"),
+        (b"404 page not found", "text/plain"),
+        (b"", "text/html"),
+    ],
+)
+@pytest.mark.parametrize(
+    ("status", "kind"),
+    [
+        (400, Kind.UNKNOWN),
+        (401, Kind.CREDENTIALS),
+        (403, Kind.CREDENTIALS),
+        (404, Kind.UNKNOWN),
+        (405, Kind.UNKNOWN),
+        (407, Kind.CREDENTIALS),
+        (409, Kind.CONFLICT),
+        (413, Kind.UNKNOWN),
+        (426, Kind.UNKNOWN),
+        (429, Kind.THROTTLED),
+        (502, Kind.UNKNOWN),
+    ],
+)
+def test_what_a_proxy_says_rejects_nothing(
+    status: int, kind: Kind, body: bytes, content_type: str
+) -> None:
+    assert answer_of(status, body, content_type=content_type).kind is kind
+
+
+def test_json_that_calls_itself_text_is_read() -> None:
+    body = {"code": "NotFoundException", "message": "no such app"}
+    assert answer_of(404, body, content_type="text/json").kind is Kind.NOT_FOUND
 
 
 @pytest.mark.parametrize(
@@ -171,6 +207,22 @@ def test_a_status_says_enough_without_a_body(status: int, kind: Kind, body: byte
         ("ExpiredTokenException", Kind.CREDENTIALS),
         ("UnrecognizedClientException", Kind.CREDENTIALS),
         ("InvalidSignatureException", Kind.CREDENTIALS),
+        ("ExpiredToken", Kind.CREDENTIALS),
+        ("RequestExpired", Kind.CREDENTIALS),
+        ("RequestTimeTooSkewed", Kind.CREDENTIALS),
+        ("SignatureDoesNotMatch", Kind.CREDENTIALS),
+        ("AccessDenied", Kind.CREDENTIALS),
+        ("NotAuthorized", Kind.CREDENTIALS),
+        ("NotAuthorizedException", Kind.CREDENTIALS),
+        ("OptInRequired", Kind.CREDENTIALS),
+        ("InvalidClientTokenId", Kind.CREDENTIALS),
+        ("AuthFailure", Kind.CREDENTIALS),
+        ("RequestLimitExceeded", Kind.THROTTLED),
+        ("SlowDown", Kind.THROTTLED),
+        ("RequestTimeout", Kind.UNKNOWN),
+        ("InternalFailure", Kind.UNKNOWN),
+        ("InternalServerError", Kind.UNKNOWN),
+        ("ServiceUnavailableException", Kind.UNKNOWN),
         ("ValidationException", Kind.BAD_REQUEST),
         ("NotFoundException", Kind.BAD_REQUEST),
         ("", Kind.BAD_REQUEST),
@@ -193,6 +245,22 @@ def test_a_refusal_is_our_clocks_fault_when_it_is_minutes_off(
         assert answer.kind is Kind.CLOCK
         assert said in answer.error
         assert "Signature expired" in answer.error
+
+
+@pytest.mark.parametrize(("age", "kind"), [("3600", Kind.CREDENTIALS), ("x", Kind.CLOCK)])
+def test_a_refusal_from_a_cache_is_as_old_as_it_says(age: str, kind: Kind) -> None:
+    headers = {"date": DATE, "age": age}
+    assert read(Response(403, headers, b"{}", DATE_EPOCH + 3600)).kind is kind
+
+
+def test_an_old_refusal_is_no_clocks_fault_once_our_time_was_taken() -> None:
+    late = Response(403, {"date": DATE}, b"{}", DATE_EPOCH + 3600, clock_is_right=True)
+    assert read(late).kind is Kind.CREDENTIALS
+
+
+@pytest.mark.parametrize(("status", "kind"), [(400, Kind.UNKNOWN), (404, Kind.UNKNOWN)])
+def test_an_error_that_was_cut_off_says_nothing_of_the_request(status: int, kind: Kind) -> None:
+    assert read(Response(status, {}, b"", cut_off=True)).kind is kind
 
 
 @pytest.mark.parametrize(

@@ -169,6 +169,7 @@ def test_what_is_below_the_level_is_not_written(log_line: LogLine) -> None:
     structlog.get_logger().debug("call.answered")
     logging.getLogger("celery").debug("quiet")
     logging.getLogger("botocore.hooks").info("noise")
+    logging.getLogger("aiobotocore.credentials").warning("what a helper printed")
     structlog.get_logger().info("import.started")
     assert log_line()["event"] == "import.started"
 

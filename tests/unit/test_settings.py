@@ -6,7 +6,8 @@ from typing import Any
 
 import pytest
 
-from config.settings import LaneSettings, Settings, SettingsError, load_settings
+from config.settings import REGION, LaneSettings, Settings, SettingsError, load_settings
+from worker.domain.requests import REGION_PATTERN
 
 DEFAULTS: dict[str, Any] = {
     "redis_url": "redis://127.0.0.1:6379/0",
@@ -51,6 +52,28 @@ def load(monkeypatch: pytest.MonkeyPatch, **variables: str) -> Settings:
     return load_settings()
 
 
+def test_a_lanes_file_is_found_behind_a_stray_blank(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    (tmp_path / "lanes.toml").write_text("[defaults]\nmax_running = 7\n")
+    settings = load(monkeypatch, IMPORTS_LANES_FILE=f"{tmp_path}/lanes.toml\n")
+    assert settings.lane_defaults.max_running == 7
+
+
+@pytest.mark.parametrize("variable", ["AWS_REGION", "AWS_DEFAULT_REGION"])
+def test_a_region_that_is_none_stops_the_start(
+    monkeypatch: pytest.MonkeyPatch, variable: str
+) -> None:
+    said = refusal(monkeypatch, **{variable: "us_east_1"})
+    assert said == f'{variable}: must look like eu-central-1, got "us_east_1"'
+    load(monkeypatch, **{variable: " us-east-1\n"})
+    load(monkeypatch, **{variable: " "})
+
+
+def test_a_region_is_one_for_settings_and_requests() -> None:
+    assert f"^{REGION.pattern}$" == REGION_PATTERN.pattern
+
+
 def refusal(monkeypatch: pytest.MonkeyPatch, **variables: str) -> str:
     with pytest.raises(SettingsError) as caught:
         load(monkeypatch, **variables)
@@ -65,6 +88,12 @@ def test_every_setting_has_its_default(name: str, value: object) -> None:
 @pytest.mark.parametrize(
     ("variable", "text", "value"),
     [
+        ("IMPORTS_REDIS_URL", " redis://store:6380/2\n", "redis://store:6380/2"),
+        ("IMPORTS_BROKER_URL", "  ", ""),
+        ("IMPORTS_LANES_FILE", " ", None),
+        ("IMPORTS_MAX_ATTEMPTS", " 9\n", 9),
+        ("IMPORTS_WORKER_POOL", "solo ", "solo"),
+        ("IMPORTS_ASSUME_FINISHED_LISTED", "false ", False),
         ("IMPORTS_REDIS_URL", "redis://store:6380/2", "redis://store:6380/2"),
         ("IMPORTS_BROKER_URL", "amqp://broker", "amqp://broker"),
         ("IMPORTS_RESULT_BACKEND", "redis://results", "redis://results"),

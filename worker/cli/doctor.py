@@ -13,7 +13,7 @@ from rich.console import Console
 from rich.text import Text
 
 from config.logging import mask_text
-from config.settings import Settings, SettingsError, load_settings
+from config.settings import REGION, Settings, SettingsError, load_settings
 from worker.celery import app
 from worker.cli.client import (
     BROKER_ERRORS,
@@ -26,7 +26,7 @@ from worker.cli.client import (
 from worker.cli.factlist import SUSPECTS_REMEDY
 from worker.cli.progress import is_plain
 from worker.domain.requests import DEFAULT_ACCOUNT
-from worker.operations.aws import Aws, CallFailedError
+from worker.operations.aws import SOME_REGION, Aws, CallFailedError
 from worker.store.laneview import LaneView
 from worker.store.views import ServerFacts
 
@@ -217,7 +217,7 @@ async def _check_aws(accounts: set[str]) -> list[Check]:
     try:
         return [
             _check_region(aws),
-            *await asyncio.gather(*(_check_credentials(aws, name) for name in sorted(accounts))),
+            *await asyncio.gather(*(_check_account(aws, name) for name in sorted(accounts))),
         ]
     finally:
         await aws.close()
@@ -226,15 +226,17 @@ async def _check_aws(accounts: set[str]) -> list[Check]:
 def _check_region(aws: Aws) -> Check:
     region = aws.region_of(DEFAULT_ACCOUNT)
     if region:
-        return Check("region", Verdict.OK, region)
+        remedy = "it must look like eu-central-1"
+        return _judge("region", region, well=bool(REGION.fullmatch(region)), remedy=remedy)
     remedy = "set AWS_REGION, unless every request names its region"
     return Check("region", Verdict.WARN, "none is configured", remedy)
 
 
-async def _check_credentials(aws: Aws, account: str) -> Check:
+async def _check_account(aws: Aws, account: str) -> Check:
     name = f"credentials of {account}"
+    region = aws.region_of(account) or SOME_REGION
     try:
-        return Check(name, Verdict.OK, f"found by {await aws.check_credentials(account)}")
+        return Check(name, Verdict.OK, f"found by {await aws.check(account, region)}")
     except CallFailedError as error:
         remedy = (
             "give them in any way that AWS tools read (this shell was asked, not the workers)"

@@ -16,7 +16,7 @@ class Kind(StrEnum):
     CONFLICT = "conflict"  # another job is pending on the target
     NOT_FOUND = "not_found"
     THROTTLED = "throttled"
-    CREDENTIALS = "credentials"  # refused, expired or missing: nothing about this import is wrong
+    CREDENTIALS = "credentials"  # refused or missing, or nothing can be sent: mend the lane
     CLOCK = "clock"  # signed at a wrong time: nothing about the lane is wrong
     UNREACHABLE = "unreachable"  # no connection, as far as the SDK can tell
     UNKNOWN = "unknown"  # 5xx, time-out, reset, unreadable: it may have taken effect

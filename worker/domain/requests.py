@@ -35,6 +35,8 @@ DEFAULT_ACCOUNT: Final = "default"
 IDENTIFIER_PATTERN: Final = re.compile(r"^[A-Za-z0-9][A-Za-z0-9._:@+=-]{0,127}$")
 """What import ids and batchIds look like; they become parts of keys and of event ids."""
 
+REGION_PATTERN: Final = re.compile(r"^[a-z]{2,4}(-[a-z]+)+-[0-9]{1,2}$")
+
 
 class Priority(StrEnum):
     """Which imports of a lane start first."""
@@ -56,7 +58,7 @@ UserPoolId = Annotated[str, _text(r"^[A-Za-z0-9_-]+_[0-9a-zA-Z]+$", 55)]
 ClientId = Annotated[str, _text(r"^[A-Za-z0-9_+]+$", 128)]
 IdentityPoolId = Annotated[str, _text(r"^[A-Za-z0-9_-]+:[0-9a-f-]+$", 55)]
 Account = Annotated[str, _text(r"^[A-Za-z0-9][A-Za-z0-9._@+=, -]*$", 64)]
-Region = Annotated[str, _text(r"^[a-z]{2,4}(-[a-z]+)+-[0-9]{1,2}$", 32)]
+Region = Annotated[str, _text(REGION_PATTERN.pattern, 32)]
 Identifier = Annotated[str, _text(IDENTIFIER_PATTERN.pattern, 128)]
 Key = Annotated[str, _text(r"^[^\x00-\x1f\x7f]+$", 256)]
 MetadataKey = Annotated[str, _text(r"^[^\x00-\x1f\x7f]+$", 128)]

@@ -15,6 +15,7 @@ from worker.domain.requests import (
     IDENTIFIER_PATTERN,
     MAX_BATCH_REQUESTS,
     MAX_REQUEST_BYTES,
+    REGION_PATTERN,
     SHOWN_CHARACTERS,
     ImportRequest,
     InvalidRequestError,
@@ -164,6 +165,9 @@ class Admitter:
         region = request.region or self._regions.region_of(request.account)
         if not region:
             reason = "is not given, and neither AWS_REGION nor the account's profile names one"
+            raise InvalidRequestError((("region", reason),))
+        if not REGION_PATTERN.fullmatch(region):
+            reason = f"is not given, and {region!r}, which the workers are configured with, is none"
             raise InvalidRequestError((("region", reason),))
         return region
 

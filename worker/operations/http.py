@@ -31,32 +31,79 @@ CONCURRENCY_TEXT: Final = re.compile(
 )
 PENDING_JOB_TEXT: Final = "already a pending job"
 THROTTLING_CODES: Final = frozenset(
-    {"LimitExceededException", "TooManyRequestsException", "ThrottlingException", "Throttling"}
+    {
+        "BandwidthLimitExceeded",
+        "EC2Throttled",
+        "LimitExceeded",
+        "PriorRequestNotComplete",
+        "ProvisionedThroughputExceeded",
+        "RequestLimitExceeded",
+        "RequestThrottled",
+        "SlowDown",
+        "Throttled",
+        "Throttling",
+        "TooManyRequests",
+    }
 )
 CREDENTIAL_CODES: Final = frozenset(
     {
-        "AccessDeniedException",
-        "ExpiredTokenException",
-        "IncompleteSignatureException",
+        "AccessDenied",
+        "AccountProblem",
+        "AuthFailure",
+        "ExpiredToken",
+        "Forbidden",
+        "IncompleteSignature",
+        "InvalidAccessKeyId",
         "InvalidClientTokenId",
-        "InvalidSignatureException",
-        "MissingAuthenticationTokenException",
-        "UnrecognizedClientException",
+        "InvalidSecurity",
+        "InvalidSignature",
+        "InvalidToken",
+        "MissingAuthenticationToken",
+        "NotAuthorized",
+        "NotSignedUp",
+        "OptInRequired",
+        "PendingVerification",
+        "RequestExpired",
+        "RequestTimeTooSkewed",
+        "SignatureDoesNotMatch",
+        "SubscriptionRequired",
+        "TokenRefreshRequired",
+        "Unauthorized",
+        "UnauthorizedOperation",
+        "UnrecognizedClient",
     }
 )
+TRANSIENT_CODES: Final = frozenset(
+    {
+        "IDPCommunication",
+        "InternalFailure",
+        "Internal",
+        "InternalServer",
+        "InternalService",
+        "RequestTimeout",
+        "ServiceUnavailable",
+    }
+)
+"""Errors that AWS and botocore send with a 400 at times, though they say nothing of the request.
+
+As AWS's lists of common errors and botocore's retry rules have them, without `Exception`, `Error`.
+"""
 
 
 @dataclass(frozen=True, slots=True)
 class Response:
     """A raw HTTP answer. Header names are lower case.
 
-    `received_at` is when it came on this machine's own clock (Unix time, seconds).
+    `received_at` is when it came on this machine's own clock (Unix time, seconds). Of one that was
+    `cut_off`, the body did not come. `clock_is_right` says that AWS has just taken our time.
     """
 
     status: int
     headers: Mapping[str, str]
     body: bytes
     received_at: float = math.nan
+    cut_off: bool = False
+    clock_is_right: bool = False
 
 
 def read(response: Response) -> Answer:
@@ -66,12 +113,13 @@ def read(response: Response) -> Answer:
         return _read_jobs(response, members)
     members = members or {}
     code, message = _code_of(response, members), _message_of(response, members)
-    kind = _kind_of(response.status, code, message)
-    if kind is Kind.CREDENTIALS and (off := clock_off(response.headers, response.received_at)):
+    kind = _kind_of(response, code, message)
+    off = "" if response.clock_is_right else clock_off(response.headers, response.received_at)
+    if kind is Kind.CREDENTIALS and off:
         kind, message = Kind.CLOCK, f"this machine's clock is {off} AWS's; {message}"
     return Answer(
         kind=kind,
-        error=_line(f"HTTP {response.status}{f' {code}' if code else ''}: {message}"),
+        error=one_line(f"HTTP {response.status}{f' {code}' if code else ''}: {message}"),
         limit_type=_text(members, "limitType", "LimitType"),
         concurrent=_is_concurrent(_text(members, "limitType", "LimitType"), message),
         resource_type=_text(members, "resourceType", "ResourceType"),
@@ -108,37 +156,55 @@ def next_token_of(response: Response) -> str:
 def clock_off(headers: Mapping[str, str], received_at: float) -> str:
     """Return how far this machine's clock is "ahead of" or "behind" AWS's, '' if AWS may bear it.
 
-    AWS tells its time in every answer (`Date`; RFC 9110, 6.6.1).
+    AWS tells its time in every answer (`Date`; RFC 9110, 6.6.1). One that a cache kept is as old as
+    it says (`Age`; RFC 9111, 5.1).
     """
     sent_at = _time_of(headers.get("date", ""))
-    ahead = math.nan if sent_at is None else received_at - sent_at
+    age = headers.get("age", "").strip()
+    kept_seconds = int(age) if age.isascii() and age.isdigit() and len(age) < 10 else 0
+    ahead = math.nan if sent_at is None else received_at - sent_at - kept_seconds
     if abs(ahead) > CLOCK_TOLERANCE_SECONDS:
         return f"{abs(ahead):.0f} s {'ahead of' if ahead > 0 else 'behind'}"
     return ""
 
 
-def _kind_of(status: int, code: str, message: str) -> Kind:
-    match status:
-        case 400 if PENDING_JOB_TEXT in message.lower():
-            return Kind.CONFLICT
-        case 400 if code in THROTTLING_CODES:
-            return Kind.THROTTLED
-        case 400 if code in CREDENTIAL_CODES:
+def _kind_of(response: Response, code: str, message: str) -> Kind:
+    match response.status:
+        case 401 | 403 | 407:
             return Kind.CREDENTIALS
-        case 400:
-            return Kind.BAD_REQUEST
-        case 401 | 403:
-            return Kind.CREDENTIALS
-        case 404:
-            return Kind.NOT_FOUND
-        case 409:
-            return Kind.CONFLICT
         case 429:
             return Kind.THROTTLED
-        case _ if 400 <= status < 500 and status != 408:
-            return Kind.BAD_REQUEST
-        case _:
+        case 409:
+            return Kind.CONFLICT
+        case status if not 400 <= status < 500 or status == 408 or _is_foreign(response):
             return Kind.UNKNOWN
+        case 404:
+            return Kind.NOT_FOUND
+        case 400:
+            return _kind_of_refusal(code, message)
+        case _:
+            return Kind.BAD_REQUEST
+
+
+def _kind_of_refusal(code: str, message: str) -> Kind:
+    name = code.removesuffix("Exception").removesuffix("Error")
+    if PENDING_JOB_TEXT in message.lower():
+        return Kind.CONFLICT
+    if name in THROTTLING_CODES:
+        return Kind.THROTTLED
+    if name in CREDENTIAL_CODES:
+        return Kind.CREDENTIALS
+    return Kind.UNKNOWN if name in TRANSIENT_CODES else Kind.BAD_REQUEST
+
+
+def _is_foreign(response: Response) -> bool:
+    """Return whether an error speaks of something between us and AWS, or was not read whole.
+
+    The API answers in JSON; pages and plain text are proxies', and say nothing of a request.
+    """
+    is_text = response.headers.get("content-type", "").lower().startswith("text/")
+    is_page = is_text and _members_of(response.body) is None
+    return response.cut_off or is_page or response.body.lstrip()[:1] == b"<"
 
 
 def _members_of(body: bytes) -> dict[str, Any] | None:
@@ -161,7 +227,7 @@ def _text(members: Mapping[str, Any], *names: str) -> str:
 def _code_of(response: Response, members: Mapping[str, Any]) -> str:
     # AWS restJson1: the header may carry ":http://…" behind the code, __type a "namespace#" before.
     code = response.headers.get("x-amzn-errortype", "") or _text(members, "code", "__type")
-    return _line(code.split(":", 1)[0].rsplit("#", 1)[-1])
+    return one_line(code.split(":", 1)[0].rsplit("#", 1)[-1])
 
 
 def _message_of(response: Response, members: Mapping[str, Any]) -> str:
@@ -179,8 +245,8 @@ def _job_of(members: Mapping[str, Any], now: float | None) -> Job:
         job_id=_text(members, "jobId"),
         operation=_text(members, "operation"),
         status=_text(members, "status"),
-        error=_line(_text(members, "error")),
-        updated="" if updated is None else _line(str(updated))[:TIME_CHARACTERS],
+        error=one_line(_text(members, "error")),
+        updated="" if updated is None else one_line(str(updated))[:TIME_CHARACTERS],
     )
     if created is None or now is None:
         return job
@@ -209,6 +275,7 @@ def _retry_after(headers: Mapping[str, str]) -> float | None:
     return min(max(0.0, seconds), RETRY_AFTER_MAX_SECONDS) if math.isfinite(seconds) else None
 
 
-def _line(text: str) -> str:
+def one_line(text: str) -> str:
+    """Return a text for people on one printable line, cut to what an event may hold."""
     printable = "".join(char if char.isprintable() else " " for char in text)
     return " ".join(printable.split())[:ERROR_CHARACTERS]

@@ -5,6 +5,7 @@ Source: the AmplifyBackend API reference; request and response members as botoco
 
 import asyncio
 import math
+import time
 from collections.abc import Awaitable, Callable, Mapping
 from typing import Final
 
@@ -51,25 +52,29 @@ class ImportBackendAuth:
         any order. `another` grants each page but the first. A page that fails makes the whole
         answer fail; empty pages are read past. A list that is not read to its end proves nothing.
         """
+        end = time.monotonic() + self._aws.timeout_seconds
         try:
-            async with asyncio.timeout(self._aws.timeout_seconds):
-                return await self._read_pages(item, another)
+            return await self._read_pages(item, another, end)
         except TimeoutError:
             return Answer(kind=Kind.UNKNOWN, error="the list of jobs took too long")
 
-    async def _read_pages(self, item: Import, another: Callable[[], Awaitable[None]]) -> Answer:
+    async def _read_pages(
+        self, item: Import, another: Callable[[], Awaitable[None]], end: float
+    ) -> Answer:
         jobs: dict[str, Job] = {}  # by id: pages may repeat a job
         nameless: list[Job] = []
         tokens: set[str] = set()
         paging: dict[str, str] = {}
         for _ in range(MAX_PAGES):
             if paging:
-                await another()
+                async with asyncio.timeout(end - time.monotonic()):
+                    await another()
             try:
                 response = await self._call(
                     item,
                     "list_backend_jobs",
                     {"MaxResults": PAGE_SIZE, **paging},
+                    answer_by=end,
                 )
             except CallFailedError as failure:
                 return failure.answer
@@ -98,10 +103,17 @@ class ImportBackendAuth:
             return failure.answer
 
     async def _call(
-        self, item: Import, method: str, params: Mapping[str, object], send_by: float = math.inf
+        self,
+        item: Import,
+        method: str,
+        params: Mapping[str, object],
+        send_by: float = math.inf,
+        answer_by: float = math.inf,
     ) -> Response:
         where = {
             "AppId": item.app_id,
             "BackendEnvironmentName": item.backend_environment_name,
         }
-        return await self._aws.call(item.account, item.region, method, {**where, **params}, send_by)
+        return await self._aws.call(
+            item.account, item.region, method, {**where, **params}, send_by, answer_by
+        )

@@ -1,0 +1,141 @@
+"""An account's SDK session: what the environment may not decide, and how credentials are found.
+
+Nobody sits before a worker: no provider may ask on a terminal, and no helper may run on after the
+call for which it was started.
+"""
+
+import asyncio
+import os
+import signal
+from asyncio.subprocess import DEVNULL, PIPE, Process
+from contextlib import suppress
+from functools import partial
+from typing import Any, Final, NoReturn, Self
+
+from aiobotocore.config import AioConfig
+from aiobotocore.credentials import (
+    AioAssumeRoleProvider,
+    AioProcessProvider,
+    AioProfileProviderBuilder,
+    create_credential_resolver,
+)
+from aiobotocore.session import AioSession
+from botocore.config import Config
+from botocore.exceptions import InvalidConfigError
+
+from worker.operations.transport import CREDENTIALS, PunctualSession, progress_of_call
+
+PINNED: Final = {
+    "retry_mode": "standard",
+    "max_attempts": 3,  # of calls for credentials; see `call_config`
+    "defaults_mode": "legacy",
+    "endpoint_discovery_enabled": False,
+    "request_min_compression_size_bytes": 10240,
+    "disable_request_compression": True,
+    "request_checksum_calculation": "when_required",
+    "response_checksum_validation": "when_required",
+    "account_id_endpoint_mode": "disabled",
+    "disable_host_prefix_injection": None,
+    "sigv4a_signing_region_set": None,
+    "auth_scheme_preference": None,
+}
+"""What changes how often, when or in which form a call is sent is not read from anywhere.
+
+A profile or the environment could otherwise bring the SDK's own retries and its limiter back.
+"""
+
+HELPER_ENDS_SECONDS: Final = 1.0
+
+
+class ClientConfig(AioConfig):  # type: ignore[misc]  # it publishes no annotations
+    """A configuration that keeps its transport when it is merged with another one."""
+
+    def merge(self, other_config: Config) -> Self:
+        """Return both as one; what the other one says goes first."""
+        options = {**self._user_provided_options, **other_config._user_provided_options}  # noqa: SLF001 - as its base does
+        transport = getattr(other_config, "http_session_cls", None)
+        own = isinstance(other_config, ClientConfig)
+        return type(self)(
+            self.connector_args,
+            http_session_cls=transport if own else self.http_session_cls,
+            **options,
+        )
+
+
+class AccountSession(AioSession):  # type: ignore[misc]  # it publishes no annotations
+    """A session of the profile, '' for the ambient one, on a data loader that all share."""
+
+    def __init__(self, profile: str, loader: object, acknowledged_seconds: float) -> None:
+        pinned = {name: (None, None, value, None) for name, value in PINNED.items()}
+        super().__init__(session_vars=pinned, profile=profile or None)
+        self.register_component("data_loader", loader)
+        transport = partial(PunctualSession, acknowledged_seconds=acknowledged_seconds)
+        self.set_default_client_config(ClientConfig(http_session_cls=transport))
+
+    def _create_credential_resolver(self) -> Any:
+        region = self._last_client_region_used
+        cache: dict[str, object] = {}
+        resolver = create_credential_resolver(self, cache, region)
+        for provider in resolver.providers:
+            if isinstance(provider, AioProcessProvider):
+                provider._popen = _start_helper  # noqa: SLF001 - the chain is built in one piece
+            if isinstance(provider, AioAssumeRoleProvider):
+                provider._prompter = _refuse_to_ask  # noqa: SLF001 - as above
+                provider._profile_provider_builder = _Providers(self, cache, region)  # noqa: SLF001
+        return resolver
+
+
+class _Providers(AioProfileProviderBuilder):  # type: ignore[misc]  # it publishes no annotations
+    """The providers of a role's source profile."""
+
+    def _create_process_provider(self, profile_name: str) -> AioProcessProvider:
+        return AioProcessProvider(
+            profile_name=profile_name,
+            load_config=lambda: self._session.full_config,
+            popen=_start_helper,
+        )
+
+
+class _Helper:
+    """A `credential_process` on its way: it ends with the call that waits for it."""
+
+    def __init__(self, process: Process) -> None:
+        self._process = process
+
+    @property
+    def returncode(self) -> int | None:
+        return self._process.returncode
+
+    async def communicate(self) -> tuple[bytes, bytes]:
+        """Return what it printed; what it says of an error may hold secrets and is not repeated."""
+        progress = progress_of_call.get()
+        progress.stage = "for the credential_process"
+        try:
+            printed, _ = await self._process.communicate()
+        finally:
+            if self._process.returncode is None:
+                await self._end()
+        progress.stage = CREDENTIALS
+        said = f"credential_process ended with status {self.returncode}; run it by hand to see why"
+        return printed, said.encode()
+
+    async def _end(self) -> None:
+        """Kill it with all that it started."""
+        with suppress(ProcessLookupError):
+            os.killpg(self._process.pid, signal.SIGKILL)
+        with suppress(TimeoutError):
+            await asyncio.wait_for(self._process.wait(), HELPER_ENDS_SECONDS)
+
+
+async def _start_helper(*command: str, **_: object) -> _Helper:
+    process = await asyncio.create_subprocess_exec(
+        *command, stdin=DEVNULL, stdout=PIPE, stderr=DEVNULL, start_new_session=True
+    )
+    return _Helper(process)
+
+
+def _refuse_to_ask(_: str) -> NoReturn:
+    raise InvalidConfigError(
+        error_msg="mfa_serial wants a code, and a worker has nobody to ask for it; give it a role"
+        " or a helper that needs none"
+    )

@@ -1,0 +1,150 @@
+"""How a request goes out: once, in time, to the host that it was made for; and how far it came.
+
+Nothing here looks into an answer. What a call came to is kept in its `Progress`, however the SDK
+takes it: its own parser may choke on a body, and its exceptions tell no reset of a request that was
+sent from one of a connection that never was.
+"""
+
+import math
+import socket
+import time
+from collections.abc import Mapping
+from contextvars import ContextVar
+from dataclasses import dataclass
+from functools import partial
+from typing import Any, Final
+
+import aiohttp
+from aiobotocore.httpsession import AIOHTTPSession
+
+from worker.operations.http import Response
+
+CREDENTIALS: Final = "to find the account's credentials"
+
+
+@dataclass(slots=True)
+class Progress:
+    """How far one call came. `stage` says for people what it is at, or failed at."""
+
+    send_by: float = math.inf
+    stage: str = CREDENTIALS
+    begun: bool = False
+    sent: bool = False
+    too_late: bool = False
+    response: Response | None = None
+
+
+progress_of_call: ContextVar[Progress] = ContextVar("progress_of_call")
+
+
+class PunctualSession(AIOHTTPSession):  # type: ignore[misc]  # it publishes no annotations
+    """Sends each request once, and none whose time is over.
+
+    A process that stood still between signing and sending goes on where it stopped: over a
+    connection that is open, the request would be out before the event loop looks at its timers,
+    with nobody holding its claim any more.
+
+    Nor does the kernel: left alone, it goes on for minutes to send what the other side has not
+    acknowledged, also over connections that were closed meanwhile.
+    """
+
+    def __init__(
+        self, *, acknowledged_seconds: float, connector_args: Mapping[str, object], **more: Any
+    ) -> None:
+        make_socket = partial(_socket, acknowledged_seconds)
+        super().__init__(connector_args={**connector_args, "socket_factory": make_socket}, **more)
+
+    async def _get_session(self, proxy_url: str | None) -> "_OneRequest":
+        opened = proxy_url in self._sessions
+        session: aiohttp.ClientSession = await super()._get_session(proxy_url)
+        if not opened:
+            # What aiohttp sends again over a new connection would be a call that nobody granted.
+            session._retry_connection = False  # noqa: SLF001 - it has no option for that
+            session.trace_configs.append(self._trace())
+        return _OneRequest(session)
+
+    def _setup_proxy_ssl_context(self, proxy_url: str) -> Any:
+        # Without one, the SDK would not verify whom it talks to through a proxy.
+        return super()._setup_proxy_ssl_context(proxy_url) or self._get_ssl_context()
+
+    def _trace(self) -> aiohttp.TraceConfig:
+        trace = aiohttp.TraceConfig()
+        trace.on_request_chunk_sent.append(_refuse_late)  # awaited right before the write
+        trace.freeze()
+        return trace
+
+
+class CallSession(PunctualSession):
+    """Carries the calls themselves, not those for credentials, and notes how far each comes."""
+
+    async def send(self, request: Any) -> Any:
+        """Send a request, and keep its answer as it came."""
+        progress = progress_of_call.get()
+        progress.begun, progress.stage = True, "to connect"
+        answer = await super().send(request)
+        progress.response = Response(
+            answer.status_code, dict(answer.headers), await answer.content, time.time()
+        )
+        return answer
+
+    def _trace(self) -> aiohttp.TraceConfig:
+        trace = aiohttp.TraceConfig()
+        trace.on_request_headers_sent.append(_note_sending_without_a_body)
+        trace.on_request_chunk_sent.append(_refuse_late)
+        trace.on_request_chunk_sent.append(_note_sending)
+        trace.on_request_end.append(_keep_head)
+        trace.freeze()
+        return trace
+
+
+class _OneRequest:
+    """An aiohttp session as the SDK uses it, which follows no redirects.
+
+    A redirect that is followed sends the import, or the session's token, to whom it names.
+    """
+
+    def __init__(self, session: aiohttp.ClientSession) -> None:
+        self._session = session
+
+    async def request(self, method: str, **more: Any) -> aiohttp.ClientResponse:
+        return await self._session.request(method, allow_redirects=False, **more)
+
+
+def _socket(acknowledged_seconds: float, address: aiohttp.AddrInfoType) -> socket.socket:
+    """Return a socket whose data is acknowledged in time, or dropped with its connection.
+
+    By `TCP_USER_TIMEOUT` (RFC 5482), where the system has it; others keep their own time-outs.
+    """
+    family, kind, protocol, *_ = address
+    made = socket.socket(family, kind, protocol)
+    if hasattr(socket, "TCP_USER_TIMEOUT"):
+        milliseconds = math.ceil(acknowledged_seconds * 1000)  # 0 is the system's default
+        made.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, milliseconds)
+    return made
+
+
+async def _refuse_late(*_: object) -> None:
+    progress = progress_of_call.get()
+    if time.monotonic() >= progress.send_by:
+        progress.too_late = True
+        raise TimeoutError("the time of the call was over before it was sent")
+
+
+async def _note_sending(*_: object) -> None:
+    progress = progress_of_call.get()
+    progress.sent, progress.stage = True, "for an answer"
+
+
+async def _note_sending_without_a_body(
+    session: object, context: object, sent: aiohttp.TraceRequestHeadersSentParams
+) -> None:
+    if sent.method == "GET":
+        await _note_sending(session, context, sent)
+
+
+async def _keep_head(_: object, __: object, end: aiohttp.TraceRequestEndParams) -> None:
+    """Keep an answer whose body may never come: its status decides all the same."""
+    headers = {name.lower(): value for name, value in end.response.headers.items()}
+    progress_of_call.get().response = Response(
+        end.response.status, headers, b"", time.time(), cut_off=True
+    )
