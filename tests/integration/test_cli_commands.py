@@ -2,6 +2,8 @@
 
 import base64
 import csv
+import gzip
+import hashlib
 import json
 import signal
 from pathlib import Path
@@ -97,6 +99,33 @@ async def test_submit_sends_long_batches_in_several_messages(
         (0, 500, 501),
         (500, 1, 501),
     ]
+
+
+def test_a_file_written_in_another_way_is_the_same_batch_and_the_way_is_said(
+    command: CommandLine, batch_file: Path
+) -> None:
+    packed = batch_file.parent / "my apps.csv.gz"
+    packed.write_bytes(gzip.compress(batch_file.read_bytes()))
+    semicolons = batch_file.parent / "semicolons.csv"
+    semicolons.write_text(batch_file.read_text().replace(",", ";"), encoding="utf-16")
+    plain, same, other = command.each(
+        *(("submit", path, "--json") for path in (batch_file, packed, semicolons))
+    )
+    assert (plain.stderr, same.stderr) == ("", f"{packed}: commas, UTF-8, gzip\n")
+    assert json.loads(plain.stdout) == json.loads(same.stdout)
+    assert other.stderr == f"{semicolons}: semicolons, UTF-16\n"
+    assert json.loads(other.stdout)["submitted"] == 3
+
+
+def test_what_comes_through_a_pipe_is_named_by_its_content(
+    command: CommandLine, batch_file: Path
+) -> None:
+    text = batch_file.read_bytes().decode()
+    names = [
+        json.loads(command("submit", pipe, "--json", stdin=text).stdout)["batchId"]
+        for pipe in ("-", "/dev/stdin", "/dev/fd/0")
+    ]
+    assert set(names) == {f"batch-{hashlib.sha256(text.encode()).hexdigest()[:8]}"}
 
 
 async def test_submit_sends_nothing_of_a_bad_file_unless_told_to_skip(

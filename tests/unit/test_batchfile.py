@@ -1,6 +1,7 @@
 """Batch files as people really write them, and what is said about the bad ones."""
 
 import csv
+import gzip
 import json
 import time
 from contextlib import suppress
@@ -12,7 +13,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.support import members
-from worker.cli.batchfile import MAX_LINE_BYTES, BatchFile, BatchFileError, read_batch
+from worker.cli.batchfile import BatchFile, read_batch
+from worker.cli.batchtext import MAX_FILE_BYTES, MAX_LINE_BYTES, BatchFileError
 
 HEADER = "appId,backendEnvironmentName,userPoolId,webClientId,nativeClientId"
 ROW = "d1,staging,us-east-1_AbCdEf123,webclient,nativeclient"
@@ -143,12 +145,23 @@ def test_a_target_an_import_id_and_a_batch_may_not_contradict_an_earlier_line(
         (b"\n \n", "is empty"),
         (f"{HEADER}\n".encode(), "holds no requests"),
         (b"appId,colour\n", "line 1: unknown column 'colour'"),
-        (b"appId;userPoolId\n", "columns are separated by commas"),
+        (b"appId;userPoolId\n", "line 1: the header lacks backendEnvironmentName, webClientId"),
+        (b"appId:userPoolId\n", "separated by commas, semicolons, tabs or vertical bars"),
+        (b"appId,Web Address\n", "line 1: unknown column 'Web Address'"),
         (b"\nappId,backendEnvironmentName\nd1,x\n", "line 2: the header lacks userPoolId, "),
         (f"{HEADER},app_id\n".encode(), "line 1: column appId is given twice"),
         (f"{HEADER},metadata.a,metadata.a\n".encode(), "column metadata.a is given twice"),
         (f"{HEADER},metadata,metadata.a\n".encode(), "one column or as metadata.KEY columns"),
         (f"{HEADER}\n{ROW}\nd\xe9".encode("latin-1"), "line 3: is not UTF-8"),
+        (f"{HEADER}\n{ROW}\n".encode("utf-16")[:-1], "line 2: is not UTF-16"),
+        (f"{HEADER}\n{ROW}".encode("utf-16-le"), "as UTF-16 with a byte order mark"),
+        (gzip.compress(f"{HEADER}\n{ROW}".encode())[:-9], "is gzip that is damaged or cut off"),
+        (gzip.compress(bytes(MAX_FILE_BYTES + 1), 1), "holds more than 256 MiB"),
+        (b"PK\x03\x04rest", "is a ZIP file or a spreadsheet"),
+        (f"[{json.dumps(members())}\n{json.dumps(members())}]".encode(), "line 1: a comma or ]"),
+        (f"[{json.dumps(members())}] x".encode(), "line 1: something stands behind the end"),
+        (f"[\n\n{json.dumps(members())},\n{{".encode(), "line 4: the element that begins here"),
+        (b"[" * 100_000, "line 1: the element that begins here is not JSON"),
         (f'{HEADER}\n{ROW}\n"d2,staging\n'.encode(), "line 3: is not CSV, or a quote"),
         (f"{HEADER}\n{ROW}{'x' * MAX_LINE_BYTES}".encode(), "line 2: is longer than 65536 bytes"),
     ],
@@ -161,9 +174,110 @@ def test_what_is_no_batch_file_is_an_error_that_says_why(
     assert said in str(raised.value)
 
 
-def test_a_json_array_is_told_to_be_json_lines(batch_of: Any) -> None:
-    with pytest.raises(BatchFileError, match="one JSON object a line"):
-        batch_of(json.dumps([members()]), "apps.json")
+TABLE = [HEADER.split(","), ROW.split(",")]
+SEMICOLONS, TABS, BARS = ("\n".join(sep.join(cells) for cells in TABLE) for sep in ";\t|")
+ONE = json.dumps(members())
+
+
+@pytest.mark.parametrize(
+    ("content", "name", "detected"),
+    [
+        (SEMICOLONS, "apps.csv", "semicolons, UTF-8"),
+        (TABS, "apps.tsv", "tabs, UTF-8"),
+        (BARS, "apps.txt", "vertical bars, UTF-8"),
+        (SEMICOLONS.encode("utf-16"), "apps.csv", "semicolons, UTF-16"),
+        (f"\ufeff{TABS}".encode("utf-16-be"), "apps.txt", "tabs, UTF-16"),
+        (f"{HEADER}\r{ROW}\r", "apps.csv", ""),
+        (f"{HEADER}\n{ROW}".encode("utf-32"), "apps.csv", "commas, UTF-32"),
+        (gzip.compress(f"{HEADER}\n{ROW}".encode()), "apps.csv.gz", "commas, UTF-8, gzip"),
+        (gzip.compress(ONE.encode()), "apps.jsonl.gz", "JSON Lines, UTF-8, gzip"),
+        (gzip.compress(SEMICOLONS[:9].encode()) + gzip.compress(SEMICOLONS[9:].encode()), "a", ...),
+        (f"[{ONE}]", "apps.json", "JSON array, UTF-8"),
+        (f"\n[\r\n  {json.dumps(members(), indent=2)},\r\n]\n", "apps", "JSON array, UTF-8"),
+        (f"[{ONE}]".encode("utf-16"), "apps.json", "JSON array, UTF-16"),
+        (f"{ONE} , \n", "apps.jsonl", ""),
+        (f"{ONE}\r", "apps.csv", ""),
+    ],
+)
+def test_how_a_file_is_written_is_found_out_and_said(
+    batch_of: Any, content: str | bytes, name: str, detected: Any
+) -> None:
+    batch = batch_of(content, name)
+    assert problems(batch) == []
+    assert [row.members for row in batch.rows] == [members()]
+    assert batch.detected == ("semicolons, UTF-8, gzip" if detected is ... else detected)
+
+
+def test_the_header_alone_says_what_separates_the_columns(batch_of: Any) -> None:
+    row = "d1;staging;us-east-1_AbCdEf123;webclient;nativeclient;a,b,c|d,e,f,g,h"
+    batch = batch_of(f"{HEADER.replace(',', ';')};metadata.a,b\n{row}")
+    assert [r.members["metadata"] for r in batch.rows] == [{"a,b": "a,b,c|d,e,f,g,h"}]
+
+
+@pytest.mark.parametrize(
+    "app_id", ["AppId", "App Id", "app_id", "APP-ID", " app\u00a0id ", "\ufeffappid\u200b", "APPID"]
+)
+def test_names_are_compared_without_case_blanks_and_signs(batch_of: Any, app_id: str) -> None:
+    table = batch_of(f"\ufeff{HEADER.replace('appId', app_id)},Meta Data.Cost Center\n{ROW},42\n")
+    assert [row.members for row in table.rows] == [members(metadata={"Cost Center": "42"})]
+    row = {app_id if name == "appId" else name: value for name, value in members().items()}
+    assert [r.members for r in batch_of(json.dumps(row), "apps.jsonl").rows] == [members()]
+
+
+@pytest.mark.parametrize("blank", [" ", "\t", "\u00a0", "\u3000", "\ufeff", "\u200b", "\u2060"])
+def test_nothing_that_cannot_be_seen_counts_around_a_value(batch_of: Any, blank: str) -> None:
+    cells = ",".join(f"{blank}{cell}{blank}" for cell in ROW.split(","))
+    assert [row.members for row in batch_of(f"{HEADER}\n{cells}\n{blank}").rows] == [members()]
+    row = {name: f"{blank}{value}{blank}" for name, value in members().items()}
+    assert [r.members for r in batch_of(json.dumps(row), "apps.jsonl").rows] == [members()]
+
+
+def test_empty_columns_and_cells_are_nothing_and_a_value_without_a_name_is_refused(
+    batch_of: Any,
+) -> None:
+    named = HEADER.replace("userPoolId", ",userPoolId")
+    rows = [ROW, OTHER_ROW, ROW.replace("d1", "d3"), ROW.replace("d1", "d4")]
+    first, second, third, fourth = (row.replace("us-east", ",us-east") for row in rows)
+    batch = batch_of(
+        f",\u00a0,,,,,\n{named},,\n{first},,\n,,,,,,,,\n{second}, ,\u00a0,,\n"
+        f"{third},,lost\n{fourth.replace(',,', ',lost,')}\n{ROW}\n"
+    )
+    assert [row.members for row in batch.rows] == [members(), members("d2")]
+    assert problems(batch) == [
+        "line 6: row: has a value in column 8, which has no name in the header",
+        "line 7: row: has a value in column 3, which has no name in the header",
+        "line 8: row: has 5 cells, the header has 6",
+    ]
+
+
+def test_the_same_name_twice_in_json_is_refused_and_named(batch_of: Any) -> None:
+    twice = ONE.removesuffix("}")
+    lines = [
+        f'{twice}, "appId": "d2"}}',
+        f'{twice}, "app_id": "d2"}}',
+        f'{twice}, "metadata": {{"team": "blue", "team": "red"}}}}',
+    ]
+    assert problems(batch_of("\n".join(lines), "apps.jsonl")) == [
+        "line 1: appId: is given twice",
+        "line 2: appId: is given twice",
+        "line 3: team: is given twice",
+    ]
+    with pytest.raises(BatchFileError, match="line 2: appId: is given twice"):
+        batch_of(f"[\n{lines[0]}]", "apps.json")
+    cell = '"{""team"": 1, ""team"": 2}"'
+    assert problems(batch_of(f"{HEADER},metadata\n{ROW},{cell}")) == [
+        "line 2: metadata.team: is given twice"
+    ]
+
+
+def test_the_elements_of_an_array_have_the_lines_on_which_they_begin(batch_of: Any) -> None:
+    rows = [members("d1"), members("D2"), members("d3", colour=1), 7]
+    batch = batch_of(json.dumps(rows, indent=1).replace("\n", "\r\n"), "apps.json")
+    assert [problem.split(",")[0] for problem in problems(batch)] == [
+        "line 9: appId: must look like d2e1f0g9h8i7j6",
+        "line 16: colour: is not a member of an import request",
+        "line 24: request: must be an object",
+    ]
 
 
 def test_the_digest_is_that_of_the_content_and_the_fingerprint_that_of_the_row(
@@ -172,18 +286,24 @@ def test_the_digest_is_that_of_the_content_and_the_fingerprint_that_of_the_row(
     one, same = batch_of(f"{HEADER}\n{ROW}\n"), batch_of(f"{HEADER}\n{ROW}\n", "other.csv")
     longer = batch_of(f"{HEADER}\n{OTHER_ROW}\n{ROW}\n")
     assert one.digest == same.digest != longer.digest
+    assert batch_of(gzip.compress(f"{HEADER}\n{ROW}\n".encode()), "x.gz").digest == one.digest
     assert one.rows[0].fingerprint == longer.rows[1].fingerprint != longer.rows[0].fingerprint
 
 
 PIECES = [
     *(HEADER, ROW, OTHER_ROW, json.dumps(members()), ",metadata", ",metadata.a", ",importId"),
+    *(";", "\t", "[", "]", "\ufeff,\n", "\u00a0"),
     *(",", '"', "\n", "\r", "\r\n", "{", "}", "\0", "\ufeff", "\u2028", " ", "1e999", "null"),
 ]
 
 
 @given(
     content=st.binary(max_size=50)
-    | st.lists(st.sampled_from(PIECES)).map(lambda p: "".join(p).encode()),
+    | st.builds(
+        lambda pieces, encoding: "".join(pieces).encode(encoding),
+        st.lists(st.sampled_from(PIECES)),
+        st.sampled_from(["utf-8", "utf-8-sig", "utf-16"]),
+    ),
     suffix=st.sampled_from([".csv", ".jsonl", ""]),
 )
 def test_no_content_is_a_traceback(

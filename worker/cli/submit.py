@@ -12,7 +12,8 @@ from rich.progress import Progress
 
 from config.settings import load_settings
 from worker.celery import app
-from worker.cli.batchfile import STANDARD_INPUT, BatchFile, BatchFileError, Problem, read_batch
+from worker.cli.batchfile import BatchFile, Problem, read_batch, stem_of
+from worker.cli.batchtext import STANDARD_INPUT, BatchFileError
 from worker.cli.client import BadInputError, make_console, submit_batch
 from worker.cli.progress import is_plain
 from worker.cli.watch import watch_to_the_end
@@ -70,7 +71,7 @@ def submit(
     watching: bool,
     as_json: bool,
 ) -> None:
-    """Submit a batch file: CSV (the header holds member names) or JSON Lines; - is stdin.
+    """Submit a batch file: CSV (the header holds member names) or JSON; - is stdin.
 
     The whole file is checked first: with one bad row, nothing is sent. To submit the same file
     again is harmless: what was accepted before is not imported twice. A file that was changed is
@@ -89,14 +90,20 @@ def submit(
 
 
 def read_file(file: str) -> BatchFile:
-    """Read a batch file; one that can't be read at all is bad input."""
+    """Read a batch file, and say how it is written where that is not the usual way.
+
+    One that can't be read at all is bad input.
+    """
     name = "standard input" if file == STANDARD_INPUT else file
     try:
-        return read_batch(file)
+        batch = read_batch(file)
     except BatchFileError as error:
         raise BadInputError(f"{name}: {error}") from error
     except OSError as error:
         raise BadInputError(f"{name}: {error.strerror}") from error
+    if batch.detected:
+        click.echo(f"{name}: {batch.detected}", err=True)
+    return batch
 
 
 def show_problems(batch: BatchFile, *, skip_invalid: bool) -> None:
@@ -121,8 +128,9 @@ def batch_id_of(batch: BatchFile, file: str, wanted: str) -> str:
 
 
 def _stem_of(file: str) -> str:
-    """Return the file's name as it may stand in an id."""
-    stem = "" if file == STANDARD_INPUT else Path(file).stem
+    """Return the file's name as it may stand in an id; that of a pipe says nothing."""
+    has_name = Path(file).is_file() and not file.startswith(("/dev/", "/proc/"))
+    stem = stem_of(file) if has_name else ""
     return re.sub(r"^[^A-Za-z0-9]+|[^A-Za-z0-9._:@+=-]+", "-", stem).strip("-")[:64] or "batch"
 
 
