@@ -4,7 +4,7 @@ import os
 import shutil
 import subprocess
 import uuid
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -149,12 +149,12 @@ def start_worker(
     """Start real workers against the sandbox; each must stop by itself when asked."""
     workers: list[Worker] = []
 
-    def start(program: str = "", **settings: str) -> Worker:
+    def start(program: str = "", options: Sequence[str] = (), **settings: str) -> Worker:
         environment = environment_for(
             sandbox, store_url, **{"IMPORTS_BROKER_URL": broker_url, **settings}
         )
         log = tmp_path / f"worker-{uuid.uuid4().hex[:6]}.log"
-        worker = Worker(environment, log, program=program)
+        worker = Worker(environment, log, program=program, options=options)
         workers.append(worker)
         return worker.wait_until_ready()
 

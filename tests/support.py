@@ -9,7 +9,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
@@ -141,17 +141,23 @@ class Sandbox:
 class Worker:
     """A real `celery -A worker worker`, started with nothing but environment variables.
 
-    `app` names another Celery application, `program` a module that is run in place of `celery`.
+    `app` names another Celery application, `program` a module that is run in place of `celery`,
+    `options` are Celery's own.
     """
 
     def __init__(
-        self, environment: Mapping[str, str], log: Path, app: str = "worker", program: str = ""
+        self,
+        environment: Mapping[str, str],
+        log: Path,
+        app: str = "worker",
+        program: str = "",
+        options: Sequence[str] = (),
     ) -> None:
         self._log = log
         celery = [BIN / "python", "-m", program] if program else [BIN / "celery"]
         with log.open("ab") as output:
             self.process = subprocess.Popen(
-                [*celery, "-A", app, "worker", "--hostname", f"{log.stem}@%h"],
+                [*celery, "-A", app, "worker", "--hostname", f"{log.stem}@%h", *options],
                 cwd=PROJECT,
                 env={**os.environ, **environment},
                 stdout=output,

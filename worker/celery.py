@@ -19,7 +19,9 @@ from config.celery import celery_config
 from config.logging import configure_logging
 from config.names import ADMIT_QUEUE, FINISH_HEADER, IMPORTS_QUEUE
 from config.settings import SettingsError, load_settings
+from worker.compression import bound_decompression
 from worker.conductor import Conductor
+from worker.options import check_options
 from worker.runtime import close_runtime, runtime_of_process
 from worker.store.broker import limit_each_consumer, outlive_lost_connections
 from worker.watchdog import Watchdog
@@ -33,10 +35,11 @@ class ConductorStep(bootsteps.StartStopStep):
     requires = ("celery.worker.components:Pool",)
 
     def __init__(self, worker: Any, **kwargs: Any) -> None:
-        """Let Celery consume what the conductor hands on, not what it takes."""
+        """Check the worker's options; let Celery consume what is handed on, not what is taken."""
         super().__init__(worker, **kwargs)
+        check_options(worker)
         queues = worker.app.amqp.queues
-        if ADMIT_QUEUE in queues and IMPORTS_QUEUE in queues.consume_from:
+        if ADMIT_QUEUE in queues:
             queues.select_add(queues[ADMIT_QUEUE])
             queues.deselect(IMPORTS_QUEUE)
 
@@ -148,6 +151,7 @@ os.environ.setdefault("FLOWER_CONF", flower.__file__)
 
 outlive_lost_connections()
 limit_each_consumer()
+bound_decompression()
 
 app = Celery("amplify-import-worker", include=["worker.tasks"])
 app.add_defaults(_configure)

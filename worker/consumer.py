@@ -4,9 +4,10 @@ Celery's own lets an exception that a strange header raises climb up, and the wo
 worker that takes the message next ends as well. What it does foresee, it drops with no more than a
 line in its log. Here both become a rejected import, under the task's id where that is possible.
 A queue that its broker has otherwise ends the worker, in place of being tried for ever.
+A message that is good is never refused: should the worker fail on it, it stays unacknowledged.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Annotated, Any, Final
 
 import structlog
@@ -14,10 +15,12 @@ from amqp.exceptions import PreconditionFailed
 from celery.exceptions import InvalidTaskError, WorkerShutdown
 from celery.utils.log import get_logger
 from celery.worker.consumer import Consumer
-from pydantic import BaseModel, ConfigDict, Field, TypeAdapter
+from celery.worker.request import Request
+from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 from typing_extensions import TypedDict
 from vine import promise
 
+from worker.compression import MAX_MESSAGE_BYTES, WAYS
 from worker.runtime import runtime_of_process
 from worker.store.connection import StoreUnavailableError
 
@@ -117,18 +120,18 @@ class ImportsConsumer(Consumer):
 
         def on_task_received(message: Any) -> Any:
             try:
-                _check(message)
+                self._check(message)
+            except Exception as error:  # noqa: BLE001 - headers of any make fail in any way
+                return self._refuse(message, error)
+            try:
                 return handle(message)
             except self.connection_errors:
                 raise
-            except Exception as error:  # noqa: BLE001 - headers of any make fail in any way
-                return self._refuse(message, error)
+            except Exception:
+                # The message is good, so what failed is this worker; another one may do better.
+                _logger.exception("message.unhandled: it stays unacknowledged")
 
         return on_task_received
-
-    def on_unknown_message(self, _body: Any, message: Any) -> None:
-        """Refuse what is of no protocol that Celery knows."""
-        self._refuse(message, InvalidTaskError("of no known protocol"))
 
     def on_invalid_task(self, _body: Any, message: Any, exc: Exception) -> None:
         """Refuse a message of which a member is wrong, or its content type."""
@@ -138,10 +141,31 @@ class ImportsConsumer(Consumer):
         """Refuse a message whose body can't be read."""
         self._refuse(message, exc)
 
+    def _check(self, message: Any) -> None:
+        """Check what Celery takes for granted of a message of protocol 2, the one that we speak.
+
+        Raises:
+            Exception: of any kind, when Celery can't make a request of the message.
+
+        """
+        if len(message.body or "") > MAX_MESSAGE_BYTES:
+            raise InvalidTaskError(f"its body is longer than {MAX_MESSAGE_BYTES} bytes")
+        payload = message.payload
+        if isinstance(payload, Mapping) and "task" in payload:
+            raise InvalidTaskError(
+                "it is of Celery's message protocol 1, and 2 is needed (task_protocol = 2)"
+            )
+        headers = _Headers.model_validate(message.headers)
+        _Properties.model_validate(message.properties)
+        _BODY.validate_python(payload)
+        if task := self.app.tasks.get(headers.task):
+            Request(message, app=self.app, task=task)
+
     def _refuse(self, message: Any, error: Exception) -> None:
         runtime = runtime_of_process(self.app)
-        headers = message.headers if isinstance(message.headers, dict) else {}
-        refusing = runtime.admitter.reject_message(headers.get("id"), message.delivery_tag, error)
+        refusing = runtime.admitter.reject_message(
+            _task_id_of(message), message.delivery_tag, _sentence(error)
+        )
         try:
             runtime.run(refusing)
         except StoreUnavailableError:
@@ -150,13 +174,36 @@ class ImportsConsumer(Consumer):
             message.reject_log_error(_logger, self.connection_errors)
 
 
-def _check(message: Any) -> None:
-    """Check what Celery takes for granted of a message of protocol 2, the one that we speak.
+def _task_id_of(message: Any) -> object:
+    """Return the id by which the sender knows the task, wherever it stands; None for none."""
+    places = [message.headers, _payload_of(message), message.properties]
+    found = (
+        place.get(name)
+        for place, name in zip(places, ("id", "id", "correlation_id"), strict=True)
+        if isinstance(place, Mapping)
+    )
+    return next((task_id for task_id in found if task_id), None)
 
-    Raises:
-        ValueError: when a member can't be what Celery takes it for.
 
-    """
-    _Headers.model_validate(message.headers)
-    _Properties.model_validate(message.properties)
-    _BODY.validate_python(message.payload)
+def _payload_of(message: Any) -> object:
+    try:
+        return message.payload
+    except Exception:  # noqa: BLE001 - that it can't be read may be why it is refused
+        return None
+
+
+def _sentence(error: Exception) -> str:
+    """Return what is wrong with a message, in one sentence."""
+    match error:
+        case ValidationError():
+            detail = error.errors(include_url=False)[0]
+            member = ".".join(map(str, detail["loc"])) or error.title
+            if detail["type"] == "missing":
+                return f"its member {member} is missing"
+            return f"its member {member} is wrong: {detail['msg']}"
+        case InvalidTaskError():
+            return str(error)
+        case KeyError():  # kombu's own, while it reads the body; all else was checked
+            return f"its compression is none of {WAYS}"
+        case _:
+            return f"{type(error).__name__}: {error}"

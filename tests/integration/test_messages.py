@@ -4,6 +4,7 @@ import asyncio
 import base64
 import json
 import time
+import zlib
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from pathlib import Path
@@ -211,8 +212,106 @@ POISON: dict[str, Callable[[dict[str, Any]], object]] = {
 }
 
 
+PROTOCOL_1 = "it is of Celery's message protocol 1, and 2 is needed (task_protocol = 2)"
+SENT_BY_STRANGERS: dict[str, tuple[Callable[[dict[str, Any]], object], str]] = {
+    "protocol 1": (
+        lambda m: m.update(
+            headers={},
+            body=base64_of({"task": m["headers"]["task"], "id": m["headers"]["id"], "kwargs": {}}),
+        ),
+        PROTOCOL_1,
+    ),
+    "protocol 1, without a correlation id": (
+        lambda m: (
+            m.update(body=base64_of({"task": m["headers"]["task"], "id": m["headers"]["id"]})),
+            m.update(headers={}),
+            m["properties"].pop("correlation_id"),
+        ),
+        PROTOCOL_1,
+    ),
+    "headers without an id": (
+        lambda m: m["headers"].pop("id"),
+        "its member id is missing",
+    ),
+    "no headers at all": (
+        lambda m: m.update(headers=None),
+        "its member id is missing",
+    ),
+    "an id that no import may have": (
+        lambda m: m["headers"].update(id=f"{m['headers']['id']}/é x", retries=-1),
+        "its member retries is wrong: Input should be greater than or equal to 0",
+    ),
+    "an unknown compression": (
+        lambda m: m["headers"].update(compression="rot13"),
+        "its compression is none of gzip, bzip2 and lzma",
+    ),
+    "a bomb": (
+        lambda m: (
+            m["headers"].update(compression="application/x-gzip"),
+            m.update(body=base64.b64encode(zlib.compress(b" " * 300_000_000)).decode()),
+        ),
+        "ValueError: inflates to more than 17432576 bytes, or is cut off",
+    ),
+}
+
+
 def base64_of(body: Any) -> str:
     return base64.b64encode(json.dumps(body).encode()).decode()
+
+
+@pytest.mark.parametrize(
+    "broker_url", ["store", "rabbitmq"], indirect=True, ids=["store", "rabbitmq"]
+)
+def test_what_strangers_send_ends_under_their_own_id_with_a_sentence(
+    start_worker: StartWorker, producer: Producer, broker_url: str
+) -> None:
+    ids = {}
+    with Connection(broker_url) as connection:
+        channel: Any = connection.default_channel
+        for n, (name, (spoil, _)) in enumerate(SENT_BY_STRANGERS.items()):
+            message = as_sent(f"stranger-{n}")
+            spoil(message)
+            ids[name] = (message["headers"] or {}).get("id") or f"stranger-{n}"
+            publish(channel, message)
+    worker = start_worker()
+    for name, (_, sentence) in SENT_BY_STRANGERS.items():
+        with pytest.raises(Exception, match="rejected") as raised:
+            producer.app.AsyncResult(ids[name]).get(timeout=20)
+        assert type(raised.value).__name__ == "ImportRejected"
+        assert str(raised.value).endswith(sentence), name
+    errors = sorted(event["data"]["error"] for event in producer.events("import.rejected"))
+    sentences = (sentence for _, sentence in SENT_BY_STRANGERS.values())
+    assert errors == sorted(f"message: can't be run: {sentence}" for sentence in sentences)
+    assert rss_of(worker.process.pid) < 300_000_000
+    assert "Traceback" not in worker.log
+
+
+def as_sent(task_id: str) -> dict[str, Any]:
+    """Return a message as Celery sends it, in the members of kombu's Redis transport."""
+    headers = {"task": "imports.import_backend_auth", "id": task_id, "retries": 0}
+    return {
+        "headers": headers,
+        "body": base64_of([[], members(), {}]),
+        "properties": {"correlation_id": task_id},
+    }
+
+
+def publish(channel: Any, message: dict[str, Any]) -> None:
+    """Send a message to the queue `imports`, by whichever transport."""
+    of_kombu("imports", channel).declare()
+    prepared = channel.prepare_message(
+        base64.b64decode(message["body"]),
+        content_type="application/json",
+        content_encoding="utf-8",
+        headers=message["headers"],
+        properties=message["properties"],
+    )
+    channel.basic_publish(prepared, exchange="imports", routing_key="imports")
+
+
+def rss_of(pid: int) -> int:
+    status = Path(f"/proc/{pid}/status").read_text()
+    return 1024 * int(status.partition("VmHWM:")[2].split()[0])
 
 
 def test_messages_that_celery_can_not_take_become_rejected_imports_and_hurt_no_worker(

@@ -186,6 +186,42 @@ def test_every_invalid_request_is_answered_and_none_stops_the_worker(
     assert "Traceback" not in worker.log
 
 
+def test_an_import_id_that_is_none_is_named_and_told_as_it_was_sent(
+    start_worker: StartWorker, producer: Producer
+) -> None:
+    start_worker()
+    given = {"a\nb": r"'a\nb'", "*": "'*'", "": "''", "\ud800": r"'\ud800'", 7: "7", True: "True"}
+    for import_id in given:
+        producer.add({"importId": import_id, **members(batchId="nightly")})
+    producer.add({"import_id": ["x"], **members(batchId="nightly")})
+    producer.add({"importId": "x" * 129, **members(batchId="nightly")})
+    producer.send_batch("nightly", [{"importId": "*", **members()}]).get(timeout=20)
+    looks = "importId: must look like an id of letters, digits and ._:@+=-, got"
+    expected = {
+        *(f"{looks} {shown}" for shown in given.values()),
+        f"{looks} ['x']",
+        f"importId: is longer than 128 characters, got '{'x' * 63}…",
+    }
+    wait_until(lambda: len(producer.events("import.rejected")) == 9, "each of them is rejected")
+    told = [event["data"] for event in producer.events("import.rejected")]
+    assert {data["error"] for data in told} == expected
+    assert {(data["appId"], data["batchId"]) for data in told} == {("d1", "nightly")}
+
+
+def test_the_end_of_a_request_is_not_that_of_the_import_whose_id_it_took(
+    start_worker: StartWorker, producer: Producer, sandbox: Sandbox
+) -> None:
+    sandbox.script("dslow", duration_seconds=3)
+    start_worker()
+    producer.add({"importId": "taken", **members("dslow")})
+    producer.wait_for_event("import.started", importId="taken")
+    producer.add({"importId": "taken", **members("dother")})
+    refused = producer.wait_for_event("import.rejected", appId="dother")["data"]["importId"]
+    with pytest.raises(Exception, match="is another request already"):
+        producer.app.AsyncResult(refused).get(timeout=20)
+    assert producer.app.AsyncResult("taken").get(timeout=20)["outcome"] == "succeeded"
+
+
 def test_no_request_vanishes_behind_another_one(
     start_worker: StartWorker, producer: Producer
 ) -> None:

@@ -15,7 +15,7 @@ from worker.cli.batchcsv import SEPARATORS, csv_rows, separator_of
 from worker.cli.batchjson import json_array, json_lines
 from worker.cli.batchrow import IMPORT_ID, Parcel
 from worker.cli.batchtext import GZIP_SUFFIX, BatchFileError, BatchText, read_text
-from worker.domain.requests import IDENTIFIER_PATTERN, ImportRequest, InvalidRequestError
+from worker.domain.requests import ImportRequest, InvalidRequestError, problem_of_import_id
 
 JSON_SUFFIXES: Final = frozenset({".jsonl", ".ndjson", ".json"})
 
@@ -160,7 +160,5 @@ def _without_import_id(members: object) -> tuple[Any, object]:
 
 
 def _problems_of_id(import_id: object) -> Iterator[tuple[str, str]]:
-    if import_id is None:
-        return
-    if not isinstance(import_id, str) or not IDENTIFIER_PATTERN.fullmatch(import_id):
-        yield IMPORT_ID, "must be an id of letters, digits and ._:@+=-"
+    if import_id is not None and (problem := problem_of_import_id(import_id)):
+        yield IMPORT_ID, problem

@@ -32,6 +32,8 @@ SHOWN_CHARACTERS: Final = 64
 
 DEFAULT_ACCOUNT: Final = "default"
 
+LONGEST_IDENTIFIER: Final = 128
+
 IDENTIFIER_PATTERN: Final = re.compile(r"^[A-Za-z0-9][A-Za-z0-9._:@+=-]{0,127}$")
 """What import ids and batchIds look like; they become parts of keys and of event ids."""
 
@@ -159,6 +161,15 @@ class ImportRequest(BaseModel):
 def derive_import_id(batch_id: str, position: int | str) -> str:
     """Return the import id of the request at `position` (from 0) of the whole batch."""
     return str(uuid5(NAMESPACE_URL, f"amplify-import:{batch_id}:{position}"))
+
+
+def problem_of_import_id(value: object) -> str:
+    """Return what is wrong with an importId that was given, and what was; '' for a good one."""
+    if isinstance(value, str) and IDENTIFIER_PATTERN.fullmatch(value):
+        return ""
+    if isinstance(value, str) and len(value) > LONGEST_IDENTIFIER:
+        return f"is longer than {LONGEST_IDENTIFIER} characters, got {_shown(value)}"
+    return f"must look like {LOOKS_LIKE['importId']}, got {_shown(value)}"
 
 
 Problems = tuple[tuple[str, str], ...]

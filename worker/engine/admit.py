@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from hashlib import sha256
-from typing import Final
+from typing import Final, TypeGuard
 
 import structlog
 
@@ -20,6 +20,7 @@ from worker.domain.requests import (
     ImportRequest,
     InvalidRequestError,
     derive_import_id,
+    problem_of_import_id,
 )
 from worker.engine.ports import Announcer, Door, Regions
 
@@ -27,6 +28,10 @@ log = structlog.get_logger()
 
 ADMITTED_TOGETHER: Final = 50
 """How many requests of a batch are on their way to the store at once."""
+
+LONGEST_TASK_ID: Final = 255
+
+_TWICE: Final = "importId: appears twice in this message"
 
 
 class Admitter:
@@ -85,8 +90,7 @@ class Admitter:
             fallback = derive_import_id(batch_id, offset + index)
             parcel = _unpack(members, fallback, batch_id, since_ms)
             if parcel.entrance.import_id in parcels:
-                error = InvalidRequestError((("importId", "appears twice in this message"),))
-                parcel = _Parcel(error, _entrance(fallback, batch_id))
+                parcel = _Parcel(members, _entrance(fallback, batch_id), _TWICE)
             parcels[parcel.entrance.import_id] = parcel
         return await self._admit_all(list(parcels.values()), in_order=rule.canary)
 
@@ -98,20 +102,21 @@ class Admitter:
 
     async def reject_messages(self, texts: Sequence[str]) -> list[Admission]:
         """Record what stood in the queue and is no Celery message; each text becomes an import."""
-        error = InvalidRequestError((("message", "is no Celery message"),))
-        return await self._admit_all(
-            [_Parcel(error, _entrance(derive_import_id("message", text))) for text in texts]
-        )
+        ids = [derive_import_id("message", text) for text in texts]
+        problem = "message: is no Celery message"
+        return await self._admit_all([_Parcel({}, _entrance(each), problem) for each in ids])
 
-    async def reject_message(self, task_id: object, tag: str, reason: Exception) -> Admission:
-        """Record a Celery message that can't be run; the import has its task's id if it may."""
-        is_id = isinstance(task_id, str) and IDENTIFIER_PATTERN.fullmatch(task_id)
-        import_id = str(task_id) if is_id else derive_import_id("message", tag)
-        problem = (
-            f"can't be run: {type(reason).__name__}: {ascii(str(reason))[: 2 * SHOWN_CHARACTERS]}"
-        )
-        parcel = _Parcel(InvalidRequestError((("message", problem),)), _entrance(import_id))
-        (admission,) = await self._admit_together([parcel])
+    async def reject_message(self, task_id: object, tag: str, reason: str) -> Admission:
+        """Record a Celery message that can't be run, and owe its end to the task that it is of.
+
+        The import has its task's id if it may, and `tag` tells it from others where it has none.
+        """
+        known_as = task_id if _is_task_id(task_id) else ""
+        is_id = IDENTIFIER_PATTERN.fullmatch(known_as)
+        import_id = known_as if is_id else derive_import_id("message", known_as or tag)
+        problem = f"message: can't be run: {_cut(reason)}"
+        entrance = replace(_entrance(import_id), task_id=known_as or import_id)
+        (admission,) = await self._admit_together([_Parcel({}, entrance, problem)])
         return admission
 
     async def _admit_all(self, parcels: Sequence["_Parcel"], in_order: int = 0) -> list[Admission]:
@@ -135,14 +140,13 @@ class Admitter:
         admissions = await asyncio.gather(*map(self._admit_parcel, parcels))
         for parcel, admission in zip(parcels, admissions, strict=True):
             if admission.item and admission.item.is_terminal:
-                # Known by its idempotencyKey, it is the end of another import that is told.
-                ids = {admission.import_id, parcel.entrance.import_id}
-                await self._announcer.ended(Ended(admission.item, dict.fromkeys(ids, "")))
+                tasks = dict.fromkeys(_tasks_of(parcel.entrance, admission), "")
+                await self._announcer.ended(Ended(admission.item, tasks))
         return admissions
 
     async def _admit_parcel(self, parcel: "_Parcel") -> Admission:
-        if isinstance(parcel.members, InvalidRequestError):
-            return await self.reject({}, parcel.entrance, str(parcel.members))
+        if parcel.problem:
+            return await self.reject(parcel.members, parcel.entrance, parcel.problem)
         admission = await self.admit(parcel.members, parcel.entrance)
         if admission.verdict is Verdict.REUSED:
             return await self._reject_reused(parcel)
@@ -262,30 +266,51 @@ def _with_batch(members: object, batch_id: str) -> object:
 
 @dataclass(frozen=True, slots=True)
 class _Parcel:
-    """A request on its way in; in place of its members, what makes it unreadable."""
+    """A request on its way in; `problem` says what is wrong with it already, '' for nothing."""
 
     members: object
     entrance: Entrance
+    problem: str = ""
 
 
 def _unpack(members: object, fallback: str, batch_id: str = "", since_ms: int = 0) -> _Parcel:
     """Take the importId out of a request; `fallback` where it carries none that is possible."""
-    import_id = fallback
-    if isinstance(members, Mapping):
-        rest = dict(members)
-        given = rest.pop("importId", rest.pop("import_id", None))
-        if given is None:
-            members = rest
-        elif isinstance(given, str) and IDENTIFIER_PATTERN.fullmatch(given):
-            members, import_id = rest, given
-        # An impossible importId stays in, and is rejected by its name like any unknown member.
-    return _Parcel(members, _entrance(import_id, batch_id, since_ms))
+    entrance = _entrance(fallback, batch_id, since_ms)
+    if isinstance(members, InvalidRequestError):
+        return _Parcel({}, entrance, str(members))
+    if not isinstance(members, Mapping):
+        return _Parcel(members, entrance)
+    rest = dict(members)
+    given = rest.pop("importId", rest.pop("import_id", None))
+    if given is None:
+        return _Parcel(rest, entrance)
+    if problem := problem_of_import_id(given):
+        return _Parcel(rest, entrance, f"importId: {problem}")
+    return _Parcel(rest, _entrance(str(given), batch_id, since_ms))
 
 
 def _entrance(import_id: str, batch_id: str = "", since_ms: int = 0) -> Entrance:
     return Entrance(
         import_id=import_id, task_id=import_id, batch_id=batch_id, recover_since_ms=since_ms
     )
+
+
+def _tasks_of(entrance: Entrance, admission: Admission) -> set[str]:
+    """Return the tasks that end with an import that is over."""
+    is_taken = admission.import_id != entrance.import_id
+    if is_taken and admission.verdict is Verdict.REJECTED:
+        return {admission.import_id}  # the id that was asked for is another import's
+    # Known by its idempotencyKey, it is the end of another import that is told.
+    return {admission.import_id, entrance.task_id}
+
+
+def _is_task_id(value: object) -> TypeGuard[str]:
+    return isinstance(value, str) and 0 < len(value) <= LONGEST_TASK_ID and value.isprintable()
+
+
+def _cut(reason: str) -> str:
+    """Return a reason as an error may repeat it."""
+    return ascii(reason)[1:-1][: 4 * SHOWN_CHARACTERS]
 
 
 def _decode(text: str) -> object:

@@ -1,0 +1,42 @@
+"""What a worker is told at its start: options that can't work here are refused, in a sentence."""
+
+from typing import Any, Final
+
+from celery.concurrency.prefork import TaskPool as Prefork
+
+from config.names import FINISH_QUEUE, IMPORTS_QUEUE
+
+POOLS: Final = "threads, prefork and solo"
+
+
+def check_options(worker: Any) -> None:
+    """Check the options of a Celery worker, before anything of it runs.
+
+    Raises:
+        SystemExit: with one sentence that says what to do.
+
+    """
+    if problem := _problem_of(worker):
+        raise SystemExit(f"amplify-import-worker: {problem}")
+
+
+def _problem_of(worker: Any) -> str:
+    pool = worker.pool_cls
+    name = pool.__module__.rpartition(".")[2]
+    if pool.is_green:
+        return (
+            f"the pool {name} can't run here, {POOLS} can: unset -P; calls to AWS wait in no pool, "
+            "so that IMPORTS_MAX_IN_FLIGHT bounds them"
+        )
+    if worker.autoscale and not issubclass(pool, Prefork):
+        return (
+            f"--autoscale needs a pool that can grow, and {name} can't: set "
+            "IMPORTS_WORKER_POOL=prefork, or IMPORTS_WORKER_CONCURRENCY in place of --autoscale"
+        )
+    consumed = worker.app.amqp.queues.consume_from
+    if missing := [name for name in (IMPORTS_QUEUE, FINISH_QUEUE) if name not in consumed]:
+        return (
+            f"-Q and -X leave out {' and '.join(missing)}: a worker serves {IMPORTS_QUEUE} and "
+            f"{FINISH_QUEUE}, else imports would not be admitted, or not end; give both to -Q"
+        )
+    return ""
