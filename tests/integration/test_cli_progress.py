@@ -2,6 +2,8 @@
 
 import asyncio
 import io
+from collections.abc import AsyncGenerator, Sequence
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -39,9 +41,15 @@ def lane(reason: str = "", blocked_seconds: float = 0) -> LaneView:
 class Script(ImportViews):
     """Shows one moment after the other; an exception is an outage."""
 
-    def __init__(self, *moments: BatchCounts | Exception | None, lanes: Any = ()) -> None:
+    def __init__(
+        self,
+        *moments: BatchCounts | Exception | None,
+        lanes: Any = (),
+        undecided: Sequence[Import] = (),
+    ) -> None:
         self._moments = list(moments)
         self._busy = list(lanes)
+        self._undecided = list(undecided)
 
     async def batch(self, batch_id: str) -> BatchCounts | None:  # noqa: ARG002 - always the same
         moment = self._moments.pop(0)
@@ -51,6 +59,9 @@ class Script(ImportViews):
 
     async def busy_lanes(self) -> list[LaneView]:
         return self._busy
+
+    async def undecided(self) -> AsyncGenerator[list[Import], None]:
+        yield self._undecided
 
 
 async def follow(views: ImportViews, *, terminal: bool, total: int | None = None) -> str:
@@ -150,6 +161,23 @@ async def test_it_stops_when_told_to() -> None:
         Script(counts_of(2, waiting=2)), "b", console=console, interval_seconds=60, stop=stop
     )
     assert counts == counts_of(2, waiting=2)
+
+
+@pytest.mark.parametrize("terminal", [True, False], ids=["terminal", "log"])
+async def test_imports_that_wait_for_a_person_are_named(*, terminal: bool) -> None:
+    undecided = Import(
+        id="odd",
+        state=State.STARTING,
+        batch_id="b",
+        app_id="d",
+        backend_environment_name="staging",
+        account="default",
+        region="us-east-1",
+    )
+    others = replace(undecided, id="another", batch_id="another")
+    counts = [counts_of(2, succeeded=1, starting=1), counts_of(2, succeeded=2)]
+    shown = await follow(Script(*counts, undecided=[others, undecided]), terminal=terminal)
+    assert "1 wait for a person to decide: amplify-import explain odd" in shown
 
 
 def test_the_pace_is_that_of_the_last_while() -> None:

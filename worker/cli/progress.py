@@ -32,6 +32,9 @@ LANES_SECONDS: Final = 2.0
 READ_SECONDS: Final = 2.0
 FAILURES_SHOWN: Final = 10
 LANES_SHOWN: Final = 5
+FEW: Final = 100
+"""When so many are left and none finishes, it is looked for those that wait for a person."""
+
 BAD_STATES: Final = TERMINAL - {State.SUCCEEDED}
 
 _STYLE: Final = {
@@ -163,6 +166,7 @@ class _Watcher:
         self.pace = Pace()
         self.pace.note(self._began, 0)
         self.lanes: list[LaneView] = []
+        self.undecided: list[str] = []
         self.outage = ""
         self._seen = False
 
@@ -202,7 +206,14 @@ class _Watcher:
             self.pace.note(now, counts.finished)
         if now - self._lanes_read_at >= LANES_SECONDS:
             self.lanes = await self._views.busy_lanes()
+            self.undecided = await self._read_undecided()
             self._lanes_read_at = now
+
+    async def _read_undecided(self) -> list[str]:
+        if not 0 < self.left <= FEW or self.pace.per_second:
+            return []
+        pages = [page async for page in self._views.undecided()]
+        return [i.id for page in pages for i in page if i.batch_id == self.counts.batch_id]
 
 
 class _Display(Protocol):
@@ -242,7 +253,12 @@ class _Plain:
         return nullcontext()
 
     def show(self, watcher: _Watcher, *, last: bool) -> None:
-        seen = (watcher.counts, bool(watcher.outage), _lane_names(watcher))
+        seen = (
+            watcher.counts,
+            bool(watcher.outage),
+            _lane_names(watcher),
+            tuple(watcher.undecided),
+        )
         due = last or watcher.elapsed - self._printed_at >= LINE_SECONDS
         if seen == self._printed or not due:
             return
@@ -300,6 +316,9 @@ def _notices(watcher: _Watcher) -> list[str]:
     notices = [notice for lane in watcher.lanes if (notice := _lane_notice(lane))]
     if len(notices) > LANES_SHOWN:
         notices[LANES_SHOWN:] = [f"{len(notices) - LANES_SHOWN} more lanes are held up"]
+    if waiting := watcher.undecided:
+        way = f"amplify-import explain {waiting[0]}"
+        notices.insert(0, f"{len(waiting):,} wait for a person to decide: {way}")
     if watcher.outage:
         notices.insert(0, f"the store can't be reached, still trying: {watcher.outage}")
     elif watcher.left and not watcher.counts.accepted:
