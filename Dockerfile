@@ -8,6 +8,7 @@ RUN /opt/venv/bin/pip install --require-hashes -r requirements/run.txt
 COPY pyproject.toml README.md ./
 COPY config config
 COPY worker worker
+COPY amplify_import.py .
 RUN /opt/venv/bin/pip install --no-deps --no-build-isolation .
 
 FROM python:3.11-slim

@@ -1,7 +1,9 @@
 """`amplify-import run` and `demo` as a user starts them: nothing but this machine."""
 
+import errno
 import json
 import os
+import shutil
 import signal
 import subprocess
 import uuid
@@ -14,6 +16,7 @@ import pytest
 from tests.support import BIN, Sandbox, environment_for, members, wait_until
 from worker.sandbox.scenario import Scenario
 
+NO_ROOM = os.strerror(errno.ENOSPC)
 MARK = "TEST_PROCESS_TREE"
 SLOW_JOBS = Scenario.model_validate({"jobs": {"min_seconds": 0.8, "max_seconds": 1.2}})
 
@@ -21,13 +24,15 @@ SLOW_JOBS = Scenario.model_validate({"jobs": {"min_seconds": 0.8, "max_seconds":
 class Tree:
     """Everything that one command starts, found by a mark in the environment."""
 
-    def __init__(self, *arguments: str | Path, cwd: Path, **environment: str) -> None:
+    def __init__(
+        self, *arguments: str | Path, cwd: Path, stdout: Any = subprocess.PIPE, **environment: str
+    ) -> None:
         self._mark = uuid.uuid4().hex
         self.process = subprocess.Popen(
             [BIN / "amplify-import", *arguments],
             cwd=cwd,
             env={**os.environ, MARK: self._mark, **environment},
-            stdout=subprocess.PIPE,
+            stdout=stdout,
             stderr=subprocess.PIPE,
             text=True,
         )
@@ -69,7 +74,7 @@ def start(tmp_path: Path) -> Iterator[Start]:
     """Start commands; nothing of them may be left in the end."""
     trees: list[Tree] = []
 
-    def start(*arguments: str | Path, **environment: str) -> Tree:
+    def start(*arguments: str | Path, **environment: Any) -> Tree:
         tree = Tree(*arguments, cwd=tmp_path, **environment)
         trees.append(tree)
         return tree
@@ -91,6 +96,12 @@ def write_batch(directory: Path, apps: Sequence[str], *more: dict[str, Any]) -> 
     rows = [*(members(app) for app in apps), *more]
     path.write_text("".join(f"{json.dumps(row)}\n" for row in rows))
     return path
+
+
+def results_in(directory: Path) -> list[str]:
+    """Return the results that a run has left somewhere below a directory, a line each."""
+    (path,) = directory.rglob("results.jsonl")
+    return path.read_text().splitlines()
 
 
 def settings_for(sandbox: Sandbox, **settings: str) -> dict[str, str]:
@@ -205,6 +216,105 @@ def test_a_worker_that_dies_is_started_again_and_no_other_run_comes_between(
     assert code == 0, said
     assert "worker 1 ended with code 137; it was started again (1 of 5)" in said
     assert len(slow_sandbox.jobs()) == len(apps)
+
+
+def test_imports_go_on_when_the_reader_of_the_output_goes_away(
+    start: Start, slow_sandbox: Sandbox, tmp_path: Path
+) -> None:
+    apps = [f"d{n}" for n in range(4)]
+    arguments = ("run", write_batch(tmp_path, apps), "--state-dir", tmp_path / "state")
+    tree = start(*arguments, **settings_for(slow_sandbox))
+    assert tree.process.stdout is not None
+    assert tree.process.stderr is not None
+    assert tree.process.stdout.readline()
+    tree.process.stdout.close()
+    said = tree.process.stderr.read()
+    assert tree.process.wait(60) == 141
+    assert "All results: " in said
+    assert "Traceback" not in said
+    assert len(results_in(tmp_path / "state")) == len(slow_sandbox.jobs()) == len(apps)
+
+
+def test_imports_go_on_when_the_output_is_on_a_full_disk(
+    start: Start, slow_sandbox: Sandbox, tmp_path: Path
+) -> None:
+    apps = [f"d{n}" for n in range(4)]
+    arguments = ("run", write_batch(tmp_path, apps), "--json", "--state-dir", tmp_path / "state")
+    with Path("/dev/full").open("w") as full:
+        tree = start(*arguments, stdout=full, **settings_for(slow_sandbox))
+        code, _, said = tree.end()
+    assert code == 3
+    assert f"Error: standard output: {NO_ROOM}. What stood there is cut off." in said
+    assert len(results_in(tmp_path / "state")) == len(slow_sandbox.jobs()) == len(apps)
+
+
+def test_results_that_cannot_be_written_are_named_and_written_the_next_time(
+    start: Start, slow_sandbox: Sandbox, tmp_path: Path
+) -> None:
+    file, state = write_batch(tmp_path, ["d1"]), tmp_path / "state"
+    arguments = ("run", file, "--batch-id", "b", "--state-dir", state)
+    part = state / "batches" / "b" / "results.part"
+    part.parent.mkdir(parents=True)
+    part.symlink_to("/dev/full")
+    code, _, said = start(*arguments, **settings_for(slow_sandbox)).end()
+    assert code == 3
+    whole = part.with_suffix(".jsonl")
+    assert f"Error: The imports are over, but {whole} could not be written: {NO_ROOM}." in said
+    assert not whole.exists()
+
+    code, _, said = start(*arguments, **settings_for(slow_sandbox)).end()
+    assert code == 0, said
+    assert len(results_in(tmp_path / "state")) == len(slow_sandbox.jobs()) == 1
+
+
+def mount(directory: Path, options: str) -> None:
+    program = shutil.which("mount")
+    if program is None:
+        pytest.skip("NO MOUNT on this machine, a full disk under the store is not tested")
+    command = [program, "-t", "tmpfs", "-o", options, "none", str(directory)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    if done.returncode:
+        pytest.skip(f"NOTHING CAN BE MOUNTED, a full disk is not tested: {done.stderr.strip()}")
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    """A directory on a disk of its own that holds 300 KiB."""
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    mount(disk, "size=300k")
+    yield disk
+    subprocess.run([shutil.which("umount") or "umount", "--lazy", disk], check=True)
+
+
+def test_a_full_disk_under_the_store_is_named_each_time_and_nothing_is_lost_once_there_is_room(
+    start: Start, sandbox: Sandbox, small_disk: Path, tmp_path: Path
+) -> None:
+    apps = [f"d{n}" for n in range(300)]
+    arguments = ("run", write_batch(tmp_path, apps), "--state-dir", small_disk)
+    environment = settings_for(sandbox)
+    for _ in range(2):
+        code, _, said = start(*arguments, **environment).end()
+        assert code == 3
+        assert said.splitlines()[-1].startswith("Error: The embedded server has ended, as nothing")
+        assert f"can be written to {small_disk}/batches/apps-" in said
+        assert NO_ROOM in said
+
+    mount(small_disk, "remount,size=40m")
+    code, printed, said = start(*arguments, **environment).end()
+    assert code == 0, said
+    assert "300 of 300 succeeded" in printed
+    assert len(sandbox.jobs()) == len(apps)
+
+
+def test_a_relative_state_home_is_ignored_as_its_specification_says(
+    start: Start, tmp_path: Path
+) -> None:
+    path = write_batch(tmp_path, ["d1"])
+    code, _, said = start("run", path, "--sandbox", HOME=str(tmp_path), XDG_STATE_HOME="here").end()
+    assert code == 0, said
+    assert not (tmp_path / "here").exists()
+    assert results_in(tmp_path / ".local" / "state" / "amplify-import")
 
 
 def test_the_demo_shows_everything_and_leaves_nothing(start: Start, tmp_path: Path) -> None:

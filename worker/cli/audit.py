@@ -10,7 +10,7 @@ from rich.table import Table
 from rich.text import Text
 
 from config.settings import Settings, load_settings
-from worker.cli.client import NotKnownError, make_console, open_store
+from worker.cli.client import make_console, not_known_batch, open_store
 from worker.cli.progress import is_plain
 from worker.store.audit import AuditReport
 from worker.store.audit import audit as audit_store
@@ -43,7 +43,7 @@ async def _audit(settings: Settings, batch_id: str) -> AuditReport:
     console = make_console(stderr=True)
     async with open_store(settings) as redis:
         if batch_id and await ImportViews(redis).batch(batch_id) is None:
-            raise NotKnownError(f"No batch {batch_id} is known here; it may have expired.")
+            raise not_known_batch(batch_id)
         with Progress(console=console, transient=True, disable=is_plain(console)) as progress:
             task = progress.add_task("reading", total=None)
             return await audit_store(

@@ -7,7 +7,7 @@ from contextlib import asynccontextmanager
 import click
 
 from config.settings import Settings, load_settings
-from worker.cli.client import DEFAULT_REASON, NotKnownError, open_store
+from worker.cli.client import DEFAULT_REASON, not_known_batch, open_store
 from worker.runtime import store_config
 from worker.store.batches import BatchControl
 from worker.store.views import ImportViews
@@ -69,5 +69,5 @@ async def open_batch(settings: Settings, batch_id: str) -> AsyncIterator[BatchCo
     """
     async with open_store(settings) as redis:
         if await ImportViews(redis).batch(batch_id) is None:
-            raise NotKnownError(f"No batch {batch_id} is known here; it may have expired.")
+            raise not_known_batch(batch_id)
         yield BatchControl(redis, store_config(settings))

@@ -1,6 +1,7 @@
 """What commands share that change many imports: asking first, and going through all of them."""
 
 import asyncio
+import signal
 import sys
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from typing import Final, TypeVar
@@ -23,9 +24,14 @@ def confirm(question: str) -> None:
         BadInputError: when there is nobody to ask.
 
     """
-    if not sys.stdin.isatty():
+    if sys.stdin is None or not sys.stdin.isatty():
         raise BadInputError(f"{question} Say --yes, or answer at a terminal.")
-    click.confirm(question, abort=True)
+    # In an event loop, the first interrupt would only mark the task that waits here as cancelled.
+    heeded = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        click.confirm(question, abort=True)
+    finally:
+        signal.signal(signal.SIGINT, heeded)
 
 
 async def for_each(

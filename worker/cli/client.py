@@ -4,6 +4,7 @@ Exit codes are part of the command line's contract; `amplify-import --help` list
 """
 
 import asyncio
+import sys
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from contextlib import asynccontextmanager, contextmanager
 from typing import Any, Final
@@ -21,6 +22,7 @@ from config.logging import mask_text
 from config.names import BATCH_TASK, IMPORTS_QUEUE
 from config.settings import Settings, SettingsError
 from worker.cli.batchfile import Row
+from worker.cli.output import ShownConsole, drawn
 from worker.domain.outcomes import NO_RULE, StopRule
 from worker.domain.requests import derive_import_id
 from worker.store.connection import StoreUnavailableError, connect
@@ -58,9 +60,15 @@ def not_known(name: str) -> NotKnownError:
     return NotKnownError(f"No import and no batch {name} is known here; it may have expired.")
 
 
+def not_known_batch(batch_id: str) -> NotKnownError:
+    """Return the error for a name that is no batch's."""
+    return NotKnownError(f"No batch {batch_id} is known here; it may have expired.")
+
+
 def make_console(*, stderr: bool = False) -> Console:
     """Return a console that prints text as it is: no markup, no guessed colours."""
-    return Console(stderr=stderr, markup=False, highlight=False, emoji=False)
+    stream = drawn(sys.stderr if stderr else sys.stdout)
+    return ShownConsole(file=stream, markup=False, highlight=False, emoji=False)
 
 
 @asynccontextmanager
@@ -86,8 +94,6 @@ async def open_store(settings: Settings) -> AsyncIterator["Redis"]:
     try:
         yield redis
     except (RedisError, StoreUnavailableError, OSError) as error:
-        if isinstance(error, BrokenPipeError):  # not the store's: our own reader went away
-            raise
         where = mask_text(settings.redis_url)
         cause = error.__cause__ if isinstance(error, StoreUnavailableError) else None
         raise UnreachableError(f"The store at {where} {said_of(cause or error)}") from error

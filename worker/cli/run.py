@@ -21,8 +21,9 @@ import click
 from config.settings import Settings
 from worker.cli.batches import open_batch
 from worker.cli.batchfile import Row
-from worker.cli.client import BadInputError, import_id_of, open_views, submit_batch
-from worker.cli.embedded import EmbeddedServer
+from worker.cli.client import BadInputError, import_id_of, open_store, open_views, submit_batch
+from worker.cli.embedded import EmbeddedServer, StateError
+from worker.cli.output import outlive_output
 from worker.cli.practice import Practice
 from worker.cli.submit import batch_id_of, read_file, show_problems, stop_rule
 from worker.cli.watch import watch_to_the_end
@@ -31,7 +32,6 @@ from worker.domain.outcomes import NO_RULE, StopRule
 from worker.domain.requests import DEFAULT_ACCOUNT
 from worker.operations.aws import Aws
 from worker.sandbox.loader import load_scenario
-from worker.store.connection import connect
 from worker.store.keys import IMPORT
 
 INTERRUPTED: Final = 130
@@ -91,10 +91,14 @@ def run(
 
     With --sandbox, jobs that run when it is interrupted are lost with it, and end as failed.
 
+    When nothing can be printed any more, the imports go on.
+
     Ends with 0 when all imports succeeded, with 1 when one ended badly or the batch paused itself
-    (--canary, --stop-percent), with 2 when the file is bad, with 3 when store or worker do not run,
-    with 130 when interrupted.
+    (--canary, --stop-percent), with 2 when the file is bad, with 3 when store or worker do not run
+    or results can't be written, with 130 when interrupted, with 141 when all succeeded and the
+    reader of standard output went away.
     """
+    outlive_output()
     batch = read_file(file)
     show_problems(batch, skip_invalid=skip_invalid)
     if not sandbox:
@@ -156,9 +160,14 @@ class Plan:
 
 
 def default_state_directory() -> Path:
-    """Return where state is kept, by the XDG Base Directory Specification."""
-    base = os.environ.get("XDG_STATE_HOME") or Path.home() / ".local" / "state"
-    return Path(base) / "amplify-import"
+    """Return where state is kept, by the XDG Base Directory Specification.
+
+    It wants relative paths ignored: they would be another place in each directory.
+    """
+    base = Path(os.environ.get("XDG_STATE_HOME", ""))
+    if not base.is_absolute():
+        base = Path.home() / ".local" / "state"
+    return base / "amplify-import"
 
 
 async def interruptible(work: Coroutine[Any, Any, int]) -> int:
@@ -238,10 +247,24 @@ async def _run(plan: Plan, *, sandbox: bool) -> int:
 
 
 async def write_results(plan: Plan, settings: Settings) -> None:
-    """Write every import's result, one JSON object a line."""
+    """Write every import's result, one JSON object a line; the file is never one of a part.
+
+    Raises:
+        StateError: when it can't be written; to run the same file again writes it.
+
+    """
     async with open_views(settings) as views:
         items = await views.members(plan.batch_id, limit=sys.maxsize)
-    plan.results.write_text("".join(f"{json.dumps(item.result())}\n" for item in items))
+    part = plan.results.with_suffix(".part")
+    try:
+        part.write_text("".join(f"{json.dumps(item.result())}\n" for item in items))
+        part.replace(plan.results)
+    except OSError as error:
+        part.unlink(missing_ok=True)
+        raise StateError(
+            f"The imports are over, but {plan.results} could not be written: {error.strerror}."
+            " Run the same command again to write it."
+        ) from error
 
 
 async def _total_and_left(plan: Plan, settings: Settings) -> tuple[int, int]:
@@ -261,7 +284,7 @@ async def _total_and_left(plan: Plan, settings: Settings) -> tuple[int, int]:
 async def _count_new(plan: Plan, settings: Settings) -> int:
     keys = [IMPORT.name + import_id_of(row, plan.batch_id) for row in plan.rows]
     known = 0
-    async with connect(settings.redis_url) as redis:
+    async with open_store(settings) as redis:
         for start in range(0, len(keys), ASKED_AT_ONCE):
             known += await redis.exists(*keys[start : start + ASKED_AT_ONCE])
     return len(keys) - known

@@ -9,7 +9,7 @@ import click
 from rich.console import Console, RenderableType
 
 from config.settings import Settings, load_settings
-from worker.cli.client import NotKnownError, make_console, open_views
+from worker.cli.client import make_console, not_known_batch, open_views
 from worker.cli.progress import (
     BAD_STATES,
     FAILURES_SHOWN,
@@ -55,7 +55,7 @@ async def watch_to_the_end(
     """
     async with open_views(settings) as views:
         if total is None and await views.batch(batch_id) is None:
-            raise NotKnownError(f"No batch {batch_id} is known here; it may have expired.")
+            raise not_known_batch(batch_id)
         progress = make_console(stderr=as_json)
         counts = await follow_batch(views, batch_id, console=progress, total=total)
         failures: list[Import] = []

