@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from tests.support import members
 from worker.cli.batchfile import BatchFile, read_batch
-from worker.cli.batchtext import MAX_FILE_BYTES, MAX_LINE_BYTES, BatchFileError
+from worker.cli.batchtext import MAX_LINE_BYTES, BatchFileError
 
 HEADER = "appId,backendEnvironmentName,userPoolId,webClientId,nativeClientId"
 ROW = "d1,staging,us-east-1_AbCdEf123,webclient,nativeclient"
@@ -156,8 +156,9 @@ def test_a_target_an_import_id_and_a_batch_may_not_contradict_an_earlier_line(
         (f"{HEADER}\n{ROW}\n".encode("utf-16")[:-1], "line 2: is not UTF-16"),
         (f"{HEADER}\n{ROW}".encode("utf-16-le"), "as UTF-16 with a byte order mark"),
         (gzip.compress(f"{HEADER}\n{ROW}".encode())[:-9], "is gzip that is damaged or cut off"),
-        (gzip.compress(bytes(MAX_FILE_BYTES + 1), 1), "holds more than 256 MiB"),
-        (b"PK\x03\x04rest", "is a ZIP file or a spreadsheet"),
+        (b"PK\x03\x04rest", "is a spreadsheet, or a ZIP file"),
+        (b"\xd0\xcf\x11\xe0rest", "is a spreadsheet, or a ZIP file"),
+        (b"sep=;\nappId;colour\n", "line 2: unknown column 'colour'"),
         (f"[{json.dumps(members())}\n{json.dumps(members())}]".encode(), "line 1: a comma or ]"),
         (f"[{json.dumps(members())}] x".encode(), "line 1: something stands behind the end"),
         (f"[\n\n{json.dumps(members())},\n{{".encode(), "line 4: the element that begins here"),
@@ -174,6 +175,17 @@ def test_what_is_no_batch_file_is_an_error_that_says_why(
     assert said in str(raised.value)
 
 
+@pytest.mark.parametrize("pack", [bytes, gzip.compress])
+def test_no_more_is_read_or_inflated_than_a_batch_can_hold(
+    batch_of: Any, monkeypatch: pytest.MonkeyPatch, pack: Any
+) -> None:
+    monkeypatch.setattr("worker.cli.batchtext.MAX_FILE_BYTES", 1024**2)
+    row = f"{HEADER}\n{ROW}".encode()
+    assert batch_of(pack(row + b"\n" * (1024**2 - len(row)))).rows
+    with pytest.raises(BatchFileError, match="holds more than 1 MiB; split it"):
+        batch_of(pack(row + b"\n" * (1024**2 - len(row) + 1)))
+
+
 TABLE = [HEADER.split(","), ROW.split(",")]
 SEMICOLONS, TABS, BARS = ("\n".join(sep.join(cells) for cells in TABLE) for sep in ";\t|")
 ONE = json.dumps(members())
@@ -188,6 +200,9 @@ ONE = json.dumps(members())
         (SEMICOLONS.encode("utf-16"), "apps.csv", "semicolons, UTF-16"),
         (f"\ufeff{TABS}".encode("utf-16-be"), "apps.txt", "tabs, UTF-16"),
         (f"{HEADER}\r{ROW}\r", "apps.csv", ""),
+        (f"sep=;\r\n{SEMICOLONS}", "apps.csv", "semicolons, UTF-8"),
+        (f'"sep=,"\n{HEADER}\n{ROW}', "apps.csv", ""),
+        (f"SEP=\t\n\t\t\n{TABS}", "apps.csv", "tabs, UTF-8"),
         (f"{HEADER}\n{ROW}".encode("utf-32"), "apps.csv", "commas, UTF-32"),
         (gzip.compress(f"{HEADER}\n{ROW}".encode()), "apps.csv.gz", "commas, UTF-8, gzip"),
         (gzip.compress(ONE.encode()), "apps.jsonl.gz", "JSON Lines, UTF-8, gzip"),

@@ -1,6 +1,7 @@
 """Reads the rows of CSV: what separates its columns, which member each holds, and the cells."""
 
 import csv
+import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, Final
 
@@ -17,10 +18,14 @@ SEPARATORS: Final[Mapping[str, str]] = {
 UNNAMED: Final = ""
 SHOWN: Final = 64
 
+_SEPARATOR_TOLD: Final = re.compile(r"sep=[,;|]?", re.IGNORECASE)
+_NO_HEADER: Final = re.compile(rf'[\s,;|"]*|"?{_SEPARATOR_TOLD.pattern}"?', re.IGNORECASE)
+
 
 def separator_of(text: BatchText) -> str:
     """Return what separates the columns: that by which the header has the most member names."""
-    header = next((line for line in text.lines() if any(map(str.isalnum, line))), "")
+    lines = (line for line in text.lines() if not _NO_HEADER.fullmatch(trimmed(line)))
+    header = next(lines, "")
 
     def names(separator: str) -> int:
         cells = next(csv.reader([header], delimiter=separator), [])
@@ -32,7 +37,8 @@ def separator_of(text: BatchText) -> str:
 def csv_rows(text: BatchText, separator: str) -> Iterator[Parcel]:
     """Yield the rows; raises BatchFileError when the header or the quotes are wrong."""
     records = _records(text, separator)
-    line, header = next(records, (1, []))
+    headers = ((line, cells) for line, cells in records if not _is_for_spreadsheets(cells))
+    line, header = next(headers, (1, []))
     columns = _columns(line, header)
     for line, cells in records:
         yield _parcel(line, columns, cells)
@@ -54,6 +60,11 @@ def _records(text: BatchText, separator: str) -> Iterator[tuple[int, list[str]]]
         cells = [trimmed(cell) for cell in cells]
         if any(cells):  # spreadsheets leave rows of empty cells behind
             yield line, cells
+
+
+def _is_for_spreadsheets(cells: Sequence[str]) -> bool:
+    """Whether it is the line `sep=;`, by which programs tell spreadsheets what they use."""
+    return bool(_SEPARATOR_TOLD.fullmatch("".join(cells)))
 
 
 def _columns(line: int, header: Sequence[str]) -> list[str]:

@@ -25,7 +25,7 @@ STANDARD_INPUT: Final = "-"
 GZIP_SUFFIX: Final = ".gz"
 
 _GZIP_MAGIC: Final = b"\x1f\x8b"
-_ZIP_MAGIC: Final = b"PK\x03\x04"
+_SPREADSHEET_MAGIC: Final = (b"PK\x03\x04", b"\xd0\xcf\x11\xe0")
 # In this order: the mark of UTF-16 begins that of UTF-32 as well.
 _MARKS: Final = (
     (codecs.BOM_UTF8, "utf-8-sig", "UTF-8"),
@@ -83,8 +83,8 @@ def read_text(path: str | Path) -> BatchText:
     is_gzip = content.startswith(_GZIP_MAGIC)
     if is_gzip:
         content = _inflated(content)
-    if content.startswith(_ZIP_MAGIC):
-        raise BatchFileError("is a ZIP file or a spreadsheet; save the table as CSV")
+    if content.startswith(_SPREADSHEET_MAGIC):
+        raise BatchFileError("is a spreadsheet, or a ZIP file; save the table as CSV")
     text, encoding = _decoded(content)
     if "\0" in text:
         raise BatchFileError(

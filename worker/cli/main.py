@@ -1,6 +1,7 @@
 """`amplify-import`: the group of all commands, and how each kind of end becomes an exit code."""
 
 import errno
+import os
 import signal
 import sys
 from contextlib import redirect_stderr, suppress
@@ -88,7 +89,7 @@ class Commands(click.Group):
         for outlet in outlets:
             code = _checked(outlet, code)
         # All is said: a Ctrl-C could only show the interpreter's own last steps.
-        signal.signal(signal.SIGINT, signal.SIG_IGN)
+        signal.signal(signal.SIGINT, lambda *_: os._exit(code))
         sys.exit(code)
 
     def invoke(self, ctx: click.Context) -> Any:
