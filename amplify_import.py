@@ -9,6 +9,7 @@ import signal
 import sys
 from importlib.util import find_spec
 from pathlib import Path
+from typing import NoReturn
 
 PACKAGES = ("worker", "config")
 BAD_INPUT = 2
@@ -22,10 +23,11 @@ def main() -> None:
     if heeds_interrupts:
         signal.signal(signal.SIGINT, lambda *_: os._exit(INTERRUPTED))
     if said := what_is_in_the_way():
-        sys.stderr.write(f"Error: {said}\n")
-        sys.exit(BAD_INPUT)
-    from worker.cli.main import main as command_line  # noqa: PLC0415 - only if it is ours
-
+        _end(said)
+    try:
+        from worker.cli.main import main as command_line  # noqa: PLC0415 - only if it is ours
+    except ImportError as error:
+        _end(_cause_of(error))
     if heeds_interrupts:
         signal.signal(signal.SIGINT, signal.default_int_handler)
     command_line()
@@ -42,3 +44,17 @@ def what_is_in_the_way() -> str:
                 " another directory, or take its directory off PYTHONPATH."
             )
     return ""
+
+
+def _cause_of(error: ImportError) -> str:
+    """Return what could not be imported, and the file that was taken for it."""
+    name = (error.name or "").partition(".")[0]
+    found = find_spec(name) if name else None
+    if found is None or found.origin is None:
+        return f"{error}; is everything installed?"
+    return f"{error}: Python finds {name} in {found.origin}; if that is yours, it is in the way."
+
+
+def _end(said: str) -> NoReturn:
+    sys.stderr.write(f"Error: {said}\n")
+    sys.exit(BAD_INPUT)

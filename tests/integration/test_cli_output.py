@@ -211,6 +211,17 @@ def test_a_package_of_the_users_own_in_the_way_is_named(
     assert len(done.stderr.splitlines()) == 1
 
 
+def test_a_file_of_the_users_own_in_place_of_a_library_is_named(
+    command: CommandLine, tmp_path: Path
+) -> None:
+    path = tmp_path / "redis.py"
+    path.touch()
+    done = command("status", "x", PYTHONPATH=str(tmp_path))
+    assert done.returncode == 2
+    assert f"Python finds redis in {path}; if that is yours, it is in the way.\n" in done.stderr
+    assert len(done.stderr.splitlines()) == 1
+
+
 def test_a_worker_beside_a_config_of_the_users_own_names_it(
     command: CommandLine, tmp_path: Path
 ) -> None:
