@@ -23,7 +23,7 @@ from worker.compression import bound_decompression
 from worker.conductor import Conductor
 from worker.options import check_options
 from worker.runtime import close_runtime, runtime_of_process
-from worker.store.broker import limit_each_consumer, outlive_lost_connections
+from worker.store.broker import limit_each_consumer, outlive_lost_connections, refuse_to_be_blocked
 from worker.watchdog import Watchdog
 
 PULSE_SECONDS: Final = 1.0
@@ -152,6 +152,7 @@ os.environ.setdefault("FLOWER_CONF", flower.__file__)
 outlive_lost_connections()
 limit_each_consumer()
 bound_decompression()
+refuse_to_be_blocked()
 
 app = Celery("amplify-import-worker", include=["worker.tasks"])
 app.add_defaults(_configure)

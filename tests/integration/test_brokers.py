@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
@@ -10,7 +11,7 @@ import pytest
 from kombu import Connection, Exchange, Queue
 
 from config.servers import server_of
-from tests.conftest import RABBITMQ_VHOST, virtual_host
+from tests.conftest import RABBITMQ_VHOST, rabbitmqctl, virtual_host
 from tests.servers import DURABLE, Server
 from tests.support import (
     CommandLine,
@@ -140,3 +141,40 @@ def test_queues_may_be_quorum_queues_by_our_own_declaration(
     with producing(other_url, store_url) as producer:
         producer.app.amqp.queues.add(Queue("imports", queue_arguments={"x-queue-type": "quorum"}))
         import_by_each_door(producer)
+
+
+@contextmanager
+def alarm() -> Iterator[None]:
+    """Let RabbitMQ raise its memory alarm, for all of its users: keep it short."""
+    try:
+        if rabbitmqctl("set_vm_memory_high_watermark", "0.0001") != 0:
+            pytest.skip("NO RABBITMQ whose rabbitmqctl may be run here, its tests are skipped")
+        yield
+    finally:
+        rabbitmqctl("set_vm_memory_high_watermark", "0.4")
+
+
+def test_a_broker_that_is_blocked_is_named_and_waited_for(
+    start: Start, rabbitmq_url: str, store_url: str, tmp_path: Path
+) -> None:
+    command = CommandLine(store_url)
+    rows = tmp_path / "rows.jsonl"
+    rows.write_text(json.dumps(members("dsubmitted")))
+    start(store_url, IMPORTS_BROKER_URL=rabbitmq_url).wait_until_ready()
+    with producing(rabbitmq_url, store_url) as producer:
+        with alarm():
+            producer.add(members("dstream", importId="meanwhile"))
+            doctor, submit = command.each(
+                ("doctor", "--json"), ("submit", rows), IMPORTS_BROKER_URL=rabbitmq_url
+            )
+            producer.wait_for_event("import.succeeded", importId="meanwhile")
+        assert producer.app.AsyncResult("meanwhile").get(timeout=30)["outcome"] == "succeeded"
+    (broker,) = [
+        check for check in json.loads(doctor.stdout)["checks"] if check["name"] == "broker"
+    ]
+    assert broker["verdict"] == "FAIL"
+    assert "blocked by an alarm" in broker["detail"]
+    assert "guest:guest" not in doctor.stdout
+    assert "rabbitmqctl status" in broker["remedy"]
+    assert submit.returncode == 3
+    assert "blocked by an alarm" in submit.stderr

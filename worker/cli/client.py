@@ -15,7 +15,7 @@ from amqp.exceptions import AMQPError, ChannelError
 from celery import Celery
 from kombu.exceptions import OperationalError
 from redis.asyncio import Redis
-from redis.exceptions import RedisError, ResponseError
+from redis.exceptions import AuthenticationError, RedisError, ResponseError
 from rich.console import Console
 
 from config.logging import mask_text
@@ -174,7 +174,7 @@ def broker_of(app: "Celery") -> str:
 
 def said_of(error: BaseException) -> str:
     """Return what happened to a connection as the end of a sentence, without secrets."""
-    is_answer = isinstance(error, ResponseError | ChannelError)
+    is_answer = isinstance(error, ResponseError | AuthenticationError | ChannelError)
     verb = "refused" if is_answer else "can't be reached"
     return f"{verb}: {mask_text(str(error)) or type(error).__name__}"
 

@@ -2,59 +2,52 @@
 
 import asyncio
 import json
-import math
-from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass
-from enum import StrEnum
+import re
+from collections.abc import Sequence
+from dataclasses import asdict
 from typing import Any, Final
 
 import click
+from kombu.exceptions import OperationalError
+from redis.asyncio import Redis
+from redis.exceptions import NoPermissionError, ResponseError
 from rich.console import Console
 from rich.text import Text
 
 from config.logging import mask_text
+from config.servers import server_of
 from config.settings import REGION, Settings, SettingsError, load_settings
 from worker.celery import app
+from worker.cli.checks import Check, Verdict, advice_on, failed, in_thread, judge, within
 from worker.cli.client import (
     BROKER_ERRORS,
     UnreachableError,
     broker_of,
     make_console,
-    open_views,
-    said_of,
+    open_store,
 )
-from worker.cli.factlist import SUSPECTS_REMEDY
+from worker.cli.factlist import fact_checks, undecided_checks
 from worker.cli.progress import is_plain
 from worker.domain.requests import DEFAULT_ACCOUNT
 from worker.operations.aws import SOME_REGION, Aws, CallFailedError
-from worker.store.laneview import LaneView
-from worker.store.views import ServerFacts
+from worker.store.connection import StoreUnavailableError
+from worker.store.permissions import missing_permissions
+from worker.store.views import ImportViews, ServerFacts
 
 OLDEST_VERSION: Final = (6, 2)
 """XAUTOCLAIM and ZADD LT came with Redis 6.2."""
 
 PING_SECONDS: Final = 1.0
-BROKER_SECONDS: Final = 3
+CONNECT_SECONDS: Final = 3
+STORE_SECONDS: Final = 10.0
+BROKER_SECONDS: Final = 10.0
 CREDENTIALS_SECONDS: Final = 10.0
-UNDECIDED_SHOWN: Final = 3
 
+START_STORE: Final = "start the server, or set IMPORTS_REDIS_URL to where it is"
+START_BROKER: Final = "start the broker, or set IMPORTS_BROKER_URL to where it is"
+NO_KEY: Final = "imports:nothing"
 
-class Verdict(StrEnum):
-    """How a check came out; a warning needs no mending for imports to work."""
-
-    OK = "ok"
-    WARN = "warn"
-    FAIL = "FAIL"
-
-
-@dataclass(frozen=True, slots=True)
-class Check:
-    """One thing that was looked at. `remedy` is what to do, '' where all is well."""
-
-    name: str
-    verdict: Verdict
-    detail: str
-    remedy: str = ""
+_ABOUT_CHANNELS: Final = re.compile(r"channel|'publish'|subscribe'")
 
 
 @click.command()
@@ -82,38 +75,81 @@ async def _examine(accounts: Sequence[str]) -> list[Check]:
     except SettingsError as error:
         remedy = "correct it; the other checks need valid settings"
         return [Check("settings", Verdict.FAIL, str(error), remedy)]
-    store, used = await _check_store(settings)
+    used: set[str] = set()
+    store = await within(STORE_SECONDS, "store", _check_store(settings, used), START_STORE)
+    broker = await within(BROKER_SECONDS, "broker", in_thread(_check_broker), START_BROKER)
     configured = {name.rpartition("/")[0] for name in lanes}
-    return [
-        Check("settings", Verdict.OK, "valid"),
-        *store,
-        *await asyncio.to_thread(_check_broker),
-        *await _check_aws({DEFAULT_ACCOUNT, *accounts, *configured, *used}),
-    ]
+    aws = await _check_aws({DEFAULT_ACCOUNT, *accounts, *configured, *used})
+    return [Check("settings", Verdict.OK, "valid"), *store, *broker, *aws]
 
 
-async def _check_store(settings: Settings) -> tuple[list[Check], set[str]]:
-    """Check the store; return the accounts of its lanes as well."""
+async def _check_store(settings: Settings, used: set[str]) -> list[Check]:
+    """Check the store; add the accounts of its lanes to `used`."""
     try:
-        async with open_views(settings) as views:
-            facts = await views.server()
-            lanes = await views.lanes()
-            undecided = [item.id async for page in views.undecided() for item in page]
+        async with open_store(settings) as redis:
+            views = ImportViews(redis)
+            return [
+                *await _ask_server(mask_text(settings.redis_url), views),
+                *await _check_permissions(redis, server_of(settings.redis_url).db),
+                *await _check_writes(redis),
+                *await _check_lanes(views, used, settings),
+            ]
     except (UnreachableError, SettingsError) as error:
-        remedy = "start the server, or set IMPORTS_REDIS_URL to where it is"
-        return [Check("store", Verdict.FAIL, str(error), remedy)], set()
-    checks = [
-        _reachable(settings, facts),
-        *_server_checks(facts),
-        *_failover_checks(facts),
-        *_fact_checks(lanes, settings),
-        *_undecided_checks(undecided),
-    ]
-    return checks, {lane.account for lane in lanes}
+        said = str(error)
+        return [Check("store", Verdict.FAIL, said, advice_on(said, START_STORE))]
 
 
-def _reachable(settings: Settings, facts: ServerFacts) -> Check:
-    detail = f"{facts.name} {facts.version} at {mask_text(settings.redis_url)}"
+async def _ask_server(where: str, views: ImportViews) -> list[Check]:
+    try:
+        facts = await views.server()
+    except ResponseError as error:
+        unknown = failed("server", "INFO is", error, "let this user run it", Verdict.WARN)
+        return [Check("store", Verdict.OK, where), unknown]
+    return [_reachable(where, facts), *_server_checks(facts), *_failover_checks(facts)]
+
+
+async def _check_permissions(redis: "Redis", db: int) -> list[Check]:
+    """Look for what the store's user may not do; nothing is said of one that may do it all."""
+    try:
+        missing = await missing_permissions(redis, db)
+    except StoreUnavailableError as error:
+        if not isinstance(error.__cause__, ResponseError):
+            raise
+        return [failed("permissions", "a script is", error.__cause__, "let this user run scripts")]
+    found = (
+        ("commands", missing.commands, Verdict.FAIL),
+        ("keys", missing.keys, Verdict.FAIL),
+        ("channels", missing.channels, Verdict.WARN),
+    )
+    checks = []
+    for kind, names, verdict in found:
+        if names:
+            said = f"no permission to use {', '.join(names)}"
+            checks.append(Check(kind, verdict, said, advice_on(said, "")))
+    return checks
+
+
+async def _check_writes(redis: "Redis") -> list[Check]:
+    """Try what changes nothing, since there is no such key, but is refused as any write is."""
+    try:
+        await redis.set(NO_KEY, "", xx=True)
+    except ResponseError as error:
+        return [failed("writes", "a write is", error, "look into the server's log")]
+    return []
+
+
+async def _check_lanes(views: ImportViews, used: set[str], settings: Settings) -> list[Check]:
+    try:
+        lanes = await views.lanes()
+        undecided = [item.id async for page in views.undecided() for item in page]
+    except ResponseError as error:
+        return [failed("lanes", "a reading is", error, "look into the server's log")]
+    used.update(lane.account for lane in lanes)
+    return [*fact_checks(lanes, settings), *undecided_checks(undecided)]
+
+
+def _reachable(where: str, facts: ServerFacts) -> Check:
+    detail = f"{facts.name} {facts.version} at {where}"
     if facts.role != "master":
         return Check("store", Verdict.FAIL, f"{detail} is a {facts.role}", "connect to the primary")
     return Check("store", Verdict.OK, detail)
@@ -122,19 +158,19 @@ def _reachable(settings: Settings, facts: ServerFacts) -> Check:
 def _server_checks(facts: ServerFacts) -> list[Check]:
     """Judge what the server says about itself."""
     return [
-        _judge(
+        judge(
             "version",
             f"{facts.name} {facts.version}",
             well=_version_of(facts.version) >= OLDEST_VERSION,
             remedy="use Redis 6.2 or later, or Valkey",
         ),
-        _judge(
+        judge(
             "one node",
             "cluster mode is on" if facts.cluster else "cluster mode is off",
             well=not facts.cluster,
             remedy="use a server without cluster mode: a change of state touches many keys",
         ),
-        _judge(
+        judge(
             "persistence",
             f"appendonly is {'on' if facts.appendonly else 'off'}, {facts.replicas} replicas",
             well=facts.appendonly,
@@ -142,7 +178,7 @@ def _server_checks(facts: ServerFacts) -> list[Check]:
             # Managed servers may not offer it: replicas then take its place, all but.
             otherwise=Verdict.WARN if facts.replicas else Verdict.FAIL,
         ),
-        _judge(
+        judge(
             "eviction",
             f"maxmemory-policy is {facts.maxmemory_policy or 'not known'}",
             well=facts.maxmemory_policy == "noeviction" or not facts.maxmemory_bytes,
@@ -156,7 +192,7 @@ def _failover_checks(facts: ServerFacts) -> list[Check]:
     if not facts.primary:
         return []
     return [
-        _judge(
+        judge(
             "failover",
             f"{facts.primary} is the primary, {facts.replicas} replicas",
             well=facts.replicas > 0,
@@ -166,50 +202,28 @@ def _failover_checks(facts: ServerFacts) -> list[Check]:
     ]
 
 
-def _fact_checks(lanes: Sequence[LaneView], settings: Settings) -> Iterator[Check]:
-    """Judge whether settings fit what the lanes have shown of AWS."""
-    final = settings.success_statuses | settings.failure_statuses
-    for lane in lanes:
-        if suspects := lane.facts.suspects - final:
-            detail = f"jobs stay in {', '.join(sorted(suspects))} while others change"
-            yield Check(f"statuses of {lane.name}", Verdict.WARN, detail, SUSPECTS_REMEDY)
-        lag = lane.facts.list_lag_seconds or 0.0
-        if lag > settings.settle_seconds:
-            detail = f"a list did not show a job that was {lag:.0f} s old"
-            remedy = f"set IMPORTS_SETTLE_SECONDS to {math.ceil(2 * lag)} or more"
-            yield Check(f"job lists of {lane.name}", Verdict.WARN, detail, remedy)
-
-
-def _undecided_checks(undecided: Sequence[str]) -> Iterator[Check]:
-    if undecided:
-        shown = ", ".join(undecided[:UNDECIDED_SHOWN])
-        more = len(undecided) - UNDECIDED_SHOWN
-        detail = f"{len(undecided):,} wait for a person: {shown}" + (
-            f" and {more:,} more" if more > 0 else ""
-        )
-        remedy = "see amplify-import explain, then amplify-import resolve"
-        yield Check("undecided imports", Verdict.FAIL, detail, remedy)
-
-
 def _check_broker() -> list[Check]:
-    remedy = "start the broker, or set IMPORTS_BROKER_URL to where it is"
     try:
         where = broker_of(app)
     except SettingsError as error:
-        return [Check("broker", Verdict.FAIL, str(error), remedy)]
+        return [Check("broker", Verdict.FAIL, str(error), START_BROKER)]
+    well = Check("broker", Verdict.OK, where)
     try:
-        with app.connection_for_write(connect_timeout=BROKER_SECONDS) as connection:
-            connection.ensure_connection(max_retries=1, interval_start=0, timeout=BROKER_SECONDS)
+        with app.connection_for_write(connect_timeout=CONNECT_SECONDS) as connection:
+            connection.ensure_connection(max_retries=1, interval_start=0, timeout=CONNECT_SECONDS)
         workers = app.control.ping(timeout=PING_SECONDS)
     except BROKER_ERRORS as error:
-        return [Check("broker", Verdict.FAIL, f"{where} {said_of(error)}", remedy)]
-    return [Check("broker", Verdict.OK, where), _judge_workers(workers or [])]
+        cause = error.__cause__ if isinstance(error, OperationalError) else error
+        if isinstance(cause, NoPermissionError) and _ABOUT_CHANNELS.search(str(cause)):
+            return [well, failed("workers", "remote control is", cause, "", Verdict.WARN)]
+        return [failed("broker", where, cause or error, START_BROKER)]
+    return [well, _judge_workers(workers or [])]
 
 
 def _judge_workers(answers: Sequence[dict[str, Any]]) -> Check:
     names = sorted(name for answer in answers for name in answer)
     detail = f"{len(names)} answered: {', '.join(names)}" if names else "none answered"
-    return _judge("workers", detail, well=bool(names), remedy="start one: celery -A worker worker")
+    return judge("workers", detail, well=bool(names), remedy="start one: celery -A worker worker")
 
 
 async def _check_aws(accounts: set[str]) -> list[Check]:
@@ -227,7 +241,7 @@ def _check_region(aws: Aws) -> Check:
     region = aws.region_of(DEFAULT_ACCOUNT)
     if region:
         remedy = "it must look like eu-central-1"
-        return _judge("region", region, well=bool(REGION.fullmatch(region)), remedy=remedy)
+        return judge("region", region, well=bool(REGION.fullmatch(region)), remedy=remedy)
     remedy = "set AWS_REGION, unless every request names its region"
     return Check("region", Verdict.WARN, "none is configured", remedy)
 
@@ -244,12 +258,6 @@ async def _check_account(aws: Aws, account: str) -> Check:
             else f"make the profile {account} work: aws sts get-caller-identity --profile {account}"
         )
         return Check(name, Verdict.FAIL, mask_text(error.answer.error), remedy)
-
-
-def _judge(
-    name: str, detail: str, *, well: bool, remedy: str, otherwise: Verdict = Verdict.FAIL
-) -> Check:
-    return Check(name, Verdict.OK, detail) if well else Check(name, otherwise, detail, remedy)
 
 
 def _version_of(text: str) -> tuple[int, ...]:

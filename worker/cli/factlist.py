@@ -1,13 +1,17 @@
-"""What a lane has shown of AWS, as `lanes --facts` tells it to people and to programs."""
+"""What a lane has shown of AWS, as `lanes --facts` and `doctor` tell it."""
 
-from collections.abc import Iterator
+import math
+from collections.abc import Iterator, Sequence
 from typing import Any, Final
 
+from config.settings import Settings
+from worker.cli.checks import Check, Verdict
 from worker.cli.lanelist import span
 from worker.domain.facts import LaneFacts, Times
 from worker.store.laneview import LaneView
 
 NOT_YET: Final = "not seen yet"
+UNDECIDED_SHOWN: Final = 3
 
 
 def facts_as_json(facts: LaneFacts) -> dict[str, Any]:
@@ -30,6 +34,32 @@ def facts_as_text(lane: LaneView) -> str:
     """Return a lane's facts as a paragraph, its name first."""
     rows = (f"  {name:13} {told}" for name, told in _rows(lane.facts))
     return "\n".join((lane.name, *rows))
+
+
+def fact_checks(lanes: Sequence[LaneView], settings: Settings) -> Iterator[Check]:
+    """Judge whether settings fit what the lanes have shown of AWS."""
+    final = settings.success_statuses | settings.failure_statuses
+    for lane in lanes:
+        if suspects := lane.facts.suspects - final:
+            detail = f"jobs stay in {', '.join(sorted(suspects))} while others change"
+            yield Check(f"statuses of {lane.name}", Verdict.WARN, detail, SUSPECTS_REMEDY)
+        lag = lane.facts.list_lag_seconds or 0.0
+        if lag > settings.settle_seconds:
+            detail = f"a list did not show a job that was {lag:.0f} s old"
+            remedy = f"set IMPORTS_SETTLE_SECONDS to {math.ceil(2 * lag)} or more"
+            yield Check(f"job lists of {lane.name}", Verdict.WARN, detail, remedy)
+
+
+def undecided_checks(undecided: Sequence[str]) -> Iterator[Check]:
+    """Tell of imports that wait for a person to decide."""
+    if undecided:
+        shown = ", ".join(undecided[:UNDECIDED_SHOWN])
+        more = len(undecided) - UNDECIDED_SHOWN
+        detail = f"{len(undecided):,} wait for a person: {shown}" + (
+            f" and {more:,} more" if more > 0 else ""
+        )
+        remedy = "see amplify-import explain, then amplify-import resolve"
+        yield Check("undecided imports", Verdict.FAIL, detail, remedy)
 
 
 def _rows(facts: LaneFacts) -> Iterator[tuple[str, str]]:

@@ -6,6 +6,7 @@ Changes kombu's own classes, since Celery makes them, and since Sentinel's inher
 from collections.abc import Callable
 from typing import Any, Final
 
+from amqp.exceptions import IrrecoverableConnectionError
 from kombu.transport import pyamqp, redis
 from redis.exceptions import ConnectionError as RedisConnectionError
 
@@ -40,6 +41,24 @@ def limit_each_consumer() -> None:
     """
     rabbitmq: Any = pyamqp.Transport
     rabbitmq.qos_semantics_matches_spec = lambda *_: True
+
+
+class BrokerBlockedError(IrrecoverableConnectionError):
+    """RabbitMQ has raised an alarm and takes no messages."""
+
+
+class _RefusingConnection(pyamqp.Connection):
+    """A connection that fails when it is blocked; to wait for a confirmation would be to hang."""
+
+    def _on_blocked(self) -> None:
+        self.collect()
+        raise BrokerBlockedError("blocked by an alarm: the broker is out of memory or disk space")
+
+
+def refuse_to_be_blocked() -> None:
+    """Let a broker that takes no messages be like one that is away: nothing hangs on it."""
+    rabbitmq: Any = pyamqp.Transport
+    rabbitmq.Connection = _RefusingConnection
 
 
 def _connparams_if_open(channel: Any, *args: Any, **kwargs: Any) -> Any:
