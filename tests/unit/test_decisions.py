@@ -23,14 +23,12 @@ from worker.domain.decisions import (
     Undecided,
     Verify,
     WaitBehind,
-    decide_poll,
-    decide_reconcile,
-    decide_start,
 )
 from worker.domain.facts import SLACK_SECONDS, LaneFacts, Times
 from worker.domain.imports import Import
 from worker.domain.policy import LATE_MAX_SECONDS, Policy
 from worker.domain.requests import ImportRequest
+from worker.domain.rules import decide_poll, decide_reconcile, decide_start
 from worker.domain.states import State
 
 POLICY = Policy(

@@ -6,7 +6,6 @@ out, and the store says what that means.
 """
 
 import asyncio
-import logging
 import random
 import time
 from collections.abc import Callable
@@ -33,37 +32,25 @@ from worker.domain.decisions import (
     Undecided,
     Verify,
     WaitBehind,
-    decide_poll,
-    decide_reconcile,
-    decide_start,
 )
 from worker.domain.facts import LaneFacts
 from worker.domain.history import What
 from worker.domain.imports import Import
 from worker.domain.outcomes import Ended
 from worker.domain.policy import Policy
+from worker.domain.rules import decide_poll, decide_reconcile, decide_start
+from worker.engine.lane_health import LaneHealth
 from worker.engine.learn import is_surveyor, learn
-from worker.engine.own_clock import STAND_DOWN_SECONDS, OwnClock
+from worker.engine.own_clock import OwnClock
 from worker.engine.ports import Announcer, Ledger, Operation
 
 log = structlog.get_logger()
 
-PROBE_SECONDS: Final = 5.0
-PROBE_MAX_SECONDS: Final = 300.0
 PROBE_AGAIN_SECONDS: Final = 60.0
 """How long an import that failed as a probe stands back for the others of its lane."""
 
-FAILURES_IN_A_ROW: Final = 10
-"""So many calls in a row without an answer that makes sense pause their lane; see `_WEIGHT`."""
-
 UNKNOWN_OUTCOME: Final = "unknown"
 """Of a late job that AWS no longer knows."""
-
-_WEIGHT: Final = {Kind.UNREACHABLE: 2, Kind.UNKNOWN: 1, Kind.CLOCK: 5}
-"""How much a failed call counts: one that found nobody says more than one that was lost.
-
-Of those that are refused for their time, one in half a minute counts.
-"""
 
 UNDER_WAY_STATUSES: Final = frozenset({"CREATING", "IN_PROGRESS", "PENDING", "RUNNING", "UPDATING"})
 """Statuses seen of jobs that are not over. AWS documents none; others are logged once."""
@@ -97,7 +84,7 @@ class Advancer:
         self._announcer = announcer
         self._policy = policy
         self._lease_seconds = lease_seconds
-        self._own_clock = own_clock
+        self._lane_health = LaneHealth(ledger, own_clock)
         self._jitter = jitter
         self._clock = clock
         self._unknown_statuses: set[str] = set()
@@ -131,7 +118,7 @@ class Advancer:
             decision = _DECIDE[claim.call](answer, claim, self._policy, self._jitter())
             await self._keep_facts(decision, claim, known)
             log.debug("call.answered", call=claim.call, kind=answer.kind, decision=decision)
-            in_outage = await self._mind_lane(claim, answer)
+            in_outage = await self._lane_health.note(claim, answer)
             await self._carry_out(_stand_back(decision, claim, answer), claim, in_outage=in_outage)
 
     async def _call(self, claim: Claim, send_by: float) -> Answer:
@@ -171,46 +158,6 @@ class Advancer:
         while wait_seconds > 0:
             await asyncio.sleep(wait_seconds)
             wait_seconds = await self._ledger.grant_more(claim)
-
-    async def _mind_lane(self, claim: Claim, answer: Answer) -> bool:
-        """Keep the lane's pause in step with what the answer says about everybody's calls.
-
-        Returns whether nobody is answered at the moment.
-        """
-        if claim.answered:
-            self._own_clock.accepted()
-        if answer.kind is Kind.CLOCK:
-            await self._stand_down(claim, answer)
-            return False
-        if answer.kind in UNANSWERED:
-            failures = await self._ledger.count_failure(claim.item.lane, _WEIGHT[answer.kind])
-            in_outage = claim.probe or failures >= FAILURES_IN_A_ROW
-            if in_outage:
-                await self._pause(claim, answer.error)
-            return in_outage
-        if claim.probe and answer.kind is not Kind.CREDENTIALS:
-            resumed = await self._ledger.resume_lane(claim.item.lane)
-            log.info("lane.resumed" if resumed else "lane.held")
-        return False
-
-    async def _stand_down(self, claim: Claim, answer: Answer) -> None:
-        """Leave calls to other workers; a lane that none of them can serve pauses all the same."""
-        if not self._own_clock.refused():
-            return
-        log.error("clock.wrong", error=answer.error, retry_seconds=STAND_DOWN_SECONDS)
-        failures = await self._ledger.count_failure(claim.item.lane, _WEIGHT[answer.kind])
-        if failures >= FAILURES_IN_A_ROW and not claim.probe:
-            await self._pause(claim, answer.error)
-
-    async def _pause(self, claim: Claim, reason: str) -> None:
-        if await self._ledger.pause_lane(
-            claim.item.lane,
-            reason,
-            probe=claim.probe,
-            delay_seconds=PROBE_SECONDS,
-            delay_max_seconds=PROBE_MAX_SECONDS,
-        ):
-            log.error("lane.paused", reason=reason)
 
     async def _carry_out(self, decision: Decision, claim: Claim, *, in_outage: bool) -> None:
         match decision:
@@ -342,28 +289,12 @@ class Advancer:
         if isinstance(decision, GiveBack):
             return await give_back(self._ledger, claim)
         if isinstance(decision, Throttle):
-            await self._throttle(decision, claim)
+            await self._lane_health.throttle(claim, decision)
             return await give_back(self._ledger, claim, why=What.THROTTLED)
-        await self._pause(claim, decision.reason)
+        await self._lane_health.pause(claim, decision.reason)
         # One app that is refused must not be the probe for ever: others come first.
         stand_back = PROBE_AGAIN_SECONDS if claim.probe else 0.0
         return await give_back(self._ledger, claim, stand_back, What.LANE_PAUSED)
-
-    async def _throttle(self, decision: Throttle, claim: Claim) -> None:
-        counted, kept = await self._ledger.throttle_lane(
-            claim,
-            retry_after_seconds=decision.retry_after_seconds,
-            limit_type=decision.limit_type,
-            concurrent=decision.concurrent,
-        )
-        log.log(
-            logging.INFO if counted else logging.DEBUG,
-            "lane.throttled",
-            call=claim.call,
-            limit_type=decision.limit_type or None,
-            retry_after_seconds=decision.retry_after_seconds,
-            kept=kept,
-        )
 
     def _note_unknown_status(self, answer: Answer) -> None:
         for job in answer.jobs:
