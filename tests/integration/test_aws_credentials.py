@@ -235,6 +235,19 @@ async def test_a_profile_that_was_added_or_mended_is_seen(
     assert len(api.requests) == 1
 
 
+async def test_keys_of_the_environment_are_read_without_blanks(
+    api: WireServer, aws: Aws, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("AWS_ACCESS_KEY_ID", f" {ACCESS_KEY}\n")
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "not-a-secret\n")
+    (tmp_path / "config").write_text(f"[profile acme]\n{ROLE}credential_source = Environment\n")
+    async with WireServer(answer(403)) as sts:
+        monkeypatch.setenv("AWS_ENDPOINT_URL_STS", sts.url)
+        assert await start(aws, "default") == 200
+        await failure(aws)
+        assert [r.access_key for r in (*api.requests, *sts.requests)] == [ACCESS_KEY] * 2
+
+
 async def test_a_region_is_read_without_blanks_and_once_it_is_one(
     aws: Aws, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -8,6 +8,7 @@ import asyncio
 import os
 import signal
 from asyncio.subprocess import DEVNULL, PIPE, Process
+from collections.abc import Iterable
 from contextlib import suppress
 from functools import partial
 from typing import Any, Final, NoReturn, Self
@@ -15,6 +16,7 @@ from typing import Any, Final, NoReturn, Self
 from aiobotocore.config import AioConfig
 from aiobotocore.credentials import (
     AioAssumeRoleProvider,
+    AioEnvProvider,
     AioProcessProvider,
     AioProfileProviderBuilder,
     create_credential_resolver,
@@ -76,13 +78,22 @@ class AccountSession(AioSession):  # type: ignore[misc]  # it publishes no annot
         region = self._last_client_region_used
         cache: dict[str, object] = {}
         resolver = create_credential_resolver(self, cache, region)
+        _drop_stray_blanks(resolver.providers)
         for provider in resolver.providers:
             if isinstance(provider, AioProcessProvider):
                 provider._popen = _start_helper  # noqa: SLF001 - the chain is built in one piece
             if isinstance(provider, AioAssumeRoleProvider):
+                _drop_stray_blanks(provider._credential_sourcer._providers)  # noqa: SLF001 - as above
                 provider._prompter = _refuse_to_ask  # noqa: SLF001 - as above
                 provider._profile_provider_builder = _Providers(self, cache, region)  # noqa: SLF001
         return resolver
+
+
+def _drop_stray_blanks(providers: Iterable[object]) -> None:
+    """Read keys of the environment as our settings are: a mounted secret ends with a line."""
+    for provider in providers:
+        if isinstance(provider, AioEnvProvider):
+            provider.environ = {name: value.strip() for name, value in os.environ.items()}
 
 
 class _Providers(AioProfileProviderBuilder):  # type: ignore[misc]  # it publishes no annotations
