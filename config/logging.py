@@ -17,6 +17,10 @@ _SECRET_NAME: Final = re.compile(r"secret|token|passw|authoriz|credential|signat
 _URL_PASSWORD: Final = re.compile(r"(?<=://)([^/@:\s]*):[^/\s]+(?=@)")
 _QUERY_PASSWORD: Final = re.compile(r"(?<=password=)[^&\s]+")
 _ACCESS_KEY: Final = re.compile(r"\b(A[KS]IA)[A-Z0-9]{12,}\b")
+# All but tab and line feed; also the marks of direction, which make text read as what it is not.
+_CONTROL: Final = re.compile(
+    r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u200e\u200f\u202a-\u202e\u2066-\u2069\ud800-\udfff]"
+)
 MASK: Final = "***"
 
 
@@ -43,7 +47,7 @@ def configure_logging(settings: Settings) -> None:
             foreign_pre_chain=shared,
             processors=[
                 structlog.stdlib.ProcessorFormatter.remove_processors_meta,
-                _renderer(settings),
+                *_renderers(settings),
             ],
         )
     )
@@ -92,10 +96,26 @@ def mask_text(text: str) -> str:
     return _ACCESS_KEY.sub(rf"\1{MASK}", without)
 
 
-def _renderer(settings: Settings) -> structlog.typing.Processor:
+def shown(text: str) -> str:
+    """Return `text` with its control characters in the form that source code has for them.
+
+    Text comes from producers, files and servers, and a terminal would obey it.
+    """
+    return _CONTROL.sub(lambda found: found.group().encode("unicode_escape").decode(), text)
+
+
+def _show_values(
+    _logger: Any, _method: str, event: MutableMapping[str, Any]
+) -> MutableMapping[str, Any]:
+    return {
+        name: shown(value) if isinstance(value, str) else value for name, value in event.items()
+    }
+
+
+def _renderers(settings: Settings) -> list[structlog.typing.Processor]:
     console = settings.log_format == "console" or (
         settings.log_format == "auto" and sys.stderr.isatty()
     )
     if console:
-        return structlog.dev.ConsoleRenderer(colors=sys.stderr.isatty())
-    return structlog.processors.JSONRenderer()
+        return [_show_values, structlog.dev.ConsoleRenderer(colors=sys.stderr.isatty())]
+    return [structlog.processors.JSONRenderer()]

@@ -191,3 +191,14 @@ def test_json_is_written_where_no_terminal_is(log_format: str, opening: str) -> 
     assert text.startswith(opening)
     assert "import.started" in text
     assert PASSWORD not in text
+
+
+@pytest.mark.usefixtures("_kept_logging")
+def test_a_terminal_obeys_nothing_that_is_logged() -> None:
+    stderr = configured(log_format="console")
+    structlog.get_logger().warning("import.failed", error="\x1b]0;taken\x07", name="\x9b 2J")
+    logging.getLogger("celery").warning("Received task: %s", "\x1b[2J\x9b")
+    text = stderr.getvalue()
+    assert r"error=\x1b]0;taken\x07" in text
+    assert r"Received task: \x1b[2J\x9b" in text
+    assert not any(raw in text for raw in ("\x1b]", "\x1b[2J", "\x07", "\x9b"))

@@ -9,7 +9,6 @@ import codecs
 import errno
 import io
 import os
-import re
 import sys
 from collections.abc import Iterable
 from typing import Any, Final, TextIO, cast
@@ -17,12 +16,10 @@ from typing import Any, Final, TextIO, cast
 from rich.console import Console, ConsoleOptions, RenderableType
 from rich.segment import Segment
 
+from config.logging import shown
+
 _STAND_INS: Final = {"·": "-", "…": "~", "━": "-", "╸": "-", "╺": "-"}
 _STAND_IN: Final = "amplify-import.stand-in"
-# Also the marks of direction, which make text read as what it is not.
-_CONTROL: Final = re.compile(
-    r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u200e\u200f\u202a-\u202e\u2066-\u2069\ud800-\udfff]"
-)
 
 
 class OutputError(Exception):
@@ -153,11 +150,6 @@ def outlive_output() -> None:
 def drawn(stream: TextIO) -> TextIO:
     """Return the stream for what may hold control characters of our own."""
     return cast("TextIO", stream.outlet) if isinstance(stream, ShownText) else stream
-
-
-def shown(text: str) -> str:
-    """Return text with its control characters in the form that source code has for them."""
-    return _CONTROL.sub(lambda found: found.group().encode("unicode_escape").decode(), text)
 
 
 def _stand_in(error: UnicodeError) -> tuple[str, int]:
