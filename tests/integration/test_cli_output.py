@@ -60,6 +60,10 @@ class Terminal:
         while text not in self.printed:
             self.printed += os.read(self._ours, 4096).decode(errors="replace")
 
+    def answer(self, text: str) -> None:
+        """Type a line."""
+        os.write(self._ours, f"{text}\n".encode())
+
     def end(self) -> int:
         """Read to the end and return the exit code."""
         with suppress(OSError):  # the other side was closed
@@ -181,6 +185,17 @@ async def test_an_interrupt_at_a_question_ends_with_130(on_terminal: Any, batch:
     terminal.process.send_signal(signal.SIGINT)
     assert terminal.end() == 130
     assert "Traceback" not in terminal.printed
+
+
+async def test_no_for_an_answer_ends_with_1_and_changes_nothing(
+    on_terminal: Any, batch: str, store: ImportStore
+) -> None:
+    terminal = on_terminal("retry", batch)
+    terminal.read_until("Try 1 failed imports of batch b again?")
+    terminal.answer("n")
+    assert terminal.end() == 1
+    assert "Error: Aborted; nothing was changed." in terminal.printed
+    assert await store.load("import-1:retry-1") is None
 
 
 def test_an_interrupt_while_modules_are_imported_ends_with_130_and_no_words(

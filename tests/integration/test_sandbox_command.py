@@ -43,14 +43,14 @@ def test_it_serves_until_it_is_told_to_stop(stop: signal.Signals) -> None:
 def test_a_port_in_use_and_an_unknown_scenario_are_clear_errors() -> None:
     with running() as (_, url):
         port = url.rpartition(":")[2]
-        for arguments, message in [
-            (["--port", port], f"Cannot listen on 127.0.0.1:{port}"),
-            (["--scenario", "stormy"], "stormy: cannot be read"),
+        for arguments, code, message in [
+            (["--port", port], 3, f"Cannot listen on 127.0.0.1:{port}"),
+            (["--scenario", "stormy"], 2, "stormy: cannot be read"),
         ]:
             done = subprocess.run(
                 [*COMMAND, *arguments], capture_output=True, text=True, timeout=10, check=False
             )
-            assert done.returncode == 1
+            assert done.returncode == code
             assert message in done.stderr
             assert "Traceback" not in done.stderr
 

@@ -19,7 +19,7 @@ import click
 
 from worker.cli.batchfile import read_batch
 from worker.cli.client import open_views
-from worker.cli.embedded import EmbeddedServer
+from worker.cli.embedded import EmbeddedServer, LocalError
 from worker.cli.guard import GuardedProcess
 from worker.cli.practice import Practice
 from worker.cli.run import INTERRUPTED, Plan, import_rows, interruptible, write_results
@@ -188,7 +188,7 @@ def _free_port_near(port: int) -> int:
             except OSError:
                 continue
             return int(probe.getsockname()[1])
-    raise click.ClickException("There is no free port for Flower.")
+    raise LocalError("There is no free port for Flower.")
 
 
 async def _show_lanes(server: EmbeddedServer, scenario: Scenario) -> None:

@@ -60,11 +60,12 @@ Examples:
 \b
 Exit codes:
   0    done; all imports in question succeeded or are under way
-  1    an import ended badly or can't be retried, a batch is paused, doctor found
-       something to mend, audit a promise that did not hold, or resolve changed nothing
+  1    an import ended badly or can't be retried, a batch is paused, a question was
+       answered with no, resolve changed nothing, doctor found something to mend,
+       or audit a promise that did not hold
   2    wrong usage, a wrong setting, or an invalid file
-  3    the store or the broker can't be reached, or those of `run` do not run;
-       or what was to be written could not be, for a full disk
+  3    the store or the broker can't be reached, or what runs on this machine
+       (`run`, `demo`, `sandbox`) does not run; or a full disk took no more output
   4    no such import, batch or lane is known
   130  interrupted
   141  the reader of standard output went away

@@ -5,6 +5,8 @@ import signal
 
 import click
 
+from worker.cli.client import BadInputError
+from worker.cli.embedded import LocalError
 from worker.sandbox.loader import ScenarioError, load_scenario, shipped_scenarios
 from worker.sandbox.scenario import Scenario
 from worker.sandbox.server import SandboxServer
@@ -44,10 +46,10 @@ def sandbox(
         scenario = load_scenario(scenario_name)
         asyncio.run(_serve(scenario, host, port, log_calls=log_calls))
     except ScenarioError as error:
-        raise click.ClickException(str(error)) from error
+        raise BadInputError(str(error)) from error
     except OSError as error:
         message = f"Cannot listen on {host}:{port}: {error.strerror}"
-        raise click.ClickException(message) from error
+        raise LocalError(message) from error
 
 
 async def _serve(scenario: Scenario, host: str, port: int, *, log_calls: bool) -> None:
