@@ -23,7 +23,12 @@ from worker.compression import bound_decompression
 from worker.conductor import Conductor
 from worker.options import check_options
 from worker.runtime import close_runtime, runtime_of_process
-from worker.store.broker import limit_each_consumer, outlive_lost_connections, refuse_to_be_blocked
+from worker.store.broker import (
+    do_without_channels,
+    limit_each_consumer,
+    outlive_lost_connections,
+    refuse_to_be_blocked,
+)
 from worker.watchdog import Watchdog
 
 PULSE_SECONDS: Final = 1.0
@@ -164,6 +169,11 @@ app.steps["consumer"].add(PulseStep)
 @setup_logging.connect
 def _configure_logging(**_: Any) -> None:
     configure_logging(load_settings())
+
+
+@worker_init.connect
+def _do_without_channels(**_: Any) -> None:
+    do_without_channels()
 
 
 @worker_init.connect

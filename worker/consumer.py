@@ -114,6 +114,11 @@ class ImportsConsumer(Consumer):
             raise
         return connection
 
+    def on_connection_error_after_connected(self, exc: Exception) -> None:
+        """Say why the broker was lost; Celery shows the class of the error alone."""
+        log.warning("broker.lost", error=str(exc) or type(exc).__name__)
+        super().on_connection_error_after_connected(exc)
+
     def create_task_handler(self, promise: Any = promise) -> Callable[[Any], Any]:
         """Return what is called with each message."""
         handle = super().create_task_handler(promise)

@@ -190,3 +190,27 @@ def test_doctor_names_the_permission_that_is_missing_and_goes_on(
     assert verdict == "ok" or "config/redis-acl.conf" in checks[check]["remedy"]
     assert {"store", "broker", "region", "credentials of default"} <= checks.keys()
     assert checks["store"]["verdict"] == "ok"
+
+
+@pytest.mark.parametrize("rule", ["resetchannels", "-@pubsub"])
+def test_a_worker_lives_without_channels(
+    guarded: Server, sandbox: Sandbox, tmp_path: Path, rule: str
+) -> None:
+    url = url_of(guarded)
+    with guarded.client() as client:
+        client.execute_command("ACL", "SETUSER", "imports", rule)
+    worker = Worker(environment_for(sandbox, url), tmp_path / "worker.log")
+    try:
+        worker.wait_until_ready()
+        with producing(url, url) as producer:
+            tasks = [producer.send(members(f"dtask{number}")) for number in range(3)]
+            producer.add(members("dstream", importId="of-the-stream"))
+            producer.wait_for_event("import.succeeded", importId="of-the-stream")
+            wait_until(
+                lambda: {task.state for task in tasks} == {"SUCCESS"},
+                "the tasks have their results",
+            )
+        assert "channels.refused" in worker.log
+        assert "Connection to broker lost" not in worker.log
+    finally:
+        assert worker.stop(60) == 0

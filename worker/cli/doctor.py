@@ -2,7 +2,6 @@
 
 import asyncio
 import json
-import re
 from collections.abc import Sequence
 from dataclasses import asdict
 from typing import Any, Final
@@ -30,6 +29,7 @@ from worker.cli.factlist import fact_checks, undecided_checks
 from worker.cli.progress import is_plain
 from worker.domain.requests import DEFAULT_ACCOUNT
 from worker.operations.aws import SOME_REGION, Aws, CallFailedError
+from worker.store.broker import about_channels
 from worker.store.connection import StoreUnavailableError
 from worker.store.permissions import missing_permissions
 from worker.store.views import ImportViews, ServerFacts
@@ -46,8 +46,6 @@ CREDENTIALS_SECONDS: Final = 10.0
 START_STORE: Final = "start the server, or set IMPORTS_REDIS_URL to where it is"
 START_BROKER: Final = "start the broker, or set IMPORTS_BROKER_URL to where it is"
 NO_KEY: Final = "imports:nothing"
-
-_ABOUT_CHANNELS: Final = re.compile(r"channel|'publish'|subscribe'")
 
 
 @click.command()
@@ -214,7 +212,7 @@ def _check_broker() -> list[Check]:
         workers = app.control.ping(timeout=PING_SECONDS)
     except BROKER_ERRORS as error:
         cause = error.__cause__ if isinstance(error, OperationalError) else error
-        if isinstance(cause, NoPermissionError) and _ABOUT_CHANNELS.search(str(cause)):
+        if isinstance(cause, NoPermissionError) and about_channels(str(cause)):
             return [well, failed("workers", "remote control is", cause, "", Verdict.WARN)]
         return [failed("broker", where, cause or error, START_BROKER)]
     return [well, _judge_workers(workers or [])]

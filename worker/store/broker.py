@@ -3,14 +3,27 @@
 Changes kombu's own classes, since Celery makes them, and since Sentinel's inherit from them.
 """
 
+import re
 from collections.abc import Callable
+from functools import cache
 from typing import Any, Final
 
+import structlog
 from amqp.exceptions import IrrecoverableConnectionError
+from celery.backends import redis as redis_results
 from kombu.transport import pyamqp, redis
 from redis.exceptions import ConnectionError as RedisConnectionError
+from redis.exceptions import NoPermissionError
+
+log = structlog.get_logger()
+
+_ABOUT_CHANNELS: Final = re.compile(r"channel|'publish'|subscribe'")
 
 transport: Final[Any] = redis  # its annotations leave out what is changed here
+results: Final[Any] = redis_results
+_put_fanout: Final = transport.Channel._put_fanout  # noqa: SLF001 - there is no other place
+_receive_one: Final = transport.Channel._receive_one  # noqa: SLF001
+_set: Final = results.RedisBackend._set  # noqa: SLF001
 _connparams: Final = transport.Channel._connparams  # noqa: SLF001 - there is no other place
 
 
@@ -41,6 +54,52 @@ def limit_each_consumer() -> None:
     """
     rabbitmq: Any = pyamqp.Transport
     rabbitmq.qos_semantics_matches_spec = lambda *_: True
+
+
+def do_without_channels() -> None:
+    """Let a worker live whose user may not use the channels of pub/sub.
+
+    They carry remote control, what Flower shows, and a hint that a result is there. None of it is
+    needed for an import, and each refusal ended the worker or lost the result.
+    """
+    transport.Channel._put_fanout = _publish_if_allowed  # noqa: SLF001
+    transport.Channel._receive_one = _receive_if_allowed  # noqa: SLF001
+    results.RedisBackend._set = _set_and_publish_if_allowed  # noqa: SLF001
+
+
+def _publish_if_allowed(channel: Any, *args: Any, **kwargs: Any) -> None:
+    try:
+        _put_fanout(channel, *args, **kwargs)
+    except NoPermissionError as error:
+        _tell_once(str(error))
+
+
+def _receive_if_allowed(channel: Any, client: Any) -> Any:
+    try:
+        return _receive_one(channel, client)
+    except NoPermissionError as error:  # the answer to PSUBSCRIBE
+        _tell_once(str(error))
+        return None
+
+
+def _set_and_publish_if_allowed(backend: Any, key: str, value: Any, expires: Any = None) -> None:
+    try:
+        _set(backend, key, value, expires)
+    except NoPermissionError as error:  # nothing is set then: it was one transaction
+        if not about_channels(str(error)):
+            raise
+        _tell_once(str(error))
+        backend.client.set(key, value, ex=(backend.expires if expires is None else expires) or None)
+
+
+def about_channels(refusal: str) -> bool:
+    """Tell whether the server refused no more than pub/sub."""
+    return _ABOUT_CHANNELS.search(refusal) is not None
+
+
+@cache
+def _tell_once(refusal: str) -> None:
+    log.warning("channels.refused", error=refusal)
 
 
 class BrokerBlockedError(IrrecoverableConnectionError):
