@@ -207,10 +207,11 @@ def _enveloped(dice: Random, task_id: str, task: str, kwargs: Any) -> Sent:
     raw = json.dumps(message).encode()
     if dice.random() < 0.02:
         raw = mangled(dice, raw)
-    names = (raw.decode(errors="replace"), str(message_tag(message)))
-    given = headers.get("id")
-    ids = (task_id, str(given), *(derive_import_id("message", name) for name in names))
+    # In protocol 1 the id stands in the body; the sender knows the task by it.
+    given = body.get("id") if isinstance(body, dict) else headers.get("id")
     own = given if isinstance(given, str) and "\ud800" not in given else task_id
+    names = (raw.decode(errors="replace"), str(message_tag(message)), own)
+    ids = (task_id, str(given), *(derive_import_id("message", name) for name in names))
     return Sent(raw=raw, task_id=own, import_ids=ids)
 
 
