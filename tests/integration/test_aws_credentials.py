@@ -12,7 +12,9 @@ from tests.conftest import StartWorker
 from tests.support import ACCESS_KEY, Producer, members, wait_until
 from tests.wire import WireServer, answer
 from worker.domain.answers import Answer, Kind
+from worker.domain.imports import Import
 from worker.operations.aws import Aws, CallFailedError
+from worker.operations.import_backend_auth import ImportBackendAuth
 
 WHERE = {"AppId": "d1", "BackendEnvironmentName": "staging"}
 POOL = {"UserPoolId": "us-east-1_A", "WebClientId": "w", "NativeClientId": "n"}
@@ -287,6 +289,24 @@ async def test_a_helper_that_hangs_is_ended_and_its_account_alone_waits(
     await aws.close()
     wait_until(lambda: not any(map(_is_alive, pids.read_text().split())), "the helpers are gone")
     assert len(api.requests) == 1
+
+
+async def another() -> None:
+    """Grant another page at once."""
+
+
+async def test_a_helper_that_hangs_is_to_blame_for_a_list_as_well(
+    helper: Callable[[str], str], tmp_path: Path
+) -> None:
+    (tmp_path / "config").write_text(f"[profile acme]\n{helper('import time; time.sleep(60)')}")
+    aws = Aws(0.5, max_connections=1)
+    where = {"app_id": "d1", "backend_environment_name": "staging"}
+    item = Import.from_fields(
+        "i", {"state": "starting", "account": "acme", "region": "us-east-1", **where}
+    )
+    answered = await ImportBackendAuth(aws).find(item, another)
+    await aws.close()
+    assert answered.kind is Kind.CREDENTIALS
 
 
 async def test_what_a_helper_says_of_its_failure_is_not_repeated(
