@@ -7,6 +7,7 @@ A queue that its broker has otherwise ends the worker, in place of being tried f
 A message that is good is never refused: should the worker fail on it, it stays unacknowledged.
 """
 
+import time
 from collections.abc import Callable, Mapping
 from typing import Annotated, Any, Final
 
@@ -26,6 +27,8 @@ from worker.store.connection import StoreUnavailableError
 
 log = structlog.get_logger()
 _logger = get_logger(__name__)
+
+REFUSED_SECONDS: Final = 1.0
 
 _DELAYED_DELIVERY: Final = "celery.worker.consumer.delayed_delivery:DelayedDelivery"
 """Celery's own way with countdowns on quorum queues: 28 more, for producers of other exchanges."""
@@ -91,7 +94,8 @@ _BODY: Final = TypeAdapter(tuple[list[Any], dict[str, Any], _Embedded])
 class ImportsConsumer(Consumer):
     """Celery's consumer, for messages of any kind."""
 
-    connection_errors: tuple[type[Exception], ...]  # Celery's own; its stubs leave it out
+    connection_errors: tuple[type[Exception], ...]  # Celery's own; its stubs leave them out
+    channel_errors: tuple[type[Exception], ...]
 
     Blueprint = type("Blueprint", (Consumer.Blueprint,), {"default_steps": _STEPS})
 
@@ -118,6 +122,16 @@ class ImportsConsumer(Consumer):
         """Say why the broker was lost; Celery shows the class of the error alone."""
         log.warning("broker.lost", error=str(exc) or type(exc).__name__)
         super().on_connection_error_after_connected(exc)
+        self._pause_if_refused(exc)
+
+    def on_connection_error_before_connected(self, exc: Exception) -> None:
+        """Wait a little before a broker is asked again that answers, and refuses."""
+        super().on_connection_error_before_connected(exc)
+        self._pause_if_refused(exc)
+
+    def _pause_if_refused(self, error: Exception) -> None:
+        if isinstance(error, self.channel_errors):  # Celery waits for one that is away, not here
+            time.sleep(REFUSED_SECONDS)
 
     def create_task_handler(self, promise: Any = promise) -> Callable[[Any], Any]:
         """Return what is called with each message."""

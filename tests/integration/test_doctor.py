@@ -214,3 +214,21 @@ def test_a_worker_lives_without_channels(
         assert "Connection to broker lost" not in worker.log
     finally:
         assert worker.stop(60) == 0
+
+
+def test_a_worker_waits_for_a_permission_and_says_which(
+    guarded: Server, sandbox: Sandbox, tmp_path: Path
+) -> None:
+    url = url_of(guarded)
+    with guarded.client() as client:
+        client.execute_command("ACL", "SETUSER", "imports", "-sadd")
+        worker = Worker(environment_for(sandbox, url), tmp_path / "worker.log")
+        try:
+            wait_until(lambda: worker.log.count("'sadd'") >= 7, "it has tried a few times")
+            assert "Frequent restarts" not in worker.log
+            client.execute_command("ACL", "SETUSER", "imports", "+sadd")
+            worker.wait_until_ready()
+            with producing(url, url) as producer:
+                assert producer.send(members("dtask")).get(timeout=20)["outcome"] == "succeeded"
+        finally:
+            worker.stop(60)
