@@ -53,6 +53,13 @@ def test_doctor_says_which_check_got_no_answer(store_url: str) -> None:
         assert "ok   credentials of default" in checks
 
 
+def test_doctor_spares_its_reader_the_pools_of_sentinels() -> None:
+    checks = examined("sentinel://127.0.0.1:1?master_name=main")
+    for name in ("store", "broker"):
+        assert checks[name]["verdict"] == "FAIL"
+        assert checks[name]["detail"].endswith("can't be reached: No master found for 'main'")
+
+
 def test_doctor_advises_a_server_without_memory(server: Server) -> None:
     server.set(maxmemory=1)
     checks = examined(server.url)

@@ -176,7 +176,8 @@ def said_of(error: BaseException) -> str:
     """Return what happened to a connection as the end of a sentence, without secrets."""
     is_answer = isinstance(error, ResponseError | AuthenticationError | ChannelError)
     verb = "refused" if is_answer else "can't be reached"
-    return f"{verb}: {mask_text(str(error)) or type(error).__name__}"
+    text = str(error).partition(" : <")[0]  # behind it, a Sentinel's connection pools
+    return f"{verb}: {mask_text(text) or type(error).__name__}"
 
 
 def import_id_of(row: Row, batch_id: str) -> str:
