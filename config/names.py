@@ -12,6 +12,10 @@ ADMIT_QUEUE: Final = "imports.admit"
 FINISH_QUEUE: Final = "imports.finish"
 """Where ended imports' tasks are published again: never behind a long queue of new requests."""
 
+NOT_BEFORE_HEADER: Final = "imports_not_before"
+EXPIRES_HEADER: Final = "imports_expires"
+"""Where a message's `eta` and `expires` go: an import waits, and expires, in the store."""
+
 FORMAT_HEADER: Final = "imports_format"
 """Message header of the same: the format of the import's record (worker.store.keys)."""
 

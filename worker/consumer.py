@@ -21,6 +21,13 @@ from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 from typing_extensions import TypedDict
 from vine import promise
 
+from config.names import (
+    BATCH_TASK,
+    EXPIRES_HEADER,
+    FINISH_HEADER,
+    IMPORT_TASK,
+    NOT_BEFORE_HEADER,
+)
 from worker.compression import MAX_MESSAGE_BYTES, WAYS
 from worker.runtime import runtime_of_process
 from worker.store.connection import StoreUnavailableError
@@ -143,6 +150,7 @@ class ImportsConsumer(Consumer):
             except Exception as error:  # noqa: BLE001 - headers of any make fail in any way
                 return self._refuse(message, error)
             try:
+                _take_times(message)
                 return handle(message)
             except self.connection_errors:
                 raise
@@ -191,6 +199,22 @@ class ImportsConsumer(Consumer):
             message.requeue_log_error(_logger, self.connection_errors)
         else:
             message.reject_log_error(_logger, self.connection_errors)
+
+
+def _take_times(message: Any) -> None:
+    """Keep from Celery when the task of an import is to start, and until when.
+
+    Celery would hold it in this worker, unacknowledged; and end it though the import is under way,
+    should the message come twice. An end is told at any time, and a batch's task admits at once.
+    """
+    headers = message.headers
+    if headers["task"] not in (IMPORT_TASK, BATCH_TASK) or FINISH_HEADER in headers:
+        return
+    taken = {"eta": NOT_BEFORE_HEADER}
+    if headers["task"] == IMPORT_TASK:
+        taken["expires"] = EXPIRES_HEADER
+    moved = {ours: headers[theirs] for theirs, ours in taken.items() if headers.get(theirs)}
+    message.headers = {**headers, **dict.fromkeys(taken), **moved}
 
 
 def _task_id_of(message: Any) -> object:

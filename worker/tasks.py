@@ -7,14 +7,24 @@ and Flower work as for any task, while nothing occupies a worker slot or the bro
 
 import time
 from collections.abc import Coroutine
+from datetime import UTC
 from typing import Any, Final, TypeVar
 
 import structlog
 from celery import Task, shared_task
 from celery.exceptions import Ignore, Reject
+from celery.utils.time import maybe_iso8601
 from kombu.utils.json import dumps
 
-from config.names import BATCH_TASK, FINISH_HEADER, FINISH_QUEUE, FORMAT_HEADER, IMPORT_TASK
+from config.names import (
+    BATCH_TASK,
+    EXPIRES_HEADER,
+    FINISH_HEADER,
+    FINISH_QUEUE,
+    FORMAT_HEADER,
+    IMPORT_TASK,
+    NOT_BEFORE_HEADER,
+)
 from worker.domain.errors import ImportEndedError, ImportRejected
 from worker.domain.imports import Import, ImportResult
 from worker.domain.outcomes import Entrance, Verdict
@@ -73,6 +83,8 @@ def import_backend_auth(self: ImportTask, /, *args: Any, **members: Any) -> Impo
 
     """
     item = _ended_import(self) if _is_finishing(self) else _admitted_import(self, args, members)
+    if item.has_expired:
+        raise _revoked(self, item)
     self.request.update(import_id=item.id)
     if error := item.ended_error():
         raise error
@@ -100,6 +112,7 @@ def import_batch(self: ImportTask, /, *args: Any, **members: Any) -> dict[str, A
         canary=batch["canary"],
         stop_percent=batch["stopPercent"],
         recover_since=batch["recoverSince"],
+        not_before_ms=_time_in(self, NOT_BEFORE_HEADER),
     )
     try:
         admissions = _or_requeue(self, admitting)
@@ -150,6 +163,9 @@ def _admitted_import(task: ImportTask, args: tuple[Any, ...], members: dict[str,
         import_id=task_id,
         task_id=task_id,
         signature=dumps(task.signature_from_request(queue=FINISH_QUEUE, expires=None)),
+        not_before_ms=_time_in(task, NOT_BEFORE_HEADER),
+        expires_at_ms=_time_in(task, EXPIRES_HEADER),
+        ignores_result=bool(task.request.ignore_result),
     )
     admission = _or_requeue(task, task.runtime.admitter.admit(_request_of(args, members), entrance))
     if admission.item is None or not admission.item.is_terminal:
@@ -157,10 +173,33 @@ def _admitted_import(task: ImportTask, args: tuple[Any, ...], members: dict[str,
     return admission.item
 
 
+def _time_in(task: ImportTask, header: str) -> int:
+    """Return a time of the message, in milliseconds since the epoch; 0 where there is none."""
+    moment = maybe_iso8601((task.request.headers or {}).get(header))
+    if moment is None:
+        return 0
+    aware = moment if moment.tzinfo else moment.replace(tzinfo=UTC)
+    return max(1, round(aware.timestamp() * 1000))
+
+
+def _revoked(task: ImportTask, item: Import) -> Ignore:
+    """End the task of an import that has expired, as Celery ends a task that has."""
+    request = task.request
+    task.backend.mark_as_revoked(
+        str(request.id), item.error, request=request, store_result=not request.ignore_result
+    )
+    task.send_event("task-revoked", terminated=False, signum=None, expired=True)
+    task.runtime.run(task.runtime.store.settle(item.id, str(request.id)))
+    return Ignore()
+
+
 def _show_waiting(task: ImportTask) -> None:
     """Show the state; a result backend or a broker that can't tells nobody, and stops nothing."""
+    request = task.request
     try:
-        task.update_state(state=WAITING, meta={"importId": task.request.id})
+        if not request.ignore_result:
+            meta = {"importId": request.id}
+            task.runtime.announcer.store_state(str(request.id), meta, WAITING, request=request)
         task.send_event("task-waiting")
     except Exception as error:  # noqa: BLE001 - backends and brokers of any make fail in any way
         log.warning("announcement.failed", step=WAITING, error=str(error))

@@ -39,6 +39,8 @@ def estimate_start(item: Import, where: Whereabouts) -> Estimate | None:
         return Estimate(None, "another import is under way for the same target until its job ends")
     if lane.paused_reason:
         return Estimate(None, "its lane is paused, and nobody knows for how long")
+    if where.due_seconds is not None and item.not_before_ms and not (item.attempts or item.error):
+        return Estimate(where.due_seconds, "it was asked for no earlier, and takes its turn then")
     if where.due_seconds is not None:
         return Estimate(where.due_seconds, "it kept its place, so it is at the head then")
     if where.ahead is None:

@@ -5,11 +5,14 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import Any, Self
+from typing import Any, Final, Self
 
 from worker.domain.errors import ERROR_OF_STATE, ImportEndedError
 from worker.domain.requests import ImportRequest
 from worker.domain.states import TERMINAL, State
+
+EXPIRED: Final = "expired"
+"""Why an import was cancelled that was not to start so late (imports.lua)."""
 
 ImportResult = dict[str, Any]
 """The members that the contract fixes for `AsyncResult.get()`; times are ISO 8601 in UTC."""
@@ -26,7 +29,8 @@ class Import:
     jobs may be its own; `suspicion` says why its job's status may be final. `retry_of` is the
     import whose request this one tries again, `retried_by` the one that tries this one's.
     `late_outcome` is how the job of an import that timed out or was cancelled ended after all:
-    succeeded, failed, or unknown where AWS forgot it.
+    succeeded, failed, or unknown where AWS forgot it. It was to start no earlier than
+    `not_before_ms`, and not after `expires_at_ms`; with `ignores_result`, nobody asks for states.
     """
 
     id: str
@@ -67,6 +71,9 @@ class Import:
     late_at_ms: int = 0
     retry_of: str = ""
     retried_by: str = ""
+    not_before_ms: int = 0
+    expires_at_ms: int = 0
+    ignores_result: bool = False
 
     @classmethod
     def from_fields(cls, import_id: str, fields: Mapping[str, str]) -> Self:
@@ -77,6 +84,7 @@ class Import:
             id=import_id,
             state=State(fields["state"]),
             stuck=fields.get("stuck") == "1",
+            ignores_result=fields.get("ignores_result") == "1",
             unclear_jobs=tuple(json.loads(fields.get("unclear_jobs", "[]"))),
             listed_jobs=_ids_in(fields.get("listed_jobs")),
             **texts,  # type: ignore[arg-type]  # keys and types are those of the two tuples
@@ -109,6 +117,11 @@ class Import:
     def is_terminal(self) -> bool:
         """Whether the import is over."""
         return self.state in TERMINAL
+
+    @property
+    def has_expired(self) -> bool:
+        """Whether the import ended because it was not to start so late."""
+        return self.state is State.CANCELLED and self.error == EXPIRED and self.expires_at_ms > 0
 
     @property
     def retry_id(self) -> str:
@@ -166,6 +179,8 @@ _NUMBERS = (
     "changed_at_ms",
     "finished_at_ms",
     "late_at_ms",
+    "not_before_ms",
+    "expires_at_ms",
 )
 _TEXTS = (
     "app_id",

@@ -13,7 +13,8 @@ class Entrance:
 
     `signature` is empty where no task of the producer's waits; one is made up at the end then.
     With `recover_since_ms` (since the epoch; 0 for none) the import may have been started before,
-    since that time: the remote side is asked first.
+    since that time: the remote side is asked first. It starts no earlier than `not_before_ms`, and
+    never after `expires_at_ms` (0: at any time). With `ignores_result`, nobody asks for states.
     """
 
     import_id: str
@@ -21,6 +22,9 @@ class Entrance:
     signature: str = ""
     batch_id: str = ""
     recover_since_ms: int = 0
+    not_before_ms: int = 0
+    expires_at_ms: int = 0
+    ignores_result: bool = False
 
 
 class Action(StrEnum):

@@ -69,12 +69,14 @@ class Admitter:
         canary: int | None,
         stop_percent: float | None,
         recover_since: str | None = None,
+        not_before_ms: int = 0,
     ) -> list[Admission]:
         """Admit the requests that stand at `offset` and behind it in the whole batch.
 
         A request may carry its own `importId`; the bad ones become rejected imports, each on its
         own. `total` is the length of the whole batch, where the producer knows it. `canary` and
-        `stop_percent` are the batch's stop rule (see `StopRule`). With `recover_since` (ISO 8601),
+        `stop_percent` are the batch's stop rule (see `StopRule`). None of them starts earlier than
+        `not_before_ms` (since the epoch). With `recover_since` (ISO 8601),
         the store was lost, and what the batch's imports started since then is looked for first.
 
         Raises:
@@ -88,7 +90,7 @@ class Admitter:
         parcels: dict[str, _Parcel] = {}
         for index, members in enumerate(requests):
             fallback = derive_import_id(batch_id, offset + index)
-            parcel = _unpack(members, fallback, batch_id, since_ms)
+            parcel = _unpack(members, _entrance(fallback, batch_id, since_ms, not_before_ms))
             if parcel.entrance.import_id in parcels:
                 parcel = _Parcel(members, _entrance(fallback, batch_id), _TWICE)
             parcels[parcel.entrance.import_id] = parcel
@@ -97,7 +99,10 @@ class Admitter:
     async def admit_entries(self, entries: Sequence[tuple[str, str]]) -> list[Admission]:
         """Admit stream entries, given as id and text; junk becomes a rejected import as well."""
         return await self._admit_all(
-            [_unpack(_decode(text), derive_import_id("stream", entry)) for entry, text in entries]
+            [
+                _unpack(_decode(text), _entrance(derive_import_id("stream", entry)))
+                for entry, text in entries
+            ]
         )
 
     async def reject_messages(self, texts: Sequence[str]) -> list[Admission]:
@@ -273,9 +278,8 @@ class _Parcel:
     problem: str = ""
 
 
-def _unpack(members: object, fallback: str, batch_id: str = "", since_ms: int = 0) -> _Parcel:
-    """Take the importId out of a request; `fallback` where it carries none that is possible."""
-    entrance = _entrance(fallback, batch_id, since_ms)
+def _unpack(members: object, entrance: Entrance) -> _Parcel:
+    """Take the importId out of a request; that of `entrance` where it carries none."""
     if isinstance(members, InvalidRequestError):
         return _Parcel({}, entrance, str(members))
     if not isinstance(members, Mapping):
@@ -286,12 +290,18 @@ def _unpack(members: object, fallback: str, batch_id: str = "", since_ms: int = 
         return _Parcel(rest, entrance)
     if problem := problem_of_import_id(given):
         return _Parcel(rest, entrance, f"importId: {problem}")
-    return _Parcel(rest, _entrance(str(given), batch_id, since_ms))
+    return _Parcel(rest, replace(entrance, import_id=str(given), task_id=str(given)))
 
 
-def _entrance(import_id: str, batch_id: str = "", since_ms: int = 0) -> Entrance:
+def _entrance(
+    import_id: str, batch_id: str = "", since_ms: int = 0, not_before_ms: int = 0
+) -> Entrance:
     return Entrance(
-        import_id=import_id, task_id=import_id, batch_id=batch_id, recover_since_ms=since_ms
+        import_id=import_id,
+        task_id=import_id,
+        batch_id=batch_id,
+        recover_since_ms=since_ms,
+        not_before_ms=not_before_ms,
     )
 
 

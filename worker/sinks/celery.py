@@ -5,12 +5,14 @@ Celery's client is synchronous, so everything here runs on one thread of its own
 
 import asyncio
 import json
+import threading
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, Final
 
 import structlog
 from celery import Celery
+from celery.app.backends import by_url
 from celery.canvas import Signature
 
 from config.names import FINISH_HEADER, FINISH_QUEUE, FORMAT_HEADER, IMPORT_TASK
@@ -34,6 +36,7 @@ class CeleryAnnouncer:
         self._app = app
         self._hostname = hostname
         self._dispatcher: Any = None
+        self._backends = threading.local()
         self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="announcer")
 
     async def waiting(self, entrances: Sequence[Entrance], targets: Sequence[str]) -> None:
@@ -43,16 +46,31 @@ class CeleryAnnouncer:
     async def running(self, item: Import, job_id: str, status: str) -> None:
         """Show that the import's job runs."""
         meta = {**item.result(), "jobId": job_id, "status": status}
-        await self._show(self._show_running, item.id, meta)
+        await self._show(self._show_running, item, meta)
 
     async def ended(self, ended: Ended) -> None:
         """Publish each task that is owed the import's end; it finishes natively then."""
         await self._do(self._publish_tasks, ended)
 
+    def store_state(self, task_id: str, meta: Any, state: str, **more: Any) -> None:
+        """Store a state under way. It never expires: an import may wait longer than results stay.
+
+        The end overwrites it, and expires.
+        """
+        if not hasattr(self._backends, "lasting"):  # like Celery's, each thread has its own
+            self._backends.lasting = self._lasting_backend()
+        self._backends.lasting.store_result(task_id, meta, state, **more)
+
     def close(self) -> None:
         """Finish what was begun and let go of the connections."""
         self._thread.submit(self._close_dispatcher)
         self._thread.shutdown(wait=True)
+
+    def _lasting_backend(self) -> Any:
+        made: Any = by_url(self._app.conf.result_backend, self._app.loader)
+        backend = made[0](app=self._app, url=made[1])
+        backend.expires = None
+        return backend
 
     async def _show(self, function: Callable[..., None], *args: Any) -> None:
         """Do it, but do not wait for long: what only shows a state must not hold up an import."""
@@ -70,7 +88,7 @@ class CeleryAnnouncer:
 
     def _show_waiting(self, entrances: Sequence[Entrance], targets: Sequence[str]) -> None:
         for entrance, target in zip(entrances, targets, strict=True):
-            self._app.backend.store_result(entrance.import_id, {"target": target}, WAITING)
+            self.store_state(entrance.import_id, {"target": target}, WAITING)
             self._send(
                 "task-received",
                 entrance.import_id,
@@ -79,9 +97,10 @@ class CeleryAnnouncer:
                 kwargs=repr({"target": target}),
             )
 
-    def _show_running(self, import_id: str, meta: dict[str, Any]) -> None:
-        self._app.backend.store_result(import_id, meta, RUNNING)
-        self._send("task-running", import_id, result=f"job {meta['jobId']}: {meta['status']}")
+    def _show_running(self, item: Import, meta: dict[str, Any]) -> None:
+        if not item.ignores_result:
+            self.store_state(item.id, meta, RUNNING)
+        self._send("task-running", item.id, result=f"job {meta['jobId']}: {meta['status']}")
 
     def _publish_tasks(self, ended: Ended) -> None:
         for task_id, text in ended.tasks.items():

@@ -105,6 +105,12 @@ UNFINISHED: Final = Key(
     Lifetime.EMPTIED,
     "terminal import ids whose tasks have not finished, by time of next publication",
 )
+EXPIRING: Final = Key(
+    "imports:expiring",
+    "zset",
+    Lifetime.EMPTIED,
+    "import ids that end unless they have started, by that time",
+)
 SEQUENCE: Final = Key("imports:sequence", "string", Lifetime.KEPT, "order of admission, leases")
 WAKE: Final = Key("imports:wake", "list", Lifetime.EMPTIED, "at most one hint that work is due")
 REQUESTS: Final = Key("imports:requests", "stream", Lifetime.TRIMMED, "requests of the stream door")
@@ -134,6 +140,7 @@ CATALOGUE: Final = (
     PARKED,
     LANES,
     UNFINISHED,
+    EXPIRING,
     SEQUENCE,
     WAKE,
     REQUESTS,

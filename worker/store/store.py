@@ -463,7 +463,17 @@ def _fields_of(entrance: Entrance, request: ImportRequest, region: str) -> dict[
         "priority": request.priority,
         "metadata": json.dumps(request.metadata),
         **({"batch_id": batch_id} if batch_id else {}),
+        **_wishes_of(entrance),
     }
+
+
+def _wishes_of(entrance: Entrance) -> dict[str, str]:
+    wishes = {
+        "not_before_ms": entrance.not_before_ms,
+        "expires_at_ms": entrance.expires_at_ms,
+        "ignores_result": int(entrance.ignores_result),
+    }
+    return {name: str(value) for name, value in wishes.items() if value}
 
 
 def _pairs(flat: Sequence[Any]) -> Mapping[str, Any]:

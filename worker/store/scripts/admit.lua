@@ -50,6 +50,7 @@ if args.idempotency ~= '' then
     if fingerprint == record.fingerprint then
       if not base.TERMINAL[state] then
         imports.attach_task(earlier, args.task_id, args.signature)
+        imports.extend_expiry(earlier, record.expires_at_ms)
       elseif args.signature == '' then
         imports.owe_end(earlier, args.task_id, now) -- nobody else would end that task
       end

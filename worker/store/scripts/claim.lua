@@ -17,6 +17,7 @@ local defaults = base.hash_of(KEY.defaults)
 local claims = {}
 local known_of = {} -- lane -> what it has shown of AWS, as far as it was looked at
 local PASSED_AT_ONCE = 200 -- imports that are taken from a lane's queue without being started
+local EXPIRED_AT_ONCE = 50
 local STAND_BACK_MS = 1000 -- how long what only later releases know is left to their workers
 local SHARE = 0.5 -- the part of starts where starts and polls share something, unless configured
 local PROBES_TRIED = 20 -- imports that stood back and are looked at for a probe
@@ -90,7 +91,12 @@ local function promote_delayed(lane_name, latest, most)
     local record = known(id, KEY.delayed .. lane_name)
     if record then
       redis.call('ZREM', KEY.delayed .. lane_name, id)
-      queues.requeue(id, record)
+      if record.order then
+        queues.requeue(id, record)
+      else -- it was to start no earlier, and takes its turn now
+        queues.enqueue(id, record)
+        redis.call('HSET', KEY.import .. id, 'order', record.order)
+      end
     end
   end
   return #due > 0
@@ -120,6 +126,12 @@ local function may_start(id, record, queue)
     return false -- somebody deleted it
   elseif not is_readable(record) then
     redis.call('ZADD', KEY.delayed .. queue.name, now + STAND_BACK_MS, id)
+    return false
+  elseif tonumber(record.not_before_ms or 0) > now then
+    redis.call('ZADD', KEY.delayed .. queue.name, record.not_before_ms, id)
+    return false
+  elseif imports.is_expired(record, now) and not record.doubt then
+    redis.call('ZADD', KEY.delayed .. queue.name, now + STAND_BACK_MS, id) -- it is cancelled from there
     return false
   end
   local target = base.target_of(record)
@@ -348,6 +360,7 @@ end
 
 base.require_memory() -- else calls would be made whose answers can't be recorded
 batches.release_held(now)
+imports.cancel_expired(now, EXPIRED_AT_ONCE, STAND_BACK_MS)
 local names = redis.call('ZRANGEBYSCORE', KEY.lanes, '-inf', exact, 'LIMIT', 0, args.lanes)
 for position, name in ipairs(names) do
   local left = args.limit - #claims
@@ -378,6 +391,8 @@ for position, name in ipairs(names) do
 end
 
 local next_due = first_score(KEY.lanes)
+local next_expiry = first_score(KEY.expiring)
+next_due = next_expiry and math.min(next_expiry, next_due or math.huge) or next_due
 if next_due and next_due <= exact and #claims > 0 then
   base.wake() -- more is due than this conductor took: let another one look
 end

@@ -86,6 +86,8 @@ local function admit_to_lane(id, record, now)
   end
   if gate then
     hold(id, record, now)
+  elseif tonumber(record.not_before_ms or 0) > now then
+    redis.call('ZADD', KEY.delayed .. base.lane_of(record), record.not_before_ms, id)
   else
     queues.enqueue(id, record)
   end

@@ -100,6 +100,7 @@ local function end_import(id, record, state, fields, now, unjudged)
     fields.listed_jobs, fields.listed_at_ms = false, false -- else who tries it again needs them
   end
   base.put(key, record, fields)
+  redis.call('ZREM', KEY.expiring, id)
   if from then
     leave_queues(id, record)
     release_target(id, record, now)
@@ -137,6 +138,40 @@ local function cancel_import(id, record, now)
   redis.call('ZADD', KEY.unfinished, 'XX', now, id) -- whoever cancels publishes no tasks: conductors do
 end
 
+-- Whether nobody wants an import any more that has not started.
+local function is_expired(record, now)
+  return now >= tonumber(record.expires_at_ms or math.huge)
+end
+
+-- Cancel imports that wait and have expired, and look again soon at those of which a call may be under way.
+local function cancel_expired(now, most, again_ms)
+  for _, id in ipairs(redis.call('ZRANGEBYSCORE', KEY.expiring, '-inf', now, 'LIMIT', 0, most)) do
+    local record = base.hash_of(KEY.import .. id)
+    local is_known = tonumber(record.format or 1) <= CONFIG.format
+    if record.state == 'waiting' and not record.doubt and is_known then
+      base.put(KEY.import .. id, record, { cancel_reason = 'expired' })
+      cancel_import(id, record, now)
+    elseif record.state == 'waiting' or record.state == 'starting' then
+      redis.call('ZADD', KEY.expiring, now + again_ms, id)
+    else
+      redis.call('ZREM', KEY.expiring, id) -- it runs, and goes on
+    end
+  end
+end
+
+-- Somebody else asks for an import as well: it expires when nobody wants it any more.
+local function extend_expiry(id, expires_at_ms)
+  local key = KEY.import .. id
+  local mine = tonumber(redis.call('HGET', key, 'expires_at_ms') or nil)
+  if mine and not expires_at_ms then
+    redis.call('HDEL', key, 'expires_at_ms')
+    redis.call('ZREM', KEY.expiring, id)
+  elseif mine and tonumber(expires_at_ms) > mine then
+    redis.call('HSET', key, 'expires_at_ms', expires_at_ms)
+    redis.call('ZADD', KEY.expiring, 'XX', expires_at_ms, id)
+  end
+end
+
 -- Owe a Celery task the end of this import. An empty signature: the task is made up at the end.
 local function attach_task(id, task_id, signature)
   redis.call('HSET', KEY.tasks .. id, task_id, signature)
@@ -158,6 +193,9 @@ local function accept_new(id, record, task_id, signature, now)
   batches.admit_to_lane(id, record, now)
   base.put(KEY.import .. id, {}, record)
   attach_task(id, task_id, signature)
+  if record.expires_at_ms then
+    redis.call('ZADD', KEY.expiring, record.expires_at_ms, id)
+  end
   batches.join_batch(id, record, record.sequence)
   batches.count_batch(record, nil, 'waiting')
   base.append_import_event('accepted', id, record, now)
@@ -209,6 +247,9 @@ return {
   owe_end = owe_end,
   end_import = end_import,
   cancel_import = cancel_import,
+  is_expired = is_expired,
+  cancel_expired = cancel_expired,
+  extend_expiry = extend_expiry,
   attach_task = attach_task,
   put_in_doubt = put_in_doubt,
   accept_new = accept_new,
