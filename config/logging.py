@@ -7,6 +7,7 @@ import logging
 import re
 import sys
 from collections.abc import Mapping, MutableMapping
+from logging.handlers import WatchedFileHandler
 from typing import Any, Final
 
 import structlog
@@ -24,8 +25,12 @@ _CONTROL: Final = re.compile(
 MASK: Final = "***"
 
 
-def configure_logging(settings: Settings) -> None:
-    """Send every log line to standard error, once, in the configured format."""
+def configure_logging(settings: Settings, level: str = "", path: str = "") -> None:
+    """Send every log line to standard error, or to a file, once, in the configured format.
+
+    `level` is that of the settings unless it is given.
+    """
+    level = level or settings.log_level
     shared: list[structlog.typing.Processor] = [
         structlog.contextvars.merge_contextvars,
         structlog.stdlib.add_log_level,
@@ -36,24 +41,23 @@ def configure_logging(settings: Settings) -> None:
     structlog.configure(
         processors=[*shared, structlog.stdlib.ProcessorFormatter.wrap_for_formatter],
         logger_factory=structlog.stdlib.LoggerFactory(),
-        wrapper_class=structlog.make_filtering_bound_logger(
-            logging.getLevelNamesMapping()[settings.log_level]
-        ),
+        wrapper_class=structlog.make_filtering_bound_logger(logging.getLevelNamesMapping()[level]),
         cache_logger_on_first_use=True,
     )
-    handler = logging.StreamHandler()
+    # A file that is rotated away is opened anew.
+    handler = WatchedFileHandler(path, encoding="utf-8") if path else logging.StreamHandler()
     handler.setFormatter(
         structlog.stdlib.ProcessorFormatter(
             foreign_pre_chain=shared,
             processors=[
                 structlog.stdlib.ProcessorFormatter.remove_processors_meta,
-                *_renderers(settings),
+                *_renderers(settings, is_terminal=not path and sys.stderr.isatty()),
             ],
         )
     )
     root = logging.getLogger()
     root.handlers[:] = [handler]
-    root.setLevel(settings.log_level)
+    root.setLevel(level)
     for outspoken in ("botocore", "aiobotocore"):  # of credentials, with what a helper printed
         logging.getLogger(outspoken).setLevel(logging.ERROR)
     for noisy in (
@@ -112,10 +116,7 @@ def _show_values(
     }
 
 
-def _renderers(settings: Settings) -> list[structlog.typing.Processor]:
-    console = settings.log_format == "console" or (
-        settings.log_format == "auto" and sys.stderr.isatty()
-    )
-    if console:
-        return [_show_values, structlog.dev.ConsoleRenderer(colors=sys.stderr.isatty())]
+def _renderers(settings: Settings, *, is_terminal: bool) -> list[structlog.typing.Processor]:
+    if settings.log_format == "console" or (settings.log_format == "auto" and is_terminal):
+        return [_show_values, structlog.dev.ConsoleRenderer(colors=is_terminal)]
     return [structlog.processors.JSONRenderer()]

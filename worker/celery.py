@@ -1,7 +1,9 @@
 """The Celery application, found by `celery -A worker`."""
 
 import os
+import sys
 from functools import partial
+from importlib import import_module
 from typing import Any, Final
 
 from celery import Celery, bootsteps
@@ -21,7 +23,7 @@ from config.names import ADMIT_QUEUE, FINISH_HEADER, IMPORTS_QUEUE
 from config.settings import SettingsError, load_settings
 from worker.compression import bound_decompression
 from worker.conductor import Conductor
-from worker.options import check_options
+from worker.options import check_command, check_options, level_asked_for
 from worker.runtime import close_runtime, runtime_of_process
 from worker.store.broker import (
     do_without_channels,
@@ -145,6 +147,7 @@ def _renew_consumers(consumer: Any, prefetch_count: int) -> None:  # noqa: ARG00
 
 
 def _configure() -> dict[str, Any]:
+    check_command(sys.argv)
     try:
         return celery_config(load_settings())
     except SettingsError as error:
@@ -167,8 +170,8 @@ app.steps["consumer"].add(PulseStep)
 
 
 @setup_logging.connect
-def _configure_logging(**_: Any) -> None:
-    configure_logging(load_settings())
+def _configure_logging(loglevel: int, logfile: str | None, **_: Any) -> None:
+    configure_logging(load_settings(), level_asked_for(loglevel), logfile or "")
 
 
 @worker_init.connect
@@ -177,18 +180,9 @@ def _do_without_channels(**_: Any) -> None:
 
 
 @worker_init.connect
-def _cancel_what_is_revoked(**_: Any) -> None:
-    """Let Celery's `revoke` reach imports: their tasks are in no worker's hands."""
-    from celery.worker import control  # noqa: PLC0415 - a worker's alone, and slow to import
-
-    @control.control_command(name="revoke", variadic="task_id", signature="[id1 [id2 [... [idN]]]]")
-    def revoke(state: Any, task_id: str | list[str], **options: Any) -> Any:
-        """Revoke task by task id (or list of ids); an import that is under way is cancelled."""
-        ids = [task_id] if isinstance(task_id, str) else task_id
-        runtime = runtime_of_process(state.app)
-        for import_id in ids:
-            runtime.begin(runtime.store.cancel(import_id, "revoked"))
-        return control.revoke(state, task_id, **options)  # type: ignore[attr-defined]  # not in the stubs
+def _take_control(**_: Any) -> None:
+    """Let Celery's remote control do here what its user means."""
+    import_module("worker.control")  # a worker's alone, and slow to import
 
 
 @task_revoked.connect

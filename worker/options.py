@@ -1,8 +1,12 @@
 """What a worker is told at its start: options that can't work here are refused, in a sentence."""
 
+import logging
+from collections.abc import Sequence
 from typing import Any, Final
 
+import click
 from celery.concurrency.prefork import TaskPool as Prefork
+from click.core import ParameterSource
 
 from config.names import FINISH_QUEUE, IMPORTS_QUEUE
 
@@ -18,6 +22,31 @@ def check_options(worker: Any) -> None:
     """
     if problem := _problem_of(worker):
         raise SystemExit(f"amplify-import-worker: {problem}")
+
+
+def check_command(arguments: Sequence[str]) -> None:
+    """Check a command line before its worker lets go of the terminal: nobody hears it after that.
+
+    Raises:
+        SystemExit: with one sentence that says what to do.
+
+    """
+    is_detached = "worker" in arguments and {"-D", "--detach"} & set(arguments)
+    if is_detached and not any(each.startswith(("-f", "--logfile")) for each in arguments):
+        raise SystemExit(
+            "amplify-import-worker: -D needs --logfile: the worker's log would be lost"
+        )
+
+
+def level_asked_for(level: int) -> str:
+    """Return the log level that the command line names, '' where it is only Celery's default."""
+    context = click.get_current_context(silent=True)
+    if (
+        context is None
+        or context.get_parameter_source("loglevel") is not ParameterSource.COMMANDLINE
+    ):
+        return ""
+    return logging.getLevelName(level)
 
 
 def _problem_of(worker: Any) -> str:

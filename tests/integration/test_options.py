@@ -1,8 +1,11 @@
 """Celery's options and remote control, given to a real worker."""
 
+import json
 import os
+import signal
 import subprocess
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -29,6 +32,7 @@ from tests.support import (
         ("-Q other", {}, "-Q and -X leave out imports and imports.finish"),
         ("-Q imports", {}, "-Q and -X leave out imports.finish"),
         ("-X imports.finish", {}, "-Q and -X leave out imports.finish"),
+        ("-D", {}, "-D needs --logfile"),
         ("-X imports", {"IMPORTS_BROKER_URL": "amqp://nobody"}, "-Q and -X leave out imports:"),
     ],
 )
@@ -85,3 +89,124 @@ def test_a_fault_of_the_worker_is_no_fault_of_the_message(
         ailing.kill()
     start_worker()
     assert {task.get(timeout=40)["outcome"] for task in tasks} == {"succeeded"}
+
+
+def told(producer: Producer, command: str, **arguments: Any) -> Any:
+    """Give a command to the one worker; return its answer."""
+    replies = producer.app.control.broadcast(
+        command, arguments=arguments, reply=True, timeout=20, limit=1
+    )
+    ((answer,),) = (reply.values() for reply in replies or [])
+    return answer
+
+
+@pytest.mark.parametrize("pool", ["threads", "prefork"])
+def test_a_command_that_can_not_be_meant_is_refused_with_the_way_that_works(
+    start_worker: StartWorker, producer: Producer, pool: str
+) -> None:
+    worker = start_worker(IMPORTS_WORKER_POOL=pool)
+    imports = {"task_name": "imports.import_backend_auth"}
+    refused = {
+        "lanes set-rate": told(producer, "rate_limit", **imports, rate_limit="1/h"),
+        "deadlineSeconds": told(producer, "time_limit", **imports, hard=1.0),
+        "shutdown": told(producer, "cancel_consumer", queue="imports.finish"),
+    }
+    if pool == "threads":
+        refused["IMPORTS_WORKER_CONCURRENCY"] = told(producer, "pool_grow", n=2)
+        refused["MAX_IN_FLIGHT"] = told(producer, "pool_shrink", n=1)
+    else:
+        assert told(producer, "pool_grow", n=1) == {"ok": "pool will grow"}
+    for way, answer in refused.items():
+        assert way in answer["error"]
+    limited = told(producer, "rate_limit", task_name="celery.accumulate", rate_limit="5/s")
+    assert limited == {"ok": "new rate limit set successfully"}
+    tasks = [producer.send(members(f"d{n}")) for n in range(3)]
+    assert {task.get(timeout=20)["outcome"] for task in tasks} == {"succeeded"}
+    assert "Traceback" not in worker.log
+
+
+@pytest.mark.parametrize(
+    "broker_url", ["store", "rabbitmq"], indirect=True, ids=["store", "rabbitmq"]
+)
+def test_a_worker_that_no_longer_consumes_takes_none_and_finishes_what_it_has(
+    start_worker: StartWorker, producer: Producer, sandbox: Sandbox
+) -> None:
+    sandbox.script("dbefore", duration_seconds=3)
+    start_worker()
+    before = producer.send(members("dbefore"))
+    wait_until(lambda: before.state == "RUNNING", "it runs")
+    told(producer, "cancel_consumer", queue="imports")
+    behind = producer.send(members("dbehind"))
+    assert before.get(timeout=20)["outcome"] == "succeeded"
+    assert behind.state == "PENDING"
+    told(producer, "add_consumer", queue="imports")
+    assert behind.get(timeout=20)["outcome"] == "succeeded"
+
+
+def test_a_worker_is_drained_by_a_command(
+    start_worker: StartWorker, producer: Producer, sandbox: Sandbox
+) -> None:
+    sandbox.script("dlast", faults=[{"kind": "slow"}])
+    worker = start_worker(IMPORTS_LEASE_SECONDS="10")
+    task = producer.send(members("dlast"))
+    record = f"imports:import:{task.id}"
+    wait_until(lambda: producer.redis.hget(record, "attempts") == "1", "its start is being made")
+    producer.app.control.shutdown()
+    assert worker.process.wait(20) == 0
+    assert producer.redis.hget(record, "job_id")
+
+
+@pytest.mark.parametrize(
+    ("options", "pool", "told"),
+    [
+        ((), "threads", {"info"}),
+        (("-l", "WARNING"), "threads", set()),
+        (("-l", "DEBUG"), "prefork", {"info", "debug"}),
+    ],
+    ids=["by default", "less", "more"],
+)
+def test_the_log_goes_where_it_is_sent_and_tells_as_much_as_it_is_told_to(
+    sandbox: Sandbox,
+    store_url: str,
+    producer: Producer,
+    tmp_path: Path,
+    options: tuple[str, ...],
+    pool: str,
+    told: set[str],
+) -> None:
+    environment = environment_for(sandbox, store_url, IMPORTS_WORKER_POOL=pool)
+    where = f"--logfile={tmp_path}/to-%n.log"
+    worker = Worker(environment, tmp_path / "out.log", options=(where, *options))
+    try:
+        assert producer.send(members()).get(timeout=30)["outcome"] == "succeeded"
+    finally:
+        assert worker.stop() == 0
+    lines = (tmp_path / "to-out.log").read_text().splitlines()
+    levels = {json.loads(line)["level"] for line in lines}
+    assert levels - {"warning", "error"} == told
+    if told:
+        assert any("import.accepted" in line for line in lines)
+    assert '"event"' not in worker.log
+
+
+def test_a_worker_that_lets_go_of_its_terminal_keeps_its_log(
+    sandbox: Sandbox, store_url: str, producer: Producer, tmp_path: Path
+) -> None:
+    pid_file, log = tmp_path / "worker.pid", tmp_path / "worker.log"
+    options = ["-D", f"--pidfile={pid_file}", f"--logfile={log}"]
+    started = subprocess.run(
+        [str(BIN / "celery"), "-A", "worker", "worker", *options],
+        cwd=PROJECT,
+        env={**os.environ, **environment_for(sandbox, store_url)},
+        timeout=30,
+        check=False,
+    )
+    assert started.returncode == 0
+    wait_until(pid_file.exists, "it runs")
+    pid = int(pid_file.read_text())
+    try:
+        assert producer.send(members()).get(timeout=30)["outcome"] == "succeeded"
+    finally:
+        os.kill(pid, signal.SIGTERM)
+        wait_until(lambda: not pid_file.exists(), "it has ended")
+    assert "import.accepted" in log.read_text()

@@ -6,6 +6,7 @@ hands them on to a queue of our own and notes each as delivered in the same step
 is kombu's. What is noted and never acknowledged comes back after the visibility time-out.
 """
 
+import asyncio
 import time
 from collections.abc import Collection, Mapping
 from typing import Final
@@ -33,6 +34,8 @@ class ImportsQueue:
         self._redis = redis
         self._scripts = Scripts(redis, {})
         self._ahead_seconds = 0.0
+        self.is_open = True
+        """Whether this worker takes messages; others do meanwhile."""
 
     def now(self) -> float:
         """Return the broker's time in seconds since the epoch, as of its last answer to `take`."""
@@ -42,8 +45,10 @@ class ImportsQueue:
         """Hand messages on to Celery.
 
         Returns how many, whether more are there, and texts that are no messages, by their digests:
-        again and again, until `forget` is told of them.
+        again and again, until `forget` is told of them. Nothing while it is not open.
         """
+        if not self.is_open:
+            return 0, False, {}
         taken, left, now, junk = await self._scripts.call(
             "take_messages",
             queues=[f"{IMPORTS_QUEUE}{priority}" for priority in PRIORITIES],
@@ -73,5 +78,8 @@ class ImportsQueue:
     @translated
     async def wait(self, seconds: int) -> None:
         """Wait until a message comes, at most so long; one of a low priority may not end it."""
+        if not self.is_open:
+            await asyncio.sleep(seconds)
+            return
         # From the tail to the tail: nothing moves, and who waits for it is woken.
         await self._redis.blmove(IMPORTS_QUEUE, IMPORTS_QUEUE, seconds, src="RIGHT", dest="RIGHT")
