@@ -191,7 +191,10 @@ class ImportsConsumer(Consumer):
     def _refuse(self, message: Any, error: Exception) -> None:
         runtime = runtime_of_process(self.app)
         refusing = runtime.admitter.reject_message(
-            _task_id_of(message), message.delivery_tag, _sentence(error)
+            _task_id_of(message),
+            message.delivery_tag,
+            _sentence(error),
+            ignores_result=_ignores_result(message),
         )
         try:
             runtime.run(refusing)
@@ -226,6 +229,11 @@ def _task_id_of(message: Any) -> object:
         if isinstance(place, Mapping)
     )
     return next((task_id for task_id in found if task_id), None)
+
+
+def _ignores_result(message: Any) -> bool:
+    headers = message.headers if isinstance(message.headers, Mapping) else {}
+    return headers.get("ignore_result") is True
 
 
 def _payload_of(message: Any) -> object:

@@ -111,7 +111,9 @@ class Admitter:
         problem = "message: is no Celery message"
         return await self._admit_all([_Parcel({}, _entrance(each), problem) for each in ids])
 
-    async def reject_message(self, task_id: object, tag: str, reason: str) -> Admission:
+    async def reject_message(
+        self, task_id: object, tag: str, reason: str, *, ignores_result: bool = False
+    ) -> Admission:
         """Record a Celery message that can't be run, and owe its end to the task that it is of.
 
         The import has its task's id if it may, and `tag` tells it from others where it has none.
@@ -120,7 +122,9 @@ class Admitter:
         is_id = IDENTIFIER_PATTERN.fullmatch(known_as)
         import_id = known_as if is_id else derive_import_id("message", known_as or tag)
         problem = f"message: can't be run: {_cut(reason)}"
-        entrance = replace(_entrance(import_id), task_id=known_as or import_id)
+        entrance = replace(
+            _entrance(import_id), task_id=known_as or import_id, ignores_result=ignores_result
+        )
         (admission,) = await self._admit_together([_Parcel({}, entrance, problem)])
         return admission
 

@@ -88,7 +88,8 @@ class CeleryAnnouncer:
 
     def _show_waiting(self, entrances: Sequence[Entrance], targets: Sequence[str]) -> None:
         for entrance, target in zip(entrances, targets, strict=True):
-            self.store_state(entrance.import_id, {"target": target}, WAITING)
+            if not entrance.ignores_result:
+                self.store_state(entrance.import_id, {"target": target}, WAITING)
             self._send(
                 "task-received",
                 entrance.import_id,
@@ -115,7 +116,12 @@ class CeleryAnnouncer:
     def _signature_of(self, item: Import, task_id: str, text: str) -> Signature:
         if text:
             return Signature.from_dict(json.loads(text), app=self._app)
-        return self._app.signature(IMPORT_TASK, kwargs=item.members, task_id=task_id)
+        return self._app.signature(
+            IMPORT_TASK,
+            kwargs=item.members,
+            task_id=task_id,
+            ignore_result=item.ignores_result or None,
+        )
 
     def _send(self, kind: str, import_id: str, **fields: Any) -> None:
         if not self._app.conf.worker_send_task_events:

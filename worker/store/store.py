@@ -103,6 +103,7 @@ class ImportStore:
             "region": lane[1],
             "error": error,
             **({"batch_id": entrance.batch_id} if entrance.batch_id else {}),
+            **_wishes_of(entrance),
         }
         reply = await self._lasting(
             "reject",
