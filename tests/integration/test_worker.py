@@ -366,7 +366,9 @@ def test_sigterm_finishes_calls_on_the_way_and_claims_no_more(
     sandbox.script("dlast", faults=[{"kind": "slow"}])
     worker = start_worker(IMPORTS_LEASE_SECONDS="10")
     task = producer.send(members("dlast"))
-    wait_until(lambda: producer.redis.zcard("imports:leases:default/us-east-1"), "a call is made")
+    # Not the list that comes before a lane's first starts: that one does not start the import.
+    is_starting = lambda: producer.redis.hget(f"imports:import:{task.id}", "attempts")  # noqa: E731
+    wait_until(is_starting, "the start is made")
     worker.process.send_signal(signal.SIGTERM)
     assert worker.process.wait(20) == 0
     assert producer.redis.hget(f"imports:import:{task.id}", "job_id")
