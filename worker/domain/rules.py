@@ -69,15 +69,11 @@ def decide_poll(answer: Answer, claim: Claim, policy: Policy, jitter: float) -> 
     """Decide after a poll of a running job."""
     if claim.item.is_terminal:
         return _decide_late(answer, claim, policy)
+    if held_up := _held_up(answer):
+        return held_up
     match answer.kind:
         case Kind.OK if policy.outcome_of(answer.job.status):
             return _end_or_survey(answer, claim, policy)
-        case Kind.THROTTLED:
-            return _throttle(answer)
-        case Kind.CREDENTIALS:
-            return PauseLane(answer.error)
-        case Kind.CLOCK:
-            return GiveBack()
         case Kind.NOT_FOUND if claim.known_seconds >= policy.missing_grace_seconds:
             return _verify_gone(answer, claim, policy)
         case Kind.BAD_REQUEST:
@@ -87,13 +83,9 @@ def decide_poll(answer: Answer, claim: Claim, policy: Policy, jitter: float) -> 
 
 def decide_reconcile(answer: Answer, claim: Claim, policy: Policy, jitter: float) -> Decision:
     """Decide after the list of the target's jobs was asked for because of a doubt."""
+    if held_up := _held_up(answer):
+        return held_up
     match answer.kind:
-        case Kind.THROTTLED:
-            return _throttle(answer)
-        case Kind.CREDENTIALS:
-            return PauseLane(answer.error)
-        case Kind.CLOCK:
-            return GiveBack()
         case Kind.UNREACHABLE | Kind.UNKNOWN:
             return _ask_again(answer, claim, policy, jitter)
         case Kind.BAD_REQUEST | Kind.CONFLICT if claim.may_have_started:
@@ -108,8 +100,16 @@ def deadline_of(claim: Claim, policy: Policy) -> float:
     return claim.item.request.deadline_seconds or policy.deadline_seconds
 
 
-def _throttle(answer: Answer) -> Throttle:
-    return Throttle(answer.retry_after_seconds, answer.limit_type)
+def _held_up(answer: Answer) -> Decision | None:
+    """Return what follows where a poll or a list was held up, whatever it was about; else None."""
+    match answer.kind:
+        case Kind.THROTTLED:
+            return Throttle(answer.retry_after_seconds, answer.limit_type)
+        case Kind.CREDENTIALS:
+            return PauseLane(answer.error)
+        case Kind.CLOCK:
+            return GiveBack()
+    return None
 
 
 def _decide_doubtful_start(answer: Answer, claim: Claim, policy: Policy, jitter: float) -> Decision:
@@ -181,15 +181,11 @@ def _undecided(claim: Claim, policy: Policy, reason: str, jobs: tuple[str, ...] 
 
 def _decide_late(answer: Answer, claim: Claim, policy: Policy) -> Decision:
     """Decide after a poll of a job whose import is over: nothing can end that again."""
+    if held_up := _held_up(answer):
+        return held_up
     match answer.kind:
         case Kind.OK if outcome := policy.outcome_of(answer.job.status):
             return NoteLate(outcome, answer.job, answer.job.error)
-        case Kind.THROTTLED:
-            return _throttle(answer)
-        case Kind.CREDENTIALS:
-            return PauseLane(answer.error)
-        case Kind.CLOCK:
-            return GiveBack()
         case Kind.NOT_FOUND if claim.age_seconds >= policy.missing_grace_seconds:
             return NoteLate(None, error=answer.error)
         case Kind.BAD_REQUEST:
