@@ -62,7 +62,7 @@ async def test_an_undecided_import_says_so_everywhere(
     assert "waits for a person to decide; may have started job job-1" in explained.stdout
     assert json.loads(as_json.stdout)["waitsFor"].startswith("a person to decide")
     assert "a person to decide" in status.stdout
-    assert "undecided imports: 1 wait for a person: odd" in doctor.stdout
+    assert "undecided imports: 1 waiting for a decision: odd" in doctor.stdout
     (event,) = [
         json.loads(line)
         for line in command("events", "--json").stdout.splitlines()
@@ -104,7 +104,7 @@ async def test_what_is_ended_by_hand_is_over(
     assert item is not None
     assert (item.state, item.error) == (state, error)
     again = command("resolve", "odd", option)
-    assert (again.returncode, again.stderr) == (1, "Error: Import odd is over already.\n")
+    assert (again.returncode, again.stderr) == (1, "Error: Import odd has already ended.\n")
 
 
 async def test_a_decision_that_can_not_be_is_refused_and_changes_nothing(
@@ -119,10 +119,10 @@ async def test_a_decision_that_can_not_be_is_refused_and_changes_nothing(
     await leave_undecided(store)
     before = await redis.hgetall("imports:import:odd")
     told = {
-        ("odd", "--adopt", "job-0"): (1, "that job is an earlier import's"),
+        ("odd", "--adopt", "job-0"): (1, "that job belongs to an earlier import"),
         ("odd", "--adopt", " "): (2, "--adopt needs the id of a job"),
-        ("odd",): (2, "Say one of --adopt JOB"),
-        ("odd", "--fail", "--adopt", "job-1"): (2, "Say one of --adopt JOB"),
+        ("odd",): (2, "Give exactly one of --adopt JOB"),
+        ("odd", "--fail", "--adopt", "job-1"): (2, "Give exactly one of --adopt JOB"),
         ("plain", "--fail"): (1, "does not wait for a decision"),
         ("nobody", "--fail"): (4, "No import and no batch nobody"),
     }
@@ -149,9 +149,9 @@ async def test_lanes_show_what_they_have_seen_of_aws(
     facts, as_json, doctor = command.each(
         ("lanes", "--facts"), ("lanes", "--facts", "--json"), ("doctor",)
     )
-    for text in (LANE, "importAuth", "WORKING (for 30 s at most)", "IMPORTS_SUCCESS_STATUSES"):
+    for text in (LANE, "importAuth", "WORKING (30 s at the longest)", "IMPORTS_SUCCESS_STATUSES"):
         assert text in facts.stdout
-    assert "show finished jobs, lag 40 s at most" in facts.stdout
+    assert "show finished jobs, have lagged up to 40 s" in facts.stdout
     assert json.loads(as_json.stdout)["facts"]["listLagSeconds"] == 40
-    assert "jobs stay in READY while others change" in doctor.stdout
+    assert "jobs stay in READY although jobs in other statuses move on" in doctor.stdout
     assert "set IMPORTS_SETTLE_SECONDS to 80 or more" in doctor.stdout

@@ -22,17 +22,17 @@ def facts_as_json(facts: LaneFacts) -> dict[str, Any]:
         "statuses": sorted(facts.statuses),
         "longestSecondsInStatus": dict(sorted(facts.left.items())),
         "suspectedFinalStatuses": sorted(facts.suspects),
-        "creationTimes": facts.times,
+        "creationTimeQuality": facts.times,
         "timeFormat": facts.time_format or None,
         "listLagSeconds": facts.list_lag_seconds,
-        "listsFinishedJobs": facts.lists_finished,
+        "showsFinishedJobs": facts.lists_finished,
         "longestJobSeconds": facts.longest_job_seconds or None,
     }
 
 
 def facts_as_text(lane: LaneView) -> str:
     """Return a lane's facts as a paragraph, its name first."""
-    rows = (f"  {name:13} {told}" for name, told in _rows(lane.facts))
+    rows = (f"  {name:14} {told}" for name, told in _rows(lane.facts))
     return "\n".join((lane.name, *rows))
 
 
@@ -41,7 +41,8 @@ def fact_checks(lanes: Sequence[LaneView], settings: Settings) -> Iterator[Check
     final = settings.success_statuses | settings.failure_statuses
     for lane in lanes:
         if suspects := lane.facts.suspects - final:
-            detail = f"jobs stay in {', '.join(sorted(suspects))} while others change"
+            words = ", ".join(sorted(suspects))
+            detail = f"jobs stay in {words} although jobs in other statuses move on"
             yield Check(f"statuses of {lane.name}", Verdict.WARN, detail, SUSPECTS_REMEDY)
         lag = lane.facts.list_lag_seconds or 0.0
         if lag > settings.settle_seconds:
@@ -55,35 +56,36 @@ def undecided_checks(undecided: Sequence[str]) -> Iterator[Check]:
     if undecided:
         shown = ", ".join(undecided[:UNDECIDED_SHOWN])
         more = len(undecided) - UNDECIDED_SHOWN
-        detail = f"{len(undecided):,} wait for a person: {shown}" + (
+        detail = f"{len(undecided):,} waiting for a decision: {shown}" + (
             f" and {more:,} more" if more > 0 else ""
         )
-        remedy = "see amplify-import explain, then amplify-import resolve"
+        remedy = "see amplify-import explain IMPORT, then amplify-import resolve IMPORT"
         yield Check("undecided imports", Verdict.FAIL, detail, remedy)
 
 
 def _rows(facts: LaneFacts) -> Iterator[tuple[str, str]]:
-    yield "operation", _words(facts.operations)
+    yield "operation name", _words(facts.operations)
     if facts.list_operations:
-        yield "in lists", _words(facts.list_operations)
+        yield "name in lists", _words(facts.list_operations)
     yield "statuses", ", ".join(map(_status(facts), sorted(facts.statuses))) or NOT_YET
     if facts.suspects:
-        yield "perhaps final", f"{_words(facts.suspects)}: {SUSPECTS_REMEDY}"
+        yield "possibly final", f"{_words(facts.suspects)}: {SUSPECTS_REMEDY}"
     yield "createTime", _times(facts)
-    yield "lists", _lists(facts)
+    yield "job lists", _lists(facts)
     longest = facts.longest_job_seconds
     yield "longest job", span(longest) if longest else NOT_YET
 
 
 SUSPECTS_REMEDY: Final = (
-    "if a status is final, add it to IMPORTS_SUCCESS_STATUSES or IMPORTS_FAILURE_STATUSES"
+    "if it is final, add it to IMPORTS_SUCCESS_STATUSES or IMPORTS_FAILURE_STATUSES and restart"
+    " the workers"
 )
 
 
 def _status(facts: LaneFacts) -> Any:
     def told(status: str) -> str:
         longest = facts.left.get(status)
-        return status if longest is None else f"{status} (for {span(longest)} at most)"
+        return status if longest is None else f"{status} ({span(longest)} at the longest)"
 
     return told
 
@@ -93,8 +95,8 @@ def _times(facts: LaneFacts) -> str:
         case Times.UNKNOWN:
             return NOT_YET
         case Times.GOOD:
-            return f"tells the age of jobs ({facts.time_format})"
-    return "missing, coarse or wrong: each target's jobs are listed before its first start"
+            return f"reliable; format: {facts.time_format}"
+    return "missing or unreliable: a target's jobs are listed before its first start"
 
 
 def _lists(facts: LaneFacts) -> str:
@@ -105,7 +107,7 @@ def _lists(facts: LaneFacts) -> str:
         parts.append("show" if facts.lists_finished else "do not show")
         parts[0] += " finished jobs"
     if facts.list_lag_seconds is not None:
-        parts.append(f"lag {span(facts.list_lag_seconds)} at most")
+        parts.append(f"have lagged up to {span(facts.list_lag_seconds)}")
     return ", ".join(parts)
 
 

@@ -39,7 +39,7 @@ lane_argument = click.argument("lane", callback=_check_name)
 
 @click.group(invoke_without_command=True)
 @click.option("--json", "as_objects", is_flag=True, help="Print each lane as one line of JSON.")
-@click.option("--facts", is_flag=True, help="Show what each lane has shown of AWS's jobs.")
+@click.option("--facts", is_flag=True, help="Show what each lane has learned about AWS's jobs.")
 @click.pass_context
 def lanes(context: click.Context, *, as_objects: bool, facts: bool) -> None:
     """Show every lane, or pause one, resume it, or set its limits.

@@ -1,4 +1,4 @@
-"""`amplify-import resolve`: decide what AWS does not tell of an import."""
+"""`amplify-import resolve`: decide manually what happened to an import."""
 
 import asyncio
 from typing import Final
@@ -12,10 +12,10 @@ from worker.runtime import store_config
 from worker.store.store import ImportStore
 
 _REFUSALS: Final = {
-    Resolution.OVER: "is over already",
+    Resolution.OVER: "has already ended",
     Resolution.NOT_UNDECIDED: "does not wait for a decision",
-    Resolution.EARLIER: "was not decided: that job is an earlier import's",
-    Resolution.RUNNING: "has a job already; say how that ended: --succeed or --fail",
+    Resolution.EARLIER: "was not changed: that job belongs to an earlier import",
+    Resolution.RUNNING: "has a job, so it can't be started again; use --adopt, --succeed or --fail",
 }
 
 
@@ -25,27 +25,29 @@ class NotDoneError(click.ClickException):
 
 @click.command()
 @click.argument("name", metavar="IMPORT")
-@click.option("--adopt", "job_id", metavar="JOB", help="This job is the import's: follow it.")
+@click.option("--adopt", "job_id", metavar="JOB", help="Take JOB as the import's own; follow it.")
 @click.option(
     "--start-again",
     "action",
     flag_value=Action.START_AGAIN.value,
-    help="No job is the import's: start it.",
+    help="Start the import again: no job is its own.",
 )
 @click.option(
-    "--succeed", "action", flag_value=Action.SUCCEED.value, help="It has done what it should."
+    "--succeed", "action", flag_value=Action.SUCCEED.value, help="End the import as succeeded."
 )
-@click.option("--fail", "action", flag_value=Action.FAIL.value, help="It has failed.")
-@click.option("--reason", default="", metavar="TEXT", help="Why; with --fail, the import's error.")
+@click.option("--fail", "action", flag_value=Action.FAIL.value, help="End the import as failed.")
+@click.option("--reason", default="", metavar="TEXT", help="The import's error, with --fail.")
 def resolve(name: str, job_id: str | None, action: str | None, reason: str) -> None:
-    """Decide by hand what became of an import, where AWS does not tell.
+    """Decide manually what happened to an import when AWS does not tell.
 
-    Such an import waits: `explain` says why, and names the jobs that may be its own. Look at them
-    first (`aws amplifybackend list-backend-jobs`); with --start-again the import is started even if
-    one of them is its own. --fail and --succeed end it; a job that runs goes on at AWS.
+    An undecided import waits. `doctor` lists such imports, and `explain` says why one waits and
+    which jobs may be its own. Look at those jobs first (`aws amplifybackend list-backend-jobs`).
+
+    If a job is the import's own and you start the import again, it is done twice. JOB is not
+    checked against AWS. --succeed and --fail end the import; they do not stop a running job.
     """
     if (job_id is None) == (action is None):
-        raise click.UsageError("Say one of --adopt JOB, --start-again, --succeed and --fail.")
+        raise click.UsageError("Give exactly one of --adopt JOB, --start-again, --succeed, --fail.")
     if action is None and not (job_id := (job_id or "").strip()):
         raise BadInputError("--adopt needs the id of a job.")
     decided = Action(action or Action.ADOPT)
@@ -72,5 +74,5 @@ def _told(action: Action, job_id: str | None) -> str:
         case Action.START_AGAIN:
             return "will be started again"
         case Action.SUCCEED:
-            return "has succeeded"
-    return "has failed"
+            return "is marked as succeeded"
+    return "is marked as failed"
