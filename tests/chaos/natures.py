@@ -2,8 +2,9 @@
 
 from typing import Any, Final
 
+from worker.domain.facts import LaneFacts, Times
 from worker.sandbox.scenario import Scenario
-from worker.sandbox.undocumented import Undocumented
+from worker.sandbox.undocumented import TimeStyle, Undocumented
 
 NATURES: Final[dict[str, dict[str, Any]]] = {
     "drawn": {},
@@ -28,3 +29,9 @@ def played(scenario: Scenario) -> Scenario:
     if not _chosen:
         return scenario
     return scenario.model_copy(update={"undocumented": Undocumented.model_validate(_chosen)})
+
+
+def shown() -> LaneFacts:
+    """Return what a lane has shown of the chosen facts after its first imports."""
+    tells_age = _chosen.get("times") not in {TimeStyle.ABSENT, TimeStyle.ISO_NO_ZONE}
+    return LaneFacts(times=Times.GOOD if tells_age else Times.BAD, lists_finished=True)
