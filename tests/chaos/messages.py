@@ -210,9 +210,17 @@ def _enveloped(dice: Random, task_id: str, task: str, kwargs: Any) -> Sent:
     # In protocol 1 the id stands in the body; the sender knows the task by it.
     given = body.get("id") if isinstance(body, dict) else headers.get("id")
     own = given if isinstance(given, str) and "\ud800" not in given else task_id
-    names = (raw.decode(errors="replace"), str(message_tag(message)), own)
-    ids = (task_id, str(given), *(derive_import_id("message", name) for name in names))
+    other = correlation_id(message)
+    names = (raw.decode(errors="replace"), str(message_tag(message)), own, other)
+    ids = (task_id, str(given), other, *(derive_import_id("message", name) for name in names))
     return Sent(raw=raw, task_id=own, import_ids=ids)
+
+
+def correlation_id(message: dict[str, Any]) -> str:
+    """Return the id under which a message is known that has no other one, '' for none."""
+    properties = message["properties"]
+    found = properties.get("correlation_id") if isinstance(properties, dict) else None
+    return found if isinstance(found, str) and "\ud800" not in found else ""
 
 
 def message_tag(message: dict[str, Any]) -> object:
