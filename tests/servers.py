@@ -119,6 +119,10 @@ class Server:
             return False
 
 
+ACQUAINTED_SECONDS: Final = 60.0
+"""Sentinels ask for replicas every ten seconds only, and one question may fail."""
+
+
 class SentinelSet:
     """A primary, its replicas, and Sentinels that promote one some two seconds after a kill.
 
@@ -157,7 +161,11 @@ class SentinelSet:
             self.wait_until_replicated()
             for sentinel in self.sentinels:
                 sentinel.__enter__()
-            wait_until(self._all_known, "each Sentinel knows all the others and the replicas")
+            wait_until(
+                self._all_known,
+                "each Sentinel knows all the others and the replicas",
+                ACQUAINTED_SECONDS,
+            )
         except BaseException:
             self.close()
             raise
