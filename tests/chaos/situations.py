@@ -8,13 +8,15 @@ import json
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from http import HTTPStatus
 from typing import Any, Final
+from urllib.error import HTTPError
 from urllib.request import Request, urlopen
 
 from celery import chain
 
 from tests.chaos.natures import played, shown
-from tests.support import ACCESS_KEY, Producer, Sandbox, members
+from tests.support import ACCESS_KEY, Producer, Sandbox, members, wait_until
 from worker.domain.facts import SLACK_SECONDS
 from worker.domain.requests import derive_import_id
 from worker.sandbox.scenario import Credentials, Scenario
@@ -88,7 +90,7 @@ class Stage:
             self.producer.app.control.revoke(import_id)
 
     def start_elsewhere(self, app: str) -> None:
-        """Start a job that is nobody's import."""
+        """Start a job that is nobody's import, once no other job stands in its way."""
         call = Request(  # noqa: S310 - the sandbox's own address
             f"{self.sandbox.url}/backend/{app}/auth/staging/import",
             method="POST",
@@ -101,8 +103,17 @@ class Stage:
                 {"userPoolId": "pool", "nativeClientId": "native", "webClientId": "web"}
             ).encode(),
         )
-        with urlopen(call, timeout=5):  # noqa: S310 - the sandbox's own address
-            pass
+
+        def is_started() -> bool:
+            try:
+                with urlopen(call, timeout=5):  # noqa: S310 - the sandbox's own address
+                    return True
+            except HTTPError as error:
+                if error.code != HTTPStatus.BAD_REQUEST:
+                    raise
+                return False
+
+        wait_until(is_started, "a job is started that is nobody's import")
 
 
 def _nothing(_: Stage) -> None:
