@@ -12,6 +12,10 @@ from worker.store.laneview import LaneView
 
 NOT_YET: Final = "not seen yet"
 UNDECIDED_SHOWN: Final = 3
+SUSPECTS_REMEDY: Final = (
+    "if it is final, add it to IMPORTS_SUCCESS_STATUSES or IMPORTS_FAILURE_STATUSES and restart"
+    " the workers"
+)
 
 
 def facts_as_json(facts: LaneFacts) -> dict[str, Any]:
@@ -67,7 +71,8 @@ def _rows(facts: LaneFacts) -> Iterator[tuple[str, str]]:
     yield "operation name", _words(facts.operations)
     if facts.list_operations:
         yield "name in lists", _words(facts.list_operations)
-    yield "statuses", ", ".join(map(_status(facts), sorted(facts.statuses))) or NOT_YET
+    statuses = (_status(status, facts) for status in sorted(facts.statuses))
+    yield "statuses", ", ".join(statuses) or NOT_YET
     if facts.suspects:
         yield "possibly final", f"{_words(facts.suspects)}: {SUSPECTS_REMEDY}"
     yield "createTime", _times(facts)
@@ -76,18 +81,9 @@ def _rows(facts: LaneFacts) -> Iterator[tuple[str, str]]:
     yield "longest job", span(longest) if longest else NOT_YET
 
 
-SUSPECTS_REMEDY: Final = (
-    "if it is final, add it to IMPORTS_SUCCESS_STATUSES or IMPORTS_FAILURE_STATUSES and restart"
-    " the workers"
-)
-
-
-def _status(facts: LaneFacts) -> Any:
-    def told(status: str) -> str:
-        longest = facts.left.get(status)
-        return status if longest is None else f"{status} ({span(longest)} at the longest)"
-
-    return told
+def _status(status: str, facts: LaneFacts) -> str:
+    longest = facts.left.get(status)
+    return status if longest is None else f"{status} ({span(longest)} at the longest)"
 
 
 def _times(facts: LaneFacts) -> str:
@@ -100,15 +96,12 @@ def _times(facts: LaneFacts) -> str:
 
 
 def _lists(facts: LaneFacts) -> str:
-    if facts.lists_finished is None and facts.list_lag_seconds is None:
-        return NOT_YET
-    parts = []
+    told = []
     if facts.lists_finished is not None:
-        parts.append("show" if facts.lists_finished else "do not show")
-        parts[0] += " finished jobs"
+        told.append("show finished jobs" if facts.lists_finished else "do not show finished jobs")
     if facts.list_lag_seconds is not None:
-        parts.append(f"have lagged up to {span(facts.list_lag_seconds)}")
-    return ", ".join(parts)
+        told.append(f"have lagged up to {span(facts.list_lag_seconds)}")
+    return ", ".join(told) or NOT_YET
 
 
 def _words(words: frozenset[str]) -> str:

@@ -33,7 +33,7 @@ READ_SECONDS: Final = 2.0
 FAILURES_SHOWN: Final = 10
 LANES_SHOWN: Final = 5
 FEW: Final = 100
-"""When so many are left and none finishes, it is looked for those that wait for a person."""
+"""When at most this many are left and none finishes, undecided imports are looked for."""
 
 BAD_STATES: Final = TERMINAL - {State.SUCCEEDED}
 

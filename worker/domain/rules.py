@@ -161,13 +161,16 @@ def _decide_absent(
     return Retry(policy.retry_delay(claim.item.attempts, jitter), error)
 
 
-def _why_absence_proves_nothing(claim: Claim, policy: Policy, seconds: float) -> str:
-    """Return why a list without our job, so old, does not say that there is none; '' if it does."""
+def _why_absence_proves_nothing(claim: Claim, policy: Policy, job_age_seconds: float) -> str:
+    """Return why a list without our job does not prove that there is none, '' if it does.
+
+    The job is `job_age_seconds` old at most.
+    """
     if claim.facts.lists_finished is False:
         return "this lane's lists do not show finished jobs"
     if claim.facts.lists_finished is None and not policy.assume_finished_listed:
         return "no list of this lane has shown a finished job yet"
-    if seconds > policy.list_memory_seconds and claim.item.doubt != Doubt.LOST:
+    if job_age_seconds > policy.list_memory_seconds and claim.item.doubt != Doubt.LOST:
         return (
             "the start was longer ago than lists are trusted to remember"
             " (IMPORTS_LIST_MEMORY_SECONDS)"
