@@ -1,9 +1,9 @@
--- Scripts run inside Redis. Each is loaded behind the files of the library that it needs, those behind
--- KEY and CONFIG (worker/store/scripts.py). A file of the library returns one table.
+-- The scripts run inside Redis. worker/store/scripts.py loads each one after the tables KEY, CONFIG, SHARES
+-- and SAY and the library files that it needs. A library file returns one table.
 std = "lua51"
 max_line_length = 110
 read_globals = {
-  "redis", "cjson", "KEYS", "ARGV", "KEY", "CONFIG",
-  "base", "history", "limiters", "learning", "ceiling", "lanes", "facts", "answers", "queues", "batches",
-  "imports",
+  "redis", "cjson", "KEYS", "ARGV", "KEY", "CONFIG", "SHARES", "SAY",
+  "base", "history", "limiters", "learning", "ceiling", "lanes", "facts", "budget", "health", "answers",
+  "queues", "batches", "imports", "starting",
 }

@@ -1,16 +1,16 @@
-# Everything a person does with this project. `make help` lists it.
+# The commands for developers of this project. `make help` lists them.
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test bench bench-limits simulate-limits chaos chaos-fuzz lint format lock up down
+.PHONY: help install demo test check coverage docs bench bench-limits simulate simulate-limits chaos chaos-fuzz lint format lock up down
 
 help: ## List the targets
 	@awk -F':.*## ' '/^[a-z-]+:.*## /{printf "  make %-15s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
-install: $(INSTALLED) ## Make .venv from the hash-locked requirements, and touch nothing else
+install: $(INSTALLED) ## Install the hash-locked requirements into .venv; change nothing else
 
 $(INSTALLED): requirements/develop.txt pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
@@ -20,42 +20,65 @@ $(INSTALLED): requirements/develop.txt pyproject.toml
 	$(BIN)/pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e .
 	@touch $@
 
-demo: install ## 200 apps in three simulated accounts, with faults, under a minute
+demo: install ## Import 200 apps into three simulated accounts, with faults, in under a minute
 	@$(BIN)/amplify-import demo
 
-test: install ## Every test; Redis, RabbitMQ and Chromium are used where this machine has them
+test: install ## Run all tests; those with Redis, RabbitMQ or Chromium only if these are installed
+ifdef COVERAGE
+	$(BIN)/coverage erase
+	$(BIN)/coverage run -m pytest
+	$(BIN)/coverage combine --quiet
+	$(BIN)/coverage report --format=total
+else
 	$(BIN)/pytest
+endif
 
-bench: install ## What an import costs: Redis commands, CPU, time to its start
+coverage: ## List the lines and branches that the last `make test COVERAGE=1` did not reach
+	$(BIN)/coverage report
+
+check: lint ## Lint, run the unit tests, and test the store on one server, in about a minute
+	$(BIN)/pytest tests/unit tests/integration/test_store.py tests/integration/test_limits.py \
+		tests/integration/test_lanes.py tests/integration/test_views.py tests/integration/test_history.py \
+		-k "not redis"
+
+docs: install ## Generate the reference pages, and build the site in build/site
+	$(BIN)/python -m tests.documentation
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
+
+bench: install ## Measure the cost of an import: Redis commands, CPU, time until its start
 	$(BIN)/python -m tests.benchmarks.bench_import
 
-bench-limits: install ## How well hidden quotas are spent, by real workers and by rivals; 20 minutes
+bench-limits: install ## Measure how well workers and alternative limiters use hidden quotas; 20 minutes
 	$(BIN)/python -m tests.benchmarks.bench_limits --picture docs/limits.svg
 
-simulate-limits: install ## The limiter beside other ways to spend a quota, in simulated time
+simulate-limits: install ## Compare the limiter with other ways to use a quota, in simulated time
 	$(BIN)/python -m tests.benchmarks.simulate_limits
+
+SEEDS ?= 1000
+simulate: install ## Simulate workers, store and API in virtual time; a failing seed says how to replay it
+	$(BIN)/python -m tests.simulation --seeds $(SEEDS)
+	$(BIN)/python -m tests.simulation --mutants
 
 SEED ?= 1
 FACTS ?= drawn
-chaos: install ## Break everything at random under load; SEED=7 draws anew, FACTS=no-times has AWS differ
+chaos: install ## Break everything at random under load; SEED=7 draws other faults, FACTS=no-times changes the API
 	$(BIN)/python -m tests.chaos --seed $(SEED) --facts $(FACTS)
 
-chaos-fuzz: install ## Mutated messages through each door, 100,000 each; none may hurt a worker, stick or vanish
+chaos-fuzz: install ## Send 100,000 mutated messages to each entry point; none may harm a worker or be lost
 	$(BIN)/python -m tests.chaos.fuzz --seed $(SEED)
 
-lint: install ## ruff, mypy --strict, the layers, and luacheck where it is installed
+lint: install ## Run ruff, mypy --strict, import-linter, and luacheck (Debian package: lua-check)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
-	@if command -v luacheck >/dev/null; then luacheck --quiet worker/store/scripts; \
-		else echo "luacheck is not installed: the Lua scripts were not linted (Debian: lua-check)"; fi
+	luacheck --quiet worker/store/scripts
 
-format: install ## Put the code into the house style
+format: install ## Format the code
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-lock: install ## Resolve the requirements files anew
+lock: install ## Resolve the dependencies and rewrite the requirements files
 	$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url \
 		--custom-compile-command "make lock" --group build pyproject.toml -o requirements/run.txt
 	$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url \
@@ -64,5 +87,5 @@ lock: install ## Resolve the requirements files anew
 up: ## Start the Compose stack: Redis, two workers, Flower
 	docker compose up --detach --build --wait
 
-down: ## Stop the Compose stack; its data stays in the volume
+down: ## Stop the Compose stack; its volume keeps the data
 	docker compose down

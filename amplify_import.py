@@ -1,7 +1,7 @@
-"""The program `amplify-import`: looks whose packages it would run before it runs any.
+"""The program `amplify-import`: checks that it imports its own packages, then runs the commands.
 
-The packages `worker` and `config` have names that others use as well, and the current directory or
-PYTHONPATH may come before ours.
+`worker` and `config` are common package names. Python may find other packages of these names first,
+in the current directory or on PYTHONPATH.
 """
 
 import os
@@ -18,23 +18,23 @@ INTERRUPTED = 130
 
 def main() -> None:
     """Run the command line."""
-    # To import all that it needs takes a second, in which an interrupt would be a traceback.
-    heeds_interrupts = signal.getsignal(signal.SIGINT) is signal.default_int_handler
-    if heeds_interrupts:
+    # The imports take about a second. An interrupt during this time would print a traceback.
+    is_interruptible = signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    if is_interruptible:
         signal.signal(signal.SIGINT, lambda *_: os._exit(INTERRUPTED))
-    if said := what_is_in_the_way():
-        _end(said)
+    if problem := what_is_in_the_way():
+        _fail(problem)
     try:
-        from worker.cli.main import main as command_line  # noqa: PLC0415 - only if it is ours
+        from worker.cli.main import main as command_line  # noqa: PLC0415 - only after the check
     except ImportError as error:
-        _end(_cause_of(error))
-    if heeds_interrupts:
+        _fail(_cause_of(error))
+    if is_interruptible:
         signal.signal(signal.SIGINT, signal.default_int_handler)
     command_line()
 
 
 def what_is_in_the_way() -> str:
-    """Return a sentence about a file that is found in place of a package of ours; '' if none is."""
+    """Return an error message if Python finds another file instead of our packages; else ''."""
     for name in PACKAGES:
         found = find_spec(name)
         ours = Path(__file__).with_name(name) / "__init__.py"
@@ -47,7 +47,7 @@ def what_is_in_the_way() -> str:
 
 
 def _cause_of(error: ImportError) -> str:
-    """Return what could not be imported, and the file that was taken for it."""
+    """Return a message about a failed import, with the file that Python found instead."""
     name = (error.name or "").partition(".")[0]
     found = find_spec(name) if name else None
     if found is None or found.origin is None:
@@ -55,6 +55,6 @@ def _cause_of(error: ImportError) -> str:
     return f"{error}: Python finds {name} in {found.origin}; if that is yours, it is in the way."
 
 
-def _end(said: str) -> NoReturn:
-    sys.stderr.write(f"Error: {said}\n")
+def _fail(message: str) -> NoReturn:
+    sys.stderr.write(f"Error: {message}\n")
     sys.exit(BAD_INPUT)

@@ -1,1 +1,1 @@
-"""Configuration: settings from the environment, and those of Celery, Flower, logs and servers."""
+"""The configuration: settings from the environment, and of Celery, Flower, logs and servers."""

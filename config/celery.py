@@ -1,4 +1,4 @@
-"""Celery's configuration. `celery -A worker worker` needs no flag beside it."""
+"""Celery's configuration. With it, `celery -A worker worker` needs no options."""
 
 from typing import Any
 
@@ -18,11 +18,11 @@ def celery_config(settings: Settings) -> dict[str, Any]:
         **_broker(settings.celery_broker_url, _transport_options(settings)),
         **_result_backend(settings.celery_result_backend),
         "broker_connection_retry_on_startup": True,
-        "broker_connection_max_retries": None,  # a broker may be away for as long as it likes
-        # Nor is the worker to end when a Redis broker refuses: read-only, or out of memory.
+        "broker_connection_max_retries": None,  # retry for as long as the broker is unavailable
+        # The worker must not end either if a Redis broker is read-only or out of memory.
         "broker_channel_error_retry": True,
         "task_default_queue": IMPORTS_QUEUE,
-        # Exchange and routing key as a producer that only knows the queue's name declares them.
+        # The exchange and the routing key that a producer declares who knows only the queue's name.
         "task_queues": [
             Queue(name, Exchange(name), routing_key=name, queue_arguments=_arguments(settings))
             for name in _queues(settings)
@@ -35,7 +35,7 @@ def celery_config(settings: Settings) -> dict[str, Any]:
         "result_expires": settings.retention_seconds,
         "redis_socket_timeout": 10.0,
         "redis_socket_connect_timeout": 5.0,
-        "worker_consumer": "worker.consumer:ImportsConsumer",
+        "worker_consumer": "worker.doors.consumer:ImportsConsumer",
         "worker_pool": settings.worker_pool,
         "worker_concurrency": settings.worker_concurrency,
         "worker_prefetch_multiplier": 1,
@@ -70,7 +70,7 @@ def _result_backend(url: str) -> dict[str, Any]:
 
 def _queues(settings: Settings) -> tuple[str, ...]:
     if settings.broker_is_redis:
-        return (IMPORTS_QUEUE, ADMIT_QUEUE, FINISH_QUEUE)  # the worker leaves out the first
+        return (IMPORTS_QUEUE, ADMIT_QUEUE, FINISH_QUEUE)  # Celery does not consume the first
     return (IMPORTS_QUEUE, FINISH_QUEUE)
 
 
@@ -83,14 +83,15 @@ def _transport_options(settings: Settings) -> dict[str, Any]:
         return {"confirm_publish": True}
     visibility_seconds = max(settings.lease_seconds, VISIBILITY_TIMEOUT_MIN_SECONDS)
     return {
-        # What a dead worker had taken comes back after about a lease, like everything else. Nothing
-        # waits inside a task, and to admit or to finish twice is harmless, so this may be short.
+        # The broker redelivers the messages of a dead worker after about one lease, the time after
+        # which its calls are taken over too. The timeout may be this short because tasks never
+        # wait, and because admitting a request or completing a task twice is harmless.
         "visibility_timeout": visibility_seconds,
-        # kombu looks for such messages every 100 s unless told otherwise.
+        # How often kombu looks for such messages. Its default is 100 s.
         "unacked_restore_interval": RESTORE_SECONDS,
         "unacked_restore_throttle": 1,
         "unacked_mutex_expire": round(visibility_seconds),
-        # A connection may die without a word; without these, the worker's loop would wait on it.
+        # Without these, the worker's loop would wait forever on a connection that died silently.
         "socket_timeout": 10,
         "socket_connect_timeout": 5,
         "socket_keepalive": True,

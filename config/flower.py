@@ -1,7 +1,7 @@
-"""Flower's configuration: one row an import, with its target, its state and its outcome.
+"""Flower's configuration: one row for each import, with its target, its state and its outcome.
 
-Flower executes this file; `worker.celery` tells it where it is. An operator's own file, named in
-FLOWER_CONF or with `--conf`, takes its place.
+Flower executes this file; `worker.celery` passes the path to it. An operator can replace it with
+another file, in FLOWER_CONF or with `--conf`.
 """
 
 import re
@@ -12,7 +12,8 @@ from celery import states
 tasks_columns = "uuid,args,state,result,received,runtime,worker"
 natural_time = False
 
-# Celery takes states of others for later than REVOKED: what was revoked would stay RUNNING here.
+# Celery ranks unknown states above REVOKED. Without this, Flower would show a revoked task as
+# RUNNING.
 states.PRECEDENCE_LOOKUP[states.REVOKED] = states.precedence(states.FAILURE)
 
 _MEMBER = re.compile(r"'(appId|app_id|backendEnvironmentName|backend_environment_name)': '([^']*)'")
@@ -22,14 +23,17 @@ _OUTCOME = re.compile(r"'jobId': (?:'([^']*)'|None).*'outcome': '([a-z_]+)'")
 
 
 def format_task(task: Any) -> Any:
-    """Put the target where Flower shows the arguments, and a short outcome as the result."""
+    """Return the task with its target in place of its arguments, and a short outcome as result."""
     task.args = target_of(task.kwargs or "") or task.args
     task.result = task.exception or outcome_of(task.result or "")
     return task
 
 
 def target_of(kwargs: str) -> str:
-    """Return `appId/environment`, or the batchId of a batch message, from a task's arguments."""
+    """Return `appId/environment`, or `batch …` for a batch message, from a task's arguments.
+
+    Returns '' if the arguments name neither.
+    """
     if target := _TARGET.search(kwargs):
         return target[1]
     if (batch := _BATCH.search(kwargs)) and "'requests': [" in kwargs:
@@ -41,6 +45,6 @@ def target_of(kwargs: str) -> str:
 
 
 def outcome_of(result: str) -> str:
-    """Return `outcome, job …` of an import's result; other results are shown as they are."""
+    """Return `outcome, job …` for an import's result. Other results are returned unchanged."""
     found = _OUTCOME.search(result)
     return f"{found[2]}, job {found[1]}" if found else result

@@ -1,6 +1,7 @@
-"""Logs: structlog's and the standard library's through one pipeline, JSON or console.
+"""Logging: one pipeline for structlog and the standard library, with output as JSON or for people.
 
-Events are dotted and past tense (`import.started`); values that look like secrets are masked.
+Event names have a dot and are in the past tense (`import.started`). Values that look like secrets
+are masked.
 """
 
 import logging
@@ -13,22 +14,15 @@ from typing import Any, Final
 import structlog
 
 from config.settings import Settings
+from config.text import MASK, mask_text, shown
 
 _SECRET_NAME: Final = re.compile(r"secret|token|passw|authoriz|credential|signature", re.IGNORECASE)
-_URL_PASSWORD: Final = re.compile(r"(?<=://)([^/@:\s]*):[^/\s]+(?=@)")
-_QUERY_PASSWORD: Final = re.compile(r"(?<=password=)[^&\s]+")
-_ACCESS_KEY: Final = re.compile(r"\b(A[KS]IA)[A-Z0-9]{12,}\b")
-# All but tab and line feed; also the marks of direction, which make text read as what it is not.
-_CONTROL: Final = re.compile(
-    r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u200e\u200f\u202a-\u202e\u2066-\u2069\ud800-\udfff]"
-)
-MASK: Final = "***"
 
 
 def configure_logging(settings: Settings, level: str = "", path: str = "") -> None:
-    """Send every log line to standard error, or to a file, once, in the configured format.
+    """Write every log line once, in the configured format, to standard error or to the file `path`.
 
-    `level` is that of the settings unless it is given.
+    `level` overrides the level of the settings.
     """
     level = level or settings.log_level
     shared: list[structlog.typing.Processor] = [
@@ -44,7 +38,7 @@ def configure_logging(settings: Settings, level: str = "", path: str = "") -> No
         wrapper_class=structlog.make_filtering_bound_logger(logging.getLevelNamesMapping()[level]),
         cache_logger_on_first_use=True,
     )
-    # A file that is rotated away is opened anew.
+    # This handler reopens the file after a log rotation.
     handler = WatchedFileHandler(path, encoding="utf-8") if path else logging.StreamHandler()
     handler.setFormatter(
         structlog.stdlib.ProcessorFormatter(
@@ -58,8 +52,9 @@ def configure_logging(settings: Settings, level: str = "", path: str = "") -> No
     root = logging.getLogger()
     root.handlers[:] = [handler]
     root.setLevel(level)
-    for outspoken in ("botocore", "aiobotocore"):  # of credentials, with what a helper printed
-        logging.getLogger(outspoken).setLevel(logging.ERROR)
+    # Below ERROR, these log the output of credential helpers, which may contain secrets.
+    for leaky in ("botocore", "aiobotocore"):
+        logging.getLogger(leaky).setLevel(logging.ERROR)
     for noisy in (
         "boto3",
         "aiohttp",
@@ -72,7 +67,7 @@ def configure_logging(settings: Settings, level: str = "", path: str = "") -> No
 def mask_secrets(
     _logger: Any, _method: str, event: MutableMapping[str, Any]
 ) -> MutableMapping[str, Any]:
-    """Mask values whose name says secret, passwords within URLs, and AWS access key ids."""
+    """Mask values with the names of secrets, passwords in URLs, and AWS access key ids."""
     for name, value in event.items():
         event[name] = _masked(name, value)
     return event
@@ -92,20 +87,6 @@ def _masked(name: str, value: Any) -> Any:
             return value
         case _:
             return mask_text(str(value))
-
-
-def mask_text(text: str) -> str:
-    """Return `text` without passwords in URLs and without AWS access key ids."""
-    without = _QUERY_PASSWORD.sub(MASK, _URL_PASSWORD.sub(rf"\1:{MASK}", text))
-    return _ACCESS_KEY.sub(rf"\1{MASK}", without)
-
-
-def shown(text: str) -> str:
-    """Return `text` with its control characters in the form that source code has for them.
-
-    Text comes from producers, files and servers, and a terminal would obey it.
-    """
-    return _CONTROL.sub(lambda found: found.group().encode("unicode_escape").decode(), text)
 
 
 def _show_values(

@@ -1,16 +1,16 @@
-"""The names that the contract fixes: tasks and queues."""
+"""The names that producers and workers agree on: queues, headers, and the task of a batch."""
 
 from typing import Final
 
-IMPORT_TASK: Final = "imports.import_backend_auth"
 BATCH_TASK: Final = "imports.import_batch"
 
 IMPORTS_QUEUE: Final = "imports"
 ADMIT_QUEUE: Final = "imports.admit"
-"""What Celery consumes instead where the broker is Redis (worker.store.messages)."""
+"""The queue that Celery consumes instead if the broker is Redis (see worker.store.messages)."""
 
 FINISH_QUEUE: Final = "imports.finish"
-"""Where ended imports' tasks are published again: never behind a long queue of new requests."""
+"""The queue in which workers publish the tasks of ended imports again, to complete them. It is
+separate, so that these tasks never wait behind many new requests."""
 
 NOT_BEFORE_HEADER: Final = "imports_not_before"
 EXPIRES_HEADER: Final = "imports_expires"
@@ -20,4 +20,4 @@ FORMAT_HEADER: Final = "imports_format"
 """Message header of the same: the format of the import's record (worker.store.keys)."""
 
 FINISH_HEADER: Final = "imports_finish"
-"""Message header of such a task: the id of the import that is over."""
+"""The message header of a task in the finish queue: the id of the ended import."""

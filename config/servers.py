@@ -1,9 +1,9 @@
-"""The URLs of Redis servers, alone or watched by Sentinels, as each driver wants them spelled.
+"""The URLs of Redis servers, with or without Sentinels, in the form that each driver needs.
 
-One spelling serves the store, kombu and Celery's result backend, which differ: kombu trusts any
-certificate unless told otherwise, both want TLS beside the URL and not in it, the name of a
-Sentinel's primary in yet another place, and sockets under a scheme of their own. Nothing here
-connects, and no message shows a password.
+A user writes one URL for the store (redis-py), the broker (kombu) and Celery's result backend. The
+drivers differ: kombu accepts any certificate by default; kombu and Celery need the TLS options
+outside the URL, the name of a Sentinel's primary in another place, and another scheme for Unix
+sockets. This module does not connect to servers. Its messages never contain a password.
 """
 
 from collections.abc import Mapping
@@ -21,7 +21,7 @@ SOCKET: Final = "unix"
 KOMBU_SOCKET: Final = "redis+socket"
 SENTINEL_PORT: Final = 26379
 SENTINEL_SECONDS: Final = 2.0
-"""How long one Sentinel may take to answer before the next is asked."""
+"""How long to wait for the answer of one Sentinel before trying the next."""
 
 CERTIFICATE_CHECKS: Final = ("required", "optional", "none")
 TLS_FILES: Final = ("ssl_ca_certs", "ssl_certfile", "ssl_keyfile")
@@ -46,17 +46,18 @@ OPTIONS: Final[Mapping[str, tuple[str, ...]]] = {
     SOCKET: SOCKET_OPTIONS,
     KOMBU_SOCKET: SOCKET_OPTIONS,
 }
-"""What each scheme takes in its query."""
+"""The options that each scheme allows in the query of its URL."""
 
 TRUE_AND_FALSE: Final = {"true": True, "false": False}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Server:
-    """A Redis server's URL, taken apart: where it is, or which Sentinels say where.
+    """The parts of a Redis server's URL.
 
-    `tls` holds redis-py's arguments, None without TLS. `master_name` and `sentinel_login` are those
-    of Sentinels; `path` is that of a socket, which has no hosts.
+    `hosts` are the server, or the Sentinels that know where it is. A Unix socket has a `path`
+    instead. `tls` has the arguments for redis-py; it is None without TLS. `master_name` and
+    `sentinel_login` are set only for Sentinels.
     """
 
     url: str
@@ -70,12 +71,12 @@ class Server:
 
     @property
     def tls_arguments(self) -> dict[str, Any]:
-        """Return redis-py's arguments for TLS, none without it."""
+        """Return redis-py's arguments for TLS; an empty dict without TLS."""
         return {"ssl": True, **self.tls} if self.tls is not None else {}
 
     @property
     def sentinel_arguments(self) -> dict[str, Any]:
-        """Return redis-py's arguments of connections to the Sentinels themselves."""
+        """Return redis-py's arguments for connections to the Sentinels themselves."""
         return {
             **self.sentinel_login,
             **self.tls_arguments,
@@ -85,12 +86,12 @@ class Server:
 
     @property
     def redis_url(self) -> str:
-        """Return the URL as redis-py reads it; that of Sentinels it can't."""
+        """Return the URL in redis-py's form. redis-py can't read the URL of Sentinels."""
         return f"{SOCKET}://{self._login}{quote(self.path)}?db={self.db}" if self.path else self.url
 
     @property
     def celery_url(self) -> str:
-        """Return the URL as kombu and Celery read it: credentials and database at each host."""
+        """Return the URL in the form of kombu and Celery: each host has login and database."""
         if self.path:
             return f"{KOMBU_SOCKET}://{self._login}{quote(self.path)}?virtual_host={self.db}"
         if not self.master_name and "?" not in self.url:
@@ -108,30 +109,30 @@ class Server:
 
     @property
     def celery_options(self) -> dict[str, Any]:
-        """Return what kombu and Celery take as transport options."""
+        """Return the transport options for kombu and Celery."""
         if not self.master_name:
             return {}
-        # Without retries: the next Sentinel is asked instead of the same one, for seconds, again.
-        asking = {**self.sentinel_arguments, "retry": Retry(NoBackoff(), 0)}
-        return {"master_name": self.master_name, "sentinel_kwargs": asking}
+        # No retries: try the next Sentinel at once, instead of the same one again for seconds.
+        arguments = {**self.sentinel_arguments, "retry": Retry(NoBackoff(), 0)}
+        return {"master_name": self.master_name, "sentinel_kwargs": arguments}
 
 
 def is_replicated(url: str) -> bool:
-    """Tell whether another server may take over, without what it has not been told yet."""
+    """Return whether another server may take over, which may lack the last writes."""
     return url.startswith(f"{SENTINEL}://")
 
 
 def is_redis(url: str) -> bool:
-    """Tell whether this is a URL that `server_of` reads."""
+    """Return whether `server_of` can read this URL."""
     return url.partition("://")[0] in OPTIONS
 
 
 @cache
 def server_of(url: str) -> Server:
-    """Take a URL apart; `sentinel://` may name several hosts.
+    """Return the parts of a URL. `sentinel://` may name several hosts, separated by semicolons.
 
     Raises:
-        ValueError: saying what is wrong with it.
+        ValueError: if the URL is invalid. The message says why, and shows no password.
 
     """
     *others, last = url.split(";")
@@ -198,22 +199,25 @@ class _Location:
 
 
 def _unreadable() -> ValueError:
-    # The text is not shown: with an unescaped password, any part of it may be its end.
+    # The message does not show the text: any part of it may belong to an unescaped password.
     return ValueError(
-        "must read scheme://user:password@host:port/database, with what is special in a"
+        "must look like scheme://user:password@host:port/database, with special characters in the"
         " password percent-encoded"
     )
 
 
 def _check_options(scheme: str, options: Mapping[str, str]) -> None:
-    """Check the names in a query: kombu's clients fail on others, and may then show the URL."""
+    """Check the option names in a query.
+
+    kombu's clients fail on unknown options, and their errors may show the URL with its password.
+    """
     if scheme == SENTINEL:
         if not options.get("master_name"):
             raise ValueError(
                 "needs ?master_name=, the name by which the Sentinels know the primary"
             )
     elif odd := [name for name in SENTINEL_OPTIONS if name in options]:
-        raise ValueError(f"{odd[0]} is for sentinel:// alone")
+        raise ValueError(f"{odd[0]} works only with sentinel://")
     elif scheme != "rediss" and (odd := sorted(options.keys() & {*TLS_OPTIONS})):
         raise ValueError(f"{odd[0]} needs rediss://")
     if unknown := sorted(options.keys() - {*OPTIONS[scheme]}):
@@ -230,7 +234,10 @@ def _database_of(options: Mapping[str, str], otherwise: int) -> int:
 
 
 def _tls_of(scheme: str, known: Mapping[str, str]) -> dict[str, Any] | None:
-    """Return redis-py's arguments; a certificate is verified unless the URL says otherwise."""
+    """Return redis-py's arguments for TLS; None without TLS.
+
+    Certificates are verified unless the URL says otherwise.
+    """
     options: dict[str, Any] = {name: known[name] for name in TLS_OPTIONS if name in known}
     if not (scheme == "rediss" or _truth_of("ssl", known.get("ssl", "false"))):
         if options:

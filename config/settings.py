@@ -1,7 +1,8 @@
-"""Every setting of ours, from environment variables with the prefix `IMPORTS_`.
+"""All settings of this software, from environment variables with the prefix `IMPORTS_`.
 
-AWS's own settings (AWS_PROFILE, AWS_REGION, AWS_CONFIG_FILE, AWS_ENDPOINT_URL_AMPLIFYBACKEND …) are
-not repeated: botocore reads them. A region becomes part of a lane's name, and so is looked at here.
+botocore reads AWS's own settings (AWS_PROFILE, AWS_REGION, AWS_CONFIG_FILE,
+AWS_ENDPOINT_URL_AMPLIFYBACKEND and others); they are not repeated here. Only the format of a region
+is checked here, because the region becomes part of a lane's name.
 """
 
 import os
@@ -30,34 +31,43 @@ Seconds = Annotated[float, Field(gt=0, le=365 * 86400)]
 
 LANE_NAME: Final = re.compile(r"[^/]+/[a-z0-9-]+")
 REGION: Final = re.compile(r"[a-z]{2,4}(-[a-z]+)+-[0-9]{1,2}")
-"""As in a request."""
+"""The format of a region, which requests must have too."""
 
 
 class SettingsError(ValueError):
-    """A setting that can't be used. The message names the variable, or the file and its member."""
+    """An invalid setting. The message names the variable, or the file and its member."""
 
 
 class LaneSettings(BaseModel):
-    """The known limits of one lane, in calls per second, as the lanes file gives them.
+    """The configured limits of one lane, from the lanes file.
 
-    What is absent is that of all lanes, and where that is absent too, it is learned.
+    If a limit is absent, that of all lanes applies. If that is absent too, workers learn it.
     """
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
 
     start_rate: Rate | None = None
+    """Starts per second."""
     start_burst: Burst | None = None
+    """How many starts may be made at once."""
     poll_rate: Rate | None = None
+    """Polls and job lists per second."""
     poll_burst: Burst | None = None
+    """How many polls and job lists may be made at once."""
     shared: bool | None = None
+    """Whether AWS counts starts, polls and job lists together. Then the shared limit applies."""
     shared_rate: Rate | None = None
+    """Calls of all kinds per second."""
     shared_burst: Burst | None = None
+    """How many calls of all kinds may be made at once."""
     start_share: Annotated[float, Field(ge=0.05, le=0.95)] | None = None
+    """The part of the shared limit that starts get while both starts and polls are due."""
     max_running: Annotated[int, Field(ge=1)] | None = None
+    """How many jobs may be unfinished at once."""
 
 
 class LanesFile(BaseModel):
-    """The lanes file: limits of single lanes, and of all others."""
+    """The lanes file: the limits of single lanes, and the default limits of all other lanes."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -69,7 +79,7 @@ class LanesFile(BaseModel):
     def _names_are_lanes(cls, lanes: dict[str, LaneSettings]) -> dict[str, LaneSettings]:
         for name in lanes:
             if not LANE_NAME.fullmatch(name):
-                raise ValueError(f'"{name}" is no lane; one is named "account/region"')
+                raise ValueError(f'"{name}" is not a lane name; it must look like "account/region"')
         return lanes
 
     @model_validator(mode="after")
@@ -84,46 +94,96 @@ class LanesFile(BaseModel):
 
 
 class Settings(BaseSettings):
-    """The settings of a worker, a producer and the command line alike."""
+    """The settings of workers, producers and the command line."""
 
-    model_config = SettingsConfigDict(env_prefix="IMPORTS_", frozen=True, env_ignore_empty=True)
+    model_config = SettingsConfigDict(
+        env_prefix="IMPORTS_", frozen=True, env_ignore_empty=True, use_attribute_docstrings=True
+    )
 
     redis_url: str = "redis://127.0.0.1:6379/0"
+    """The store: Redis or Valkey, by TCP, TLS, a Unix socket, or Sentinels."""
     broker_url: str = ""
+    """Celery's broker, Redis or RabbitMQ. Default: the store."""
     result_backend: str = ""
+    """Celery's result backend. Default: the store."""
     queue_type: Literal["", "classic", "quorum"] = ""
+    """The type of the workers' queues on RabbitMQ. Default: that of the virtual host."""
 
     start_rate: Rate | None = None
+    """Starts per second in each lane. Unset: learned from AWS's answers."""
     start_burst: Burst | None = None
+    """How many starts a lane may make at once. Unset: learned."""
     poll_rate: Rate | None = None
+    """Polls and job lists per second in each lane. Unset: learned."""
     poll_burst: Burst | None = None
+    """How many polls and job lists a lane may make at once. Unset: learned."""
     lanes_file: Path | None = None
+    """A TOML file with the limits of single lanes."""
 
     poll_min_seconds: Seconds = 3.0
+    """Time until a job's first poll. Each later interval is 1.5 times the one before, and varies at
+    random by 15 %. (The first jobs of a new lane are polled sooner.)"""
     poll_max_seconds: Seconds = 60.0
+    """The longest time between two polls of a job."""
     lease_seconds: Annotated[float, Field(ge=2, le=3600)] = 60.0
+    """How long a worker's right to make a call is valid. If the worker has not recorded the answer
+    by then, another worker takes over. A call may take half of this time, and 30 seconds at
+    most."""
     max_attempts: Annotated[int, Field(ge=1, le=100)] = 5
+    """How many starts an import may make. A start does not count if AWS throttled it or refused it
+    because of another job, or if the lane was paused because no call was answered."""
     stuck_seconds: Seconds = 1800.0
+    """Time from the first start until `import.stuck` is emitted, unless the import has ended."""
     deadline_seconds: Seconds = 6 * 3600.0
+    """Time from the first start until an import ends as `timed_out`."""
     settle_seconds: Seconds = 10.0
+    """How long AWS's job list is assumed to lag behind its jobs, at most. AWS does not document it.
+    Workers wait so long before they list jobs to learn whether a start took effect."""
     missing_grace_seconds: Seconds = 60.0
+    """How long AWS may answer 404 for a job that it has just started. After a later 404, a worker
+    lists the target's jobs."""
     list_memory_seconds: Seconds = 3600.0
+    """How long AWS's job list is assumed to show a job, at least. AWS does not document it. A start
+    whose outcome has been unknown for longer waits for an operator to decide."""
     assume_finished_listed: bool = True
+    """Whether to assume that AWS's job list shows finished jobs, unless the lane has seen
+    otherwise. With `false`, only lanes that have seen it rely on it; elsewhere a start whose
+    outcome no list shows waits for an operator to decide."""
     success_statuses: Annotated[frozenset[str], NoDecode] = frozenset({"COMPLETED"})
+    """Job statuses that mean success, separated by commas, in upper or lower case. AWS does not
+    document its statuses."""
     failure_statuses: Annotated[frozenset[str], NoDecode] = frozenset({"FAILED"})
+    """Job statuses that mean failure, separated by commas, in upper or lower case."""
 
     retention_seconds: Annotated[float, Field(ge=60, le=365 * 86400)] = 7 * 86400.0
+    """How long an import's record, its result and its idempotencyKey are kept after its end. Then
+    the same request is a new import."""
     events_max_length: Annotated[int, Field(ge=100)] = 100_000
+    """How many entries the event stream keeps, approximately."""
     max_in_flight: Annotated[int, Field(ge=1, le=1000)] = 100
+    """How many calls to AWS a worker makes at once."""
     worker_pool: Literal["threads", "prefork", "solo"] = "threads"
+    """Celery's worker pool."""
     worker_concurrency: Annotated[int, Field(ge=1, le=256)] = 8
+    """The size of that pool. It limits how many messages are admitted at once, not calls to AWS."""
     log_format: Literal["auto", "json", "console"] = "auto"
+    """The format of log lines. `auto` writes for people on a terminal, and JSON elsewhere."""
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = "INFO"
+    """The lowest level that is logged."""
+    metrics_port: Annotated[int, Field(ge=0, le=65535)] = 0
+    """The port on which a worker serves its metrics and its health by HTTP; 0 for none. Workers on
+    one machine need different ports."""
+    metrics_host: str = "127.0.0.1"
+    """The address on which a worker serves them. `0.0.0.0` serves them to other machines, without
+    a password."""
+    metrics_store: bool = False
+    """Whether a worker's metrics include those of the whole store. One worker is enough, or
+    `amplify-import metrics --port`."""
 
     @model_validator(mode="before")
     @classmethod
     def _without_stray_blanks(cls, values: dict[str, Any]) -> dict[str, Any]:
-        """Strip what an environment file or a secret's last line brings along."""
+        """Strip blanks, which environment files and files with secrets often contain."""
         stripped = {
             name: value.strip() if isinstance(value, str) else value
             for name, value in values.items()
@@ -161,48 +221,49 @@ class Settings(BaseSettings):
 
     @property
     def celery_broker_url(self) -> str:
-        """The broker: the store unless another is set."""
+        """The URL of the broker. The default is the store."""
         return self.broker_url or self.redis_url
 
     @property
     def broker_is_redis(self) -> bool:
-        """Whether the broker is a Redis, in whose lists messages wait."""
+        """Whether the broker is Redis or Valkey, so that messages wait in its lists."""
         return is_redis(self.celery_broker_url)
 
     @property
     def celery_result_backend(self) -> str:
-        """The result backend: the store unless another is set."""
+        """The URL of the result backend. The default is the store."""
         return self.result_backend or self.redis_url
 
     @property
     def call_timeout_seconds(self) -> float:
-        """How long one call to AWS may take: a claim must outlive its call."""
+        """How long one call to AWS may take: less than a lease, so that the claim does not end."""
         return min(30.0, self.lease_seconds / 2)
 
     @property
     def acknowledged_seconds(self) -> float:
-        """How long AWS may take to acknowledge what was sent: its fate must be sealed when asked.
+        """How long AWS may take to acknowledge sent data before its connection is closed.
 
-        A doubt is settled by a question, `settle_seconds` after the call was given up.
+        Workers check with AWS `settle_seconds` after they gave up a call. By then, the data of the
+        call must either have arrived or never arrive. So this time is shorter.
         """
         return min(5.0, self.settle_seconds / 2)
 
     @property
     def lanes(self) -> dict[str, LaneSettings]:
-        """The lanes file, lane (`account/region`) → limits.
+        """The limits in the lanes file, by the name of the lane (`account/region`).
 
         Raises:
-            SettingsError: naming the file and what is wrong in it.
+            SettingsError: if the file can't be read or is invalid.
 
         """
         return _read_lanes(self.lanes_file).lanes
 
     @property
     def lane_defaults(self) -> LaneSettings:
-        """The limits of lanes that have none of their own: the file's, else the variables'.
+        """The default limits of lanes: those in the lanes file, else those of the variables.
 
         Raises:
-            SettingsError: naming the file and what is wrong in it.
+            SettingsError: if the file can't be read or is invalid.
 
         """
         variables = {
@@ -216,17 +277,18 @@ class Settings(BaseSettings):
 
 
 def load_settings() -> Settings:
-    """Read the settings from the environment, and the lanes file that they name.
+    """Read the settings from the environment, and check the lanes file that they name.
 
     Raises:
-        SettingsError: naming each variable that is wrong, or the file and its lane.
+        SettingsError: if a variable or the file is invalid. The message names each variable, or the
+            file and the lane.
 
     """
     try:
         settings = Settings()
     except ValidationError as error:
         raise SettingsError(_explain(error)) from None
-    _ = settings.lanes  # read now: a worker with a bad lanes file must not start
+    _ = settings.lanes  # so that a worker with an invalid lanes file does not start
     _check_region()
     return settings
 
@@ -240,7 +302,7 @@ def _check_region() -> None:
 
 @cache
 def _read_lanes(path: Path | None) -> LanesFile:
-    """Read `[defaults]` and `[lanes."account/region"]` tables."""
+    """Read the tables `[defaults]` and `[lanes."account/region"]` of a TOML file."""
     if path is None:
         return LanesFile()
     try:

@@ -1,6 +1,5 @@
-"""The reference that the state machine is held against: what a remote side really did, and what
-an import may become. It knows nothing of Redis, queues or leases.
-"""
+"""The reference model of the state machine: what the remote API really did, and which states an
+import may have. It knows nothing of Redis, queues or leases."""
 
 import math
 from collections.abc import Callable, Iterable
@@ -27,30 +26,30 @@ POLICY: Final = Policy(
     missing_grace_seconds=20,
 )
 LAGS: Final = (0.0, POLICY.settle_seconds - 0.5)
-"""How long the list may lag behind a job: less than the time that doubts are let settle."""
+"""How long the list may lag behind a job: less than the settle time."""
 
 NO_ZONE_SECONDS: Final = 14 * 3600.0
 FORGET_SECONDS: Final = 15.0
 NEAR_SECONDS: Final = 3.0
-"""A job that ended so shortly before a start may be taken for one beside it."""
+"""A job that ended this long before a start may be taken for one that runs beside it."""
 
 
 class Clock(StrEnum):
-    """What the remote side's jobs say of when they were created."""
+    """How the remote API's jobs report when they were created."""
 
     GOOD = auto()
     ABSENT = auto()
-    NO_ZONE = auto()  # an hour off, and it does not say in which zone
+    NO_ZONE = auto()  # an hour off, without a time zone
     WRONG = auto()  # an hour early
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Nature:
-    """What AWS does not document, and a remote side may therefore be like.
+class ApiFacts:
+    """Undocumented behavior that the remote API may have.
 
-    `word` is what it calls our jobs when asked for one, `list_word` in lists, `other_word` is what
-    it calls somebody else's; those may be let run beside ours (`others_block`). It may not list
-    what is over, or forget it soon.
+    `word` is the API's name for our jobs in a single answer, `list_word` in lists. `other_word` is
+    its name for other parties' jobs; with `others_block` false, these may run beside ours. The API
+    may hide finished jobs (`hides_finished`), or forget them soon (`forgets`).
     """
 
     clock: Clock = Clock.GOOD
@@ -63,7 +62,7 @@ class Nature:
 
     @property
     def policy(self) -> Policy:
-        """What an operator sets who knows how soon jobs are forgotten, or not listed."""
+        """What an operator sets who knows whether jobs are forgotten or hidden."""
         memory_seconds = FORGET_SECONDS - 1 if self.forgets else POLICY.list_memory_seconds
         return replace(
             POLICY,
@@ -79,32 +78,33 @@ PLACES: Final[dict[State, frozenset[str]]] = {
     State.RUNNING: frozenset({"leases", "polls"}),
     **{state: frozenset() for state in TERMINAL},
 }
-"""Where an import of a state stands: in exactly one of these, or in none where there are none."""
+"""The queues of which an import in each state is in exactly one. A state without any is in none."""
 
 FOLLOWED: Final = frozenset({"late", "leases"})
-"""Where one stands that is over before its job: how that ends is still to be noted."""
+"""The queues of an import that ended before its job, while the job's end is still to be recorded.
+"""
 
 
 def is_followed(item: Import) -> bool:
-    """Return whether the end of an import's job is still to be noted."""
+    """Return whether the end of an import's job is still to be recorded."""
     gave_up = item.state in {State.TIMED_OUT, State.CANCELLED}
     return gave_up and bool(item.job_id) and not item.late_outcome
 
 
-class Mood(StrEnum):
-    """How the remote side takes the next call."""
+class Behavior(StrEnum):
+    """How the remote API handles the next call."""
 
     TRUTH = auto()
-    SUCCESS = auto()  # a start whose job is over at once
+    SUCCESS = auto()  # a start whose job has ended when it answers
     FAILURE = auto()
     ODD_STATUS = auto()
     LOST = auto()  # it takes effect, and the answer is a 504
-    LOST_AND_OVER = auto()  # the same, and the job is over before anybody asks
-    RESET = auto()  # it takes effect, and looks as if nobody had been there
-    NO_JOB_ID = auto()  # it takes effect, and the answer does not say so
+    LOST_AND_OVER = auto()  # the same, and the job ends before the next call
+    RESET = auto()  # it takes effect, but the connection seems to be refused
+    NO_JOB_ID = auto()  # it takes effect, and the answer has no job id
     FAILED_BEFORE = auto()  # a 504 without effect
     UNREACHABLE = auto()
-    ERROR = auto()  # a 200 with an error in place of a job
+    ERROR = auto()  # a 200 with an error instead of a job
     THROTTLED = auto()
     CROWDED = auto()
     CREDENTIALS = auto()
@@ -115,28 +115,28 @@ class Mood(StrEnum):
 
 
 EFFECTIVE: Final = {
-    Mood.TRUTH,
-    Mood.SUCCESS,
-    Mood.FAILURE,
-    Mood.ODD_STATUS,
-    Mood.LOST,
-    Mood.LOST_AND_OVER,
-    Mood.RESET,
-    Mood.NO_JOB_ID,
+    Behavior.TRUTH,
+    Behavior.SUCCESS,
+    Behavior.FAILURE,
+    Behavior.ODD_STATUS,
+    Behavior.LOST,
+    Behavior.LOST_AND_OVER,
+    Behavior.RESET,
+    Behavior.NO_JOB_ID,
 }
 KINDS: Final = {
-    Mood.LOST: Kind.UNKNOWN,
-    Mood.LOST_AND_OVER: Kind.UNKNOWN,
-    Mood.RESET: Kind.UNREACHABLE,
-    Mood.FAILED_BEFORE: Kind.UNKNOWN,
-    Mood.UNREACHABLE: Kind.UNREACHABLE,
-    Mood.THROTTLED: Kind.THROTTLED,
-    Mood.CROWDED: Kind.THROTTLED,
-    Mood.CREDENTIALS: Kind.CREDENTIALS,
-    Mood.CLOCK: Kind.CLOCK,
-    Mood.NOT_FOUND: Kind.NOT_FOUND,
-    Mood.BAD_REQUEST: Kind.BAD_REQUEST,
-    Mood.CONFLICT: Kind.CONFLICT,
+    Behavior.LOST: Kind.UNKNOWN,
+    Behavior.LOST_AND_OVER: Kind.UNKNOWN,
+    Behavior.RESET: Kind.UNREACHABLE,
+    Behavior.FAILED_BEFORE: Kind.UNKNOWN,
+    Behavior.UNREACHABLE: Kind.UNREACHABLE,
+    Behavior.THROTTLED: Kind.THROTTLED,
+    Behavior.CROWDED: Kind.THROTTLED,
+    Behavior.CREDENTIALS: Kind.CREDENTIALS,
+    Behavior.CLOCK: Kind.CLOCK,
+    Behavior.NOT_FOUND: Kind.NOT_FOUND,
+    Behavior.BAD_REQUEST: Kind.BAD_REQUEST,
+    Behavior.CONFLICT: Kind.CONFLICT,
 }
 DEFINITE: Final = {
     Kind.THROTTLED,
@@ -146,12 +146,12 @@ DEFINITE: Final = {
     Kind.BAD_REQUEST,
     Kind.CONFLICT,
 }
-"""Answers to a start that say that it had no effect."""
+"""Answers to a start that prove that it had no effect."""
 
 
 @dataclass(slots=True, kw_only=True)
 class RemoteJob:
-    """A job that really exists. `owner` is the import that started it, '' for somebody else's."""
+    """A job that really exists. `owner` is the import that started it, '' for another party's."""
 
     job_id: str
     target: str
@@ -163,7 +163,7 @@ class RemoteJob:
 
     @property
     def is_pending(self) -> bool:
-        """Whether it is under way."""
+        """Whether it has not ended."""
         return self.status not in OUTCOMES
 
 
@@ -172,19 +172,19 @@ class RemoteSide:
     """The remote API in memory. It may refuse and lose calls, but never lies about its jobs."""
 
     clock: Callable[[], float]
-    nature: Nature = Nature()
+    facts: ApiFacts = ApiFacts()
     first_called: dict[str, float] = field(default_factory=dict)
-    """When the first start of an import was made that may have taken effect."""
+    """Import → when its first start was made that may have taken effect."""
     jobs: list[RemoteJob] = field(default_factory=list)
-    unasked: set[str] = field(default_factory=set)
-    """Imports whose last start may have taken effect, for all that is recorded of it."""
-    unlisted: set[str] = field(default_factory=set)
-    """Imports that were started though the list before it was refused."""
-    doubted: set[str] = field(default_factory=set)
-    """Imports of which a start was in doubt, and a list did not show its job."""
+    unreconciled: set[str] = field(default_factory=set)
+    """Imports whose last start may have taken effect, by what is recorded of it."""
+    started_without_list: set[str] = field(default_factory=set)
+    """Imports that were started although the list before the start was refused."""
+    unlisted_starts: set[str] = field(default_factory=set)
+    """Imports with a start of unknown outcome, whose job a list did not show."""
 
     def start(self, target: str, owner: str, lag: float) -> RemoteJob:
-        """Let a job begin."""
+        """Start a job."""
         now = self.clock()
         job = RemoteJob(
             job_id=f"job-{len(self.jobs)}",
@@ -196,61 +196,62 @@ class RemoteSide:
         self.jobs.append(job)
         return job
 
-    def start_foreign(self, target: str, lag: float) -> None:
-        """Let somebody else start a job, where none is under way."""
+    def start_other_job(self, target: str, lag: float) -> None:
+        """Start another party's job, if none is pending."""
         if not self._is_busy(target, ours=False):
             self.start(target, "", lag)
 
-    def submit(self, target: str, owner: str, mood: Mood, lag: float) -> Answer:
-        """Take a call that starts a job."""
-        assert owner not in self.unasked, f"{owner} is started again, and nobody asked for its job"
-        self.unasked.add(owner)
+    def submit(self, target: str, owner: str, behavior: Behavior, lag: float) -> Answer:
+        """Handle a call that starts a job."""
+        assert owner not in self.unreconciled, f"{owner} is started again without reconciling"
+        self.unreconciled.add(owner)
         self.first_called.setdefault(owner, self.clock())
-        if mood in EFFECTIVE and self._is_busy(target):
-            mood = Mood.CONFLICT
-        if mood not in EFFECTIVE:
-            return _refusal(mood)
+        if behavior in EFFECTIVE and self._is_busy(target):
+            behavior = Behavior.CONFLICT
+        if behavior not in EFFECTIVE:
+            return _refusal(behavior)
         job = self.start(target, owner, lag)
         assert len(self.owned_by(owner)) == 1, f"{owner} has two jobs"
         self.change(
             job,
             {
-                Mood.SUCCESS: "COMPLETED",
-                Mood.LOST_AND_OVER: "COMPLETED",
-                Mood.FAILURE: "FAILED",
-                Mood.ODD_STATUS: "SETTING_UP",
-            }.get(mood, job.status),
+                Behavior.SUCCESS: "COMPLETED",
+                Behavior.LOST_AND_OVER: "COMPLETED",
+                Behavior.FAILURE: "FAILED",
+                Behavior.ODD_STATUS: "SETTING_UP",
+            }.get(behavior, job.status),
         )
-        if mood in KINDS:
-            return _refusal(mood)
-        shown = self._shown(job, self.nature.word)
-        return Answer(kind=Kind.OK, jobs=() if mood is Mood.NO_JOB_ID else (shown,))
+        if behavior in KINDS:
+            return _refusal(behavior)
+        shown = self._shown(job, self.facts.word)
+        return Answer(kind=Kind.OK, jobs=() if behavior is Behavior.NO_JOB_ID else (shown,))
 
     def change(self, job: RemoteJob, status: str) -> None:
-        """Let a job's status be another."""
+        """Change a job's status."""
         job.status = status
         if not job.is_pending:
             job.ended_at = min(job.ended_at, self.clock())
 
-    def poll(self, job_id: str, mood: Mood) -> Answer:
-        """Take a call that asks for one job; it may be lost or refused."""
-        if mood in KINDS:
-            return _refusal(mood)
+    def poll(self, job_id: str, behavior: Behavior) -> Answer:
+        """Handle a call for one job; it may be lost or refused."""
+        if behavior in KINDS:
+            return _refusal(behavior)
         jobs = [job for job in self.jobs if job.job_id == job_id]
-        assert jobs, f"{job_id} was never given to anybody"
+        assert jobs, f"{job_id} was never returned by the API"
         if self.is_forgotten(jobs[0]):
-            return _refusal(Mood.NOT_FOUND)
-        shown = self._shown(jobs[0], self.nature.word)
-        return Answer(kind=Kind.OK, jobs=() if mood is Mood.NO_JOB_ID else (shown,))
+            return _refusal(Behavior.NOT_FOUND)
+        shown = self._shown(jobs[0], self.facts.word)
+        return Answer(kind=Kind.OK, jobs=() if behavior is Behavior.NO_JOB_ID else (shown,))
 
-    def list_jobs(self, target: str, mood: Mood, *, is_running: bool) -> Answer:
-        """Take a call that asks for a target's jobs. Only a target without jobs is not found."""
+    def list_jobs(self, target: str, behavior: Behavior, *, is_running: bool) -> Answer:
+        """Handle a call for a target's jobs. "Not found" is possible only for a target without
+        jobs."""
         jobs = [job for job in self.jobs if job.target == target]
-        refuses = mood in {Mood.NOT_FOUND, Mood.BAD_REQUEST, Mood.CONFLICT}
-        if mood in KINDS and not (refuses and (jobs or is_running)):
-            return _refusal(mood)
+        refuses = behavior in {Behavior.NOT_FOUND, Behavior.BAD_REQUEST, Behavior.CONFLICT}
+        if behavior in KINDS and not (refuses and (jobs or is_running)):
+            return _refusal(behavior)
         listed = [job for job in jobs if self._is_listed(job)]
-        shown = [self._shown(job, self.nature.list_word) for job in listed]
+        shown = [self._shown(job, self.facts.list_word) for job in listed]
         return Answer(kind=Kind.OK, jobs=tuple(shown))
 
     def owned_by(self, import_id: str) -> list[RemoteJob]:
@@ -262,26 +263,28 @@ class RemoteSide:
         return next(job for job in self.jobs if job.job_id == job_id)
 
     def note_recorded(self, claim: Claim, answer: Answer) -> None:
-        """Note what a recorded answer proves: no effect of a start, or what jobs there are."""
+        """Record what a recorded answer proves: that a start had no effect, or which jobs exist."""
         refused = claim.call is Call.START and (
             answer.kind in DEFINITE or (answer.kind is Kind.OK and bool(answer.job.error))
         )
         listed = claim.call is Call.RECONCILE and answer.kind in {Kind.OK, Kind.NOT_FOUND}
         if claim.item.doubt == "before" and answer.kind in DEFINITE:
-            self.unlisted.add(claim.item.id)
-        if listed and claim.item.id in self.unasked:
-            self.doubted.add(claim.item.id)
+            self.started_without_list.add(claim.item.id)
+        if listed and claim.item.id in self.unreconciled:
+            self.unlisted_starts.add(claim.item.id)
         if refused or listed:
-            self.unasked.discard(claim.item.id)
+            self.unreconciled.discard(claim.item.id)
 
     def may_be_undecided(self, item: Import) -> str:
-        """Return why no evidence tells what became of an import, '' where some does."""
-        if item.id in self.unlisted:
-            return "nobody knows which jobs were there before"
-        if self.nature.hides_finished:
-            return "the list does not show what is over"
-        if self.nature.forgets:
-            return "what is over is forgotten"
+        """Return why an import may be undecided; '' if there is evidence of what happened."""
+        if item.id in self.started_without_list:
+            return "the jobs from before the start are not known"
+        if self.facts.hides_finished:
+            return "the list hides finished jobs"
+        if self.facts.forgets:
+            return "finished jobs are forgotten"
+        if "import" not in self.facts.list_word.lower():
+            return "the lane may not know yet that this is AWS's name for an import"
         since = self.first_called.get(item.id, math.inf)
         target = f"{item.lane}/{item.target}"
         rivals = [
@@ -291,31 +294,31 @@ class RemoteSide:
             and job.owner != item.id
             and job.ended_at >= since - NEAR_SECONDS
         ]
-        return "others started jobs there, too" if rivals else ""
+        return "other jobs were started there" if rivals else ""
 
     def _is_busy(self, target: str, *, ours: bool = True) -> bool:
         return any(
-            job.is_pending and (job.owner or not ours or self.nature.others_block)
+            job.is_pending and (job.owner or not ours or self.facts.others_block)
             for job in self.jobs
             if job.target == target
         )
 
     def _is_listed(self, job: RemoteJob) -> bool:
-        is_hidden = self.nature.hides_finished and not job.is_pending
+        is_hidden = self.facts.hides_finished and not job.is_pending
         return job.listed_at <= self.clock() and not is_hidden and not self.is_forgotten(job)
 
     def is_forgotten(self, job: RemoteJob) -> bool:
-        """Return whether nobody can ask for a job any more."""
-        return self.nature.forgets and self.clock() - job.ended_at > FORGET_SECONDS
+        """Return whether the API has forgotten a job."""
+        return self.facts.forgets and self.clock() - job.ended_at > FORGET_SECONDS
 
     def _shown(self, job: RemoteJob, word: str) -> Job:
         age = self.clock() - job.created_at
         shown = Job(
             job_id=job.job_id,
             status=job.status,
-            operation=word if job.owner else self.nature.other_word,
+            operation=word if job.owner else self.facts.other_word,
         )
-        match self.nature.clock:
+        match self.facts.clock:
             case Clock.GOOD:
                 return replace(shown, created_seconds_ago=age)
             case Clock.NO_ZONE:
@@ -326,16 +329,16 @@ class RemoteSide:
         return shown
 
 
-def _refusal(mood: Mood) -> Answer:
-    if mood is Mood.ERROR:
+def _refusal(behavior: Behavior) -> Answer:
+    if behavior is Behavior.ERROR:
         return Answer(kind=Kind.OK, jobs=(Job(error="the backend is broken"),))
-    return Answer(kind=KINDS[mood], error=mood, concurrent=mood is Mood.CROWDED)
+    return Answer(kind=KINDS[behavior], error=behavior, concurrent=behavior is Behavior.CROWDED)
 
 
 def next_states(claim: Claim, answer: Answer | None, age: float, *, cancelled: bool) -> set[State]:
-    """Return the states that an import may be in once this answer is recorded.
+    """Return the states that an import may have once this answer is recorded.
 
-    `answer` is None where no call was made; `age` is the time since the first start.
+    `answer` is None if no call was made; `age` is the time in seconds since the first start.
     """
     states = _before_cancelling(claim, answer, age)
     if cancelled and claim.item.state is State.STARTING:
@@ -352,7 +355,7 @@ def _before_cancelling(claim: Claim, answer: Answer | None, age: float) -> set[S
         return {_after_start(claim, answer)}
     if answer.kind in {Kind.THROTTLED, Kind.CREDENTIALS, Kind.CLOCK}:
         return {claim.item.state}
-    deadline = claim.item.request.deadline_seconds or POLICY.deadline_seconds
+    deadline = claim.item.deadline_seconds or POLICY.deadline_seconds
     late = {State.TIMED_OUT} if age > deadline - 1 else set()
     soon = {claim.item.state} if age < deadline + 1 else set()
     if claim.call is Call.POLL:
@@ -401,14 +404,14 @@ def _after_list(claim: Claim, answer: Answer) -> set[State]:
 
 
 class Register:
-    """Which requests came in under which id and key, and how each must have been received."""
+    """The requests received under each id and key, and the verdict that each must have."""
 
     def __init__(self) -> None:
         self._bodies: dict[str, Any] = {}
         self._keys: dict[str, str] = {}
 
     def receive(self, import_id: str, body: Any, key: str = "") -> tuple[Verdict, str]:
-        """Return the verdict on a valid request, and the import that it is from now on."""
+        """Return the verdict on a valid request, and the id of the import that it becomes."""
         if import_id in self._bodies:
             is_same = self._bodies[import_id] == body
             return (Verdict.KNOWN if is_same else Verdict.REUSED), import_id
@@ -427,18 +430,20 @@ class Register:
         return list(self._bodies)
 
     def body_of(self, import_id: str) -> Any:
-        """Return what came in under an id."""
+        """Return the request that was received under an id."""
         return self._bodies[import_id]
 
 
-def untruths(remote: RemoteSide, end: dict[str, Any]) -> Iterable[str]:
-    """Return what a terminal event says that is not so; `end` is its data."""
+def false_claims(remote: RemoteSide, end: dict[str, Any]) -> Iterable[str]:
+    """Return the false claims of a terminal event; `end` is its data."""
     import_id, outcome = end["importId"], end["outcome"]
     own = remote.owned_by(import_id)
     if end["jobId"]:
         job = remote.by_id(end["jobId"])
         if job.owner not in {"", import_id}:
             yield f"{import_id} names {job.job_id}, which {job.owner} has started"
+        if not job.owner and remote.facts.other_word != remote.facts.list_word:
+            yield f"{import_id} names {job.job_id}, which is no import"
         if outcome in {"succeeded", "failed"} and OUTCOMES.get(job.status) != outcome:
             yield f"{import_id} {outcome}, but {job.job_id} is {job.status}"
     elif outcome == "succeeded":

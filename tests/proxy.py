@@ -1,6 +1,6 @@
-"""A TCP proxy between a worker and a server, through which the network can be bad.
+"""A TCP proxy between a worker and a server, for network faults.
 
-It runs on a thread of its own; every method may be called from any thread.
+It runs on its own thread. Every method may be called from any thread.
 """
 
 import asyncio
@@ -14,7 +14,7 @@ BLOCK_BYTES: Final = 65536
 
 
 class Proxy:
-    """Passes bytes on between its own port and `port` on this machine, until told otherwise."""
+    """Forwards bytes between its own port and `port` on this machine, until a fault is set."""
 
     def __init__(self, port: int) -> None:
         self.port = 0
@@ -28,10 +28,10 @@ class Proxy:
         self._tasks: set[asyncio.Task[None]] = set()
         self._server: asyncio.Server | None = None
         self.accepted = 0
-        """How many connections were made through it so far."""
+        """How many connections it has accepted so far."""
 
         self.delay_seconds = 0.0
-        """How long each block takes, each way; may be set at any time."""
+        """How long each block takes in each direction; may be changed at any time."""
 
     def __enter__(self) -> Self:
         self._thread.start()
@@ -46,7 +46,7 @@ class Proxy:
 
     @property
     def url(self) -> str:
-        """The server's URL, through the proxy."""
+        """The server's URL through the proxy."""
         return f"redis://127.0.0.1:{self.port}/0"
 
     @property
@@ -55,29 +55,29 @@ class Proxy:
         return len(self._open) // 2
 
     def stall(self) -> None:
-        """Pass nothing on any more, and say so to nobody: a network that swallows everything.
+        """Forward nothing more, without any error: a network that drops everything.
 
-        New connections are accepted, and stall as well. What came meanwhile is passed on later.
+        New connections are accepted, and stall as well. What arrives meanwhile is forwarded later.
         """
         self._do(self._flowing.clear)
 
     def flow(self) -> None:
-        """Pass everything on again, and refuse nobody."""
+        """Forward everything again, and accept connections."""
         self._do(self._let_flow)
 
     def forget(self) -> None:
-        """Pass nothing on any more over the connections that are open, for ever: a lost NAT entry.
+        """Never again forward anything on the open connections, like a lost NAT entry.
 
-        Nobody is told. New connections work.
+        Neither side sees an error. New connections work.
         """
         self._do(lambda: self._forgotten.update(self._open))
 
-    def cut(self, dice: random.Random | None = None, share: float = 1.0) -> None:
-        """Reset every connection, or each with probability `share`; new ones are welcome."""
-        self._do(lambda: self._cut(dice or random.Random(), share))
+    def cut(self, rng: random.Random | None = None, share: float = 1.0) -> None:
+        """Reset every connection, or each with probability `share`; new ones work."""
+        self._do(lambda: self._cut(rng or random.Random(), share))
 
     def refuse(self) -> None:
-        """Reset every connection, and each new one as soon as it is made."""
+        """Reset every connection, and each new one at once."""
         self._do(self._refuse)
 
     def _let_flow(self) -> None:
@@ -88,9 +88,9 @@ class Proxy:
         self._refusing = True
         self._cut(random.Random(), 1.0)
 
-    def _cut(self, dice: random.Random, share: float) -> None:
+    def _cut(self, rng: random.Random, share: float) -> None:
         for writer in list(self._open):
-            if dice.random() < share:
+            if rng.random() < share:
                 writer.transport.abort()
 
     async def _listen(self) -> None:
@@ -136,7 +136,7 @@ class Proxy:
             out.transport.abort()
 
     async def _pass(self, source: asyncio.StreamReader, sink: asyncio.StreamWriter) -> None:
-        """Pass one direction on; when it ends, the other one does."""
+        """Forward one direction; when it ends, so does the other."""
         with suppress(OSError):
             while block := await source.read(BLOCK_BYTES):
                 await self._flowing.wait()

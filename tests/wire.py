@@ -1,4 +1,4 @@
-"""A server that answers with given bytes and remembers what came: for answers of no sandbox."""
+"""A server that answers with given bytes and records requests."""
 
 import asyncio
 import ssl
@@ -11,7 +11,7 @@ from typing import Self
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """A request as it came; header names are lower case."""
+    """A received request; header names are lower case."""
 
     method: str
     path: str
@@ -20,12 +20,12 @@ class Request:
 
     @property
     def access_key(self) -> str:
-        """The id of the key that it was signed with."""
+        """The id of the access key that signed it."""
         return self.headers["authorization"].partition("Credential=")[2].partition("/")[0]
 
 
 def answer(status: int, body: bytes = b"{}", **headers: str) -> bytes:
-    """Return an answer's bytes; a header `retry_after` is `retry-after`, and may be overridden."""
+    """Return an answer as bytes. A keyword such as `retry_after` sets the header `retry-after`."""
     given = {name.replace("_", "-"): value for name, value in headers.items()}
     lines = {
         "date": formatdate(usegmt=True),
@@ -38,9 +38,9 @@ def answer(status: int, body: bytes = b"{}", **headers: str) -> bytes:
 
 
 class WireServer:
-    """Answers every request with `reply`, and hangs up behind it where that says so.
+    """Answers every request with `reply`.
 
-    With `hang_up`, the connection is closed once a request was read and answered.
+    With `hang_up`, it closes the connection after each answer.
     """
 
     def __init__(self, reply: bytes = b"", context: ssl.SSLContext | None = None) -> None:
@@ -68,7 +68,7 @@ class WireServer:
 
     @property
     def url(self) -> str:
-        """Where it is."""
+        """The URL of the server."""
         return f"{'https' if self._context else 'http'}://127.0.0.1:{self.port}"
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -81,7 +81,7 @@ class WireServer:
                 if self.hang_up:
                     break
         except (OSError, asyncio.IncompleteReadError):
-            pass  # whoever asked has gone
+            pass  # the client has disconnected
         finally:
             writer.close()
 

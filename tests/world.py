@@ -1,8 +1,8 @@
-"""The world that the state machine is driven in: a real server, workers' calls, a remote side.
+"""The environment of the state machine: a real server, calls of workers, and a remote API.
 
-The real store, admission and engine are at work. A call has three moments that anything may come
-between: it is claimed, it is made, its answer arrives. Time passes by moving the deadlines that the
-store keeps, so nobody waits. What must come of each step is said by `tests/model.py`.
+The store, admission and engine are the real ones. A call has three steps, and anything may happen
+between them: it is claimed, it is made, and its answer arrives. Time passes by changing the
+deadlines in the store, so that no test waits. `tests/model.py` defines what must come of each step.
 """
 
 import asyncio
@@ -14,9 +14,10 @@ from contextlib import suppress
 from dataclasses import replace
 from typing import Any, Final
 
-from tests.conftest import GENEROUS
-from tests.model import OUTCOMES, POLICY, Mood, Nature, Register, RemoteSide, next_states
+from tests.model import OUTCOMES, POLICY, ApiFacts, Behavior, Register, RemoteSide, next_states
+from tests.support.stores import GENEROUS
 from worker.domain.answers import Answer
+from worker.domain.batches import BatchMessage
 from worker.domain.claims import Call, Claim
 from worker.domain.imports import Import
 from worker.domain.outcomes import (
@@ -24,7 +25,7 @@ from worker.domain.outcomes import (
     Admission,
     Cancellation,
     Ended,
-    Entrance,
+    Envelope,
     Resolution,
     Verdict,
 )
@@ -33,10 +34,11 @@ from worker.domain.states import TERMINAL, State
 from worker.engine.admit import Admitter
 from worker.engine.advance import Advancer
 from worker.engine.own_clock import OwnClock
-from worker.store.batches import BatchControl
+from worker.operations.registry import OPERATIONS
+from worker.store.config import StoreConfig
 from worker.store.connection import connect
-from worker.store.lanes import LaneControl
-from worker.store.store import ImportStore, StoreConfig
+from worker.store.control import BatchControl, LaneControl
+from worker.store.store import ImportStore
 
 LEASE_SECONDS: Final = 8.0
 CONFIG: Final = StoreConfig(
@@ -71,15 +73,15 @@ hurry('imports:import:*',
   { 'first_start_at_ms', 'last_start_at_ms', 'started_at_ms', 'changed_at_ms' })
 hurry('imports:lane:*', { 'paused_until_ms', 'ceiling_try_at_ms', 'learning_from_ms' })
 for _, key in ipairs(redis.call('KEYS', 'imports:limiter:*')) do
-  redis.call('DEL', key) -- what limits do is not asked here
+  redis.call('DEL', key) -- limits are not the subject here
 end
 """
 
 
 class NoAnnouncer:
-    """Tells nobody: what the store says is owed is asked for at the end."""
+    """Announces nothing: what is still to be announced is checked at the end."""
 
-    async def waiting(self, entrances: Sequence[Entrance], targets: Sequence[str]) -> None:
+    async def waiting(self, envelopes: Sequence[Envelope], targets: Sequence[str]) -> None:
         """Show nothing."""
 
     async def running(self, item: Import, job_id: str, status: str) -> None:
@@ -89,18 +91,18 @@ class NoAnnouncer:
         """Publish nothing."""
 
 
-class OneRegion:
+class SingleRegion:
     """Every account has the same region."""
 
     def region_of(self, _account: str) -> str:
-        """Return it."""
+        """Return the region."""
         return "us-east-1"
 
 
-class Twice:
-    """A ledger whose reply gets lost: what changes an import is run again, as redis-py would."""
+class RepeatingStore:
+    """A store whose reply is lost: a change is repeated, as redis-py does."""
 
-    CHANGES: Final = frozenset({"run", "finish", "requeue", "reschedule", "doubt", "note_late"})
+    CHANGES: Final = frozenset({"record"})
 
     def __init__(self, store: ImportStore) -> None:
         self._store = store
@@ -118,8 +120,8 @@ class Twice:
         return twice
 
 
-class Errand:
-    """A claim on its way, and the operation that its call goes to: claimed, made, answered."""
+class PendingCall:
+    """A claim in progress, and the operation that makes its call: claimed, made, answered."""
 
     def __init__(
         self, claim: Claim, store: ImportStore, remote: RemoteSide, clock: Callable[[], float]
@@ -127,17 +129,17 @@ class Errand:
         self.claim = claim
         self.answer: Answer | None = None
         self.lag = 0.0
-        self._mood = Mood.TRUTH
+        self._behavior = Behavior.TRUTH
         self._remote = remote
         self._clock = clock
-        self._ledger = Twice(store)
+        self._claims = RepeatingStore(store)
         self._answering = asyncio.Event()
         self._called = asyncio.Event()
         self._advancer = Advancer(
             self,
-            self._ledger,
+            self._claims,
             NoAnnouncer(),
-            remote.nature.policy,
+            remote.facts.policy,
             LEASE_SECONDS,
             OwnClock(clock),
             lambda: 0.5,
@@ -147,26 +149,26 @@ class Errand:
 
     @property
     def is_begun(self) -> bool:
-        """Whether the worker has made the call, or refrained from it."""
+        """Whether the worker has made the call, or decided not to."""
         return self._task is not None
 
-    async def begin(self, mood: Mood, lag: float) -> None:
-        """Make the call; it takes effect, if any, and its answer stays on the way."""
-        self._mood, self.lag = mood, lag
+    async def begin(self, behavior: Behavior, lag: float) -> None:
+        """Make the call: it takes effect, and its answer stays in transit."""
+        self._behavior, self.lag = behavior, lag
         self._task = asyncio.create_task(self._advancer.advance(self.claim))
         called = asyncio.create_task(self._called.wait())
         await asyncio.wait({self._task, called}, return_when=asyncio.FIRST_COMPLETED)
         called.cancel()
 
     async def deliver(self, *, twice: bool) -> None:
-        """Let the answer arrive, and be recorded."""
+        """Deliver the answer, and let it be recorded."""
         assert self._task is not None
-        self._ledger.is_on = twice
+        self._claims.is_on = twice
         self._answering.set()
         await self._task
 
     async def crash(self) -> None:
-        """Let the worker die where it stands."""
+        """Kill the worker."""
         if self._task is not None:
             self._task.cancel()
             with suppress(asyncio.CancelledError):
@@ -174,20 +176,22 @@ class Errand:
 
     async def submit(self, item: Import, send_by: float) -> Answer:
         """Start the job."""
-        assert self._clock() <= send_by, f"{item.id} is started by a worker that stood still"
-        answer = self._remote.submit(target_of(item), item.id, self._mood, self.lag)
+        assert self._clock() <= send_by, (
+            f"{item.id} is started by a worker that was frozen too long"
+        )
+        answer = self._remote.submit(target_of(item), item.id, self._behavior, self.lag)
         return await self._travel(answer)
 
     async def status(self, item: Import) -> Answer:
-        """Ask for the job."""
-        return await self._travel(self._remote.poll(item.job_id, self._mood))
+        """Poll the job."""
+        return await self._travel(self._remote.poll(item.job_id, self._behavior))
 
     async def find(self, item: Import, _another: Callable[[], Awaitable[None]]) -> Answer:
-        """Ask for the target's jobs."""
+        """List the target's jobs."""
         is_running = item.state is State.RUNNING
-        listed = self._remote.list_jobs(target_of(item), self._mood, is_running=is_running)
+        listed = self._remote.list_jobs(target_of(item), self._behavior, is_running=is_running)
         await self._travel(listed)
-        if self.claim.call is Call.POLL:  # what counts is what it says of the import's own job
+        if self.claim.call is Call.POLL:  # only the import's own job matters
             own = tuple(job for job in listed.jobs if job.job_id == item.job_id)
             self.answer = replace(listed, jobs=own)
         return listed
@@ -203,8 +207,8 @@ def target_of(item: Import) -> str:
     return f"{item.lane}/{item.target}"
 
 
-class Shelves:
-    """All that the store holds, read at once."""
+class StoreSnapshot:
+    """Everything that the store holds, read at once."""
 
     def __init__(self, records: dict[str, dict[str, str]], zsets: dict[str, Any]) -> None:
         self.items = {id_: Import.from_fields(id_, record) for id_, record in records.items()}
@@ -219,12 +223,12 @@ class Shelves:
                     self.places[import_id].append(f"{kind}:{name}")
 
     def kinds(self, import_id: str) -> list[str]:
-        """Return the kinds of places in which an import stands."""
+        """Return the kinds of queues that an import is in."""
         return [place.partition(":")[0] for place in self.places[import_id]]
 
 
 class World:
-    """The server, its workers and the remote side, for one example."""
+    """The server, its workers and the remote API, for one example."""
 
     def __init__(self, url: str) -> None:
         self._redis: Any = connect(url)
@@ -233,41 +237,42 @@ class World:
         self.store = ImportStore(self._redis, CONFIG)
         self.lanes = LaneControl(self._redis, CONFIG)
         self.batches = BatchControl(self._redis, CONFIG)
-        self.admitter = Admitter(self.store, OneRegion(), NoAnnouncer())
+        self.admitter = Admitter(OPERATIONS, self.store, SingleRegion(), NoAnnouncer())
         self.remote = RemoteSide(self.clock)
         self.register = Register()
         self.states: dict[str, State] = {}
         self.cancelled: set[str] = set()
-        self.errands: list[Errand] = []
+        self.calls: list[PendingCall] = []
         self.events: list[dict[str, Any]] = []
         self._read_to = "-"
 
-    async def open(self, nature: Nature) -> None:
-        self.remote.nature = nature
+    async def open(self, facts: ApiFacts) -> None:
+        self.remote.facts = facts
         await self._redis.flushdb()
         await self.store.configure(GENEROUS, {}, by="the model")
 
     async def close(self) -> None:
-        for errand in self.errands:
-            await errand.crash()
+        for call in self.calls:
+            await call.crash()
         await self._redis.aclose()
 
     def clock(self) -> float:
-        """Return a monotonic clock, in seconds, of the time that is said to have passed."""
+        """Return a monotonic clock in seconds, including the time that was passed artificially."""
         return time.monotonic() + self.passed
 
     async def pass_time(self, seconds: float) -> None:
         self.passed += seconds
         await self._redis.eval(PASS_TIME, 0, str(round(seconds * 1000)))
 
-    async def calm(self) -> None:
-        """Open paused lanes and forget ceilings, by hand: calls are what this is about."""
+    async def open_lanes(self) -> None:
+        """Resume paused lanes and forget ceilings, as an operator would; they are not the subject
+        here."""
         for lane in await self._redis.smembers("imports:names"):
             await self.lanes.resume(lane)
             await self.lanes.reset(lane)
 
-    async def look(self) -> Shelves:
-        """Read everything."""
+    async def read_store(self) -> StoreSnapshot:
+        """Read everything in the store."""
         keys = await self._redis.keys("imports:*")
         records = [key for key in keys if key.startswith("imports:import:")]
         names = ("waiting:", "delayed:", "parked:", "held:", "leases:", "polls:", "late:", "lanes")
@@ -281,10 +286,10 @@ class World:
         found = {
             k.removeprefix("imports:import:"): r for k, r in zip(records, replies, strict=False)
         }
-        return Shelves(found, dict(zip(zsets, replies[len(records) :], strict=True)))
+        return StoreSnapshot(found, dict(zip(zsets, replies[len(records) :], strict=True)))
 
     async def new_events(self) -> list[dict[str, Any]]:
-        """Return the events since the last time."""
+        """Return the events since the last call."""
         entries: Any = await self._redis.xrange("imports:events", min=self._read_to)
         if entries:
             self._read_to = f"({entries[-1][0]}"
@@ -298,10 +303,10 @@ class World:
             for key in await self._redis.keys(f"{prefix}*")
         }
 
-    # ---- what is received
+    # ---- admission
 
     def note(self, admission: Admission, expected: tuple[Verdict, str]) -> None:
-        """Hold a reception against the register; note what it makes of the import."""
+        """Check an admission against the register, and record the import's state."""
         assert (admission.verdict, admission.import_id) == expected
         if admission.verdict is Verdict.ACCEPTED:
             self.states[admission.import_id] = State.WAITING
@@ -309,9 +314,9 @@ class World:
             self.states[admission.import_id] = State.REJECTED
 
     async def admit_by_task(self, import_id: str, request: dict[str, Any]) -> None:
-        entrance = Entrance(import_id=import_id, task_id=import_id, signature='{"kept": 1}')
+        envelope = Envelope(import_id=import_id, task_id=import_id, signature='{"kept": 1}')
         expected = self._receive(import_id, request)
-        self.note(await self.admitter.admit(request, entrance), expected)
+        self.note(await self.admitter.admit(request, envelope), expected)
 
     async def admit_by_stream(self, import_id: str, request: dict[str, Any]) -> None:
         expected = self._receive(import_id, request)
@@ -325,18 +330,18 @@ class World:
             for n, request in enumerate(requests)
         ]
         admissions = await self.admitter.admit_batch(
-            batch_id,
-            requests,
-            offset=offset,
-            total=None,
-            canary=1 if batch_id == "canaries" else None,
-            stop_percent=None,
+            BatchMessage(
+                batchId=batch_id,
+                requests=requests,
+                offset=offset,
+                canary=1 if batch_id == "canaries" else None,
+            )
         )
         for admission, one in zip(admissions, expected, strict=True):
             self._note_anonymous(admission, one)
 
     def _note_anonymous(self, admission: Admission, expected: tuple[Verdict, str]) -> None:
-        """Where an id stands for another request, this one is rejected under an id of its own."""
+        """Check an admission without a task: if the id is taken, the request gets another id."""
         if expected[0] is not Verdict.REUSED:
             self.note(admission, expected)
             return
@@ -352,7 +357,8 @@ class World:
         return (Verdict.REJECTED if verdict is Verdict.ACCEPTED else verdict), known
 
     async def claim(self, limit: int) -> int:
-        """Claim; return how many. After a throttled call the limiter may want some milliseconds."""
+        """Claim calls; return how many. After a throttled call, the limiter may need some
+        milliseconds."""
         claims: list[Claim] = []
         for _ in range(20):
             claims, wait_seconds = await self.store.claim(limit)
@@ -361,40 +367,42 @@ class World:
             await asyncio.sleep(wait_seconds)
         for claim in claims:
             aged = replace(claim, taken_at=claim.taken_at + self.passed)
-            self.errands.append(Errand(aged, self.store, self.remote, self.clock))
-        for import_id, item in (await self.look()).items.items():
+            self.calls.append(PendingCall(aged, self.store, self.remote, self.clock))
+        for import_id, item in (await self.read_store()).items.items():
             if item.state is State.STARTING and self.states[import_id] is State.WAITING:
-                self.states[import_id] = State.STARTING  # claimed, or to be asked about first
+                self.states[import_id] = State.STARTING  # claimed, or about to be reconciled
         return len(claims)
 
-    async def begin(self, errand: Errand, mood: Mood, lag: float) -> None:
-        """Make a call; where the worker was stalled too long, the claim is given back instead."""
-        before = await self._record(errand)
-        holds = before.get("lease") == errand.claim.lease
-        await errand.begin(mood, lag)
-        if errand.answer is None:
-            self.errands.remove(errand)
-            assert holds or await self._record(errand) == before, (
+    async def begin(self, call: PendingCall, behavior: Behavior, lag: float) -> None:
+        """Make a call. If the worker was stalled for too long, the claim is given back instead."""
+        before = await self._record(call)
+        has_lease = before.get("lease") == call.claim.lease
+        await call.begin(behavior, lag)
+        if call.answer is None:
+            self.calls.remove(call)
+            assert has_lease or await self._record(call) == before, (
                 "a late worker has changed something"
             )
-            await self._note_recorded(errand, holds=holds)
+            await self._note_recorded(call, has_lease=has_lease)
 
-    async def deliver(self, errand: Errand, *, twice: bool) -> None:
-        """Let an answer arrive; only under a lease that still holds may it change anything."""
-        self.errands.remove(errand)
-        before = await self._record(errand)
-        holds = before.get("lease") == errand.claim.lease
-        await errand.deliver(twice=twice)
-        assert holds or await self._record(errand) == before, "a late answer has changed something"
-        await self._note_recorded(errand, holds=holds)
+    async def deliver(self, call: PendingCall, *, twice: bool) -> None:
+        """Deliver an answer. It may change something only while its lease is valid."""
+        self.calls.remove(call)
+        before = await self._record(call)
+        has_lease = before.get("lease") == call.claim.lease
+        await call.deliver(twice=twice)
+        assert has_lease or await self._record(call) == before, (
+            "a late answer has changed something"
+        )
+        await self._note_recorded(call, has_lease=has_lease)
 
-    async def crash(self, errand: Errand) -> None:
-        """Let a worker die; its lease will run out."""
-        self.errands.remove(errand)
-        await errand.crash()
+    async def crash(self, call: PendingCall) -> None:
+        """Kill a worker; its lease will expire."""
+        self.calls.remove(call)
+        await call.crash()
 
     async def cancel(self, import_id: str) -> None:
-        """Cancel: at once, unless a call is being made or in doubt."""
+        """Cancel: at once, unless a call is in progress or of unknown outcome."""
         wish = await self.store.cancel(import_id, "no longer wanted")
         match self.states[import_id]:
             case State.STARTING:
@@ -406,22 +414,22 @@ class World:
             case _:
                 assert wish is Cancellation.OVER
 
-    async def settle_overdue(self) -> set[str]:
-        """Take the tasks that are owed an end, and let each finish; return their imports."""
+    async def finish_overdue_tasks(self) -> set[str]:
+        """Take the tasks that have not finished in time, and finish them; return their imports."""
         found = await self.store.overdue(1000, LEASE_SECONDS)
         for ended in found:
             assert ended.item.state in TERMINAL
             for task_id in ended.tasks:
-                await self.store.settle(ended.item.id, task_id)
+                await self.store.note_task_done(ended.item.id, task_id)
         return {ended.item.id for ended in found}
 
-    async def _record(self, errand: Errand) -> dict[str, str]:
-        return dict(await self._redis.hgetall(f"imports:import:{errand.claim.item.id}"))
+    async def _record(self, call: PendingCall) -> dict[str, str]:
+        return dict(await self._redis.hgetall(f"imports:import:{call.claim.item.id}"))
 
-    async def _note_recorded(self, errand: Errand, *, holds: bool) -> None:
-        if not holds:
+    async def _note_recorded(self, call: PendingCall, *, has_lease: bool) -> None:
+        if not has_lease:
             return
-        claim, answer, import_id = errand.claim, errand.answer, errand.claim.item.id
+        claim, answer, import_id = call.claim, call.answer, call.claim.item.id
         if answer:
             self.remote.note_recorded(claim, answer)
         age = claim.age_seconds + self.clock() - claim.taken_at
@@ -431,12 +439,12 @@ class World:
         assert item.state in allowed, f"{import_id} is {item.state} after {claim.call}: {answer}"
         if item.undecided:
             why = self.remote.may_be_undecided(item)
-            assert why, f"{import_id} waits for a person in vain: {item.undecided}"
+            assert why, f"{import_id} is undecided without reason: {item.undecided}"
         self.states[import_id] = item.state
 
     async def resolve_all(self) -> None:
-        """Decide by hand what waits for it, as a person who knows the truth."""
-        for item in (await self.look()).items.values():
+        """Resolve undecided imports by the truth, as an operator would."""
+        for item in (await self.read_store()).items.values():
             if item.undecided:
                 await self._resolve(item)
 
@@ -445,7 +453,7 @@ class World:
         if item.job_id:
             status = self.remote.by_id(item.job_id).status
             action = Action.SUCCEED if status == "COMPLETED" else Action.FAIL
-            resolution = await self.store.resolve(item.id, action, error="by hand")
+            resolution = await self.store.resolve(item.id, action, error="by an operator")
             self.states[item.id] = OUTCOMES[status]
         elif own:
             resolution = await self.store.resolve(item.id, Action.ADOPT, job_id=own[0].job_id)
@@ -453,8 +461,8 @@ class World:
         else:
             resolution = await self.store.resolve(item.id, Action.START_AGAIN)
             self.states[item.id] = State.WAITING
-            self.remote.unasked.discard(item.id)
-            self.remote.doubted.discard(item.id)
+            self.remote.unreconciled.discard(item.id)
+            self.remote.unlisted_starts.discard(item.id)
             self.remote.first_called.pop(item.id, None)
         assert resolution is Resolution.RESOLVED
         if item.id in self.cancelled and self.states[item.id] not in TERMINAL:

@@ -13,6 +13,7 @@ from celery.signals import (
     worker_init,
     worker_process_shutdown,
     worker_shutdown,
+    worker_shutting_down,
 )
 from celery.worker.state import active_requests
 
@@ -21,8 +22,8 @@ from config.celery import celery_config
 from config.logging import configure_logging
 from config.names import ADMIT_QUEUE, FINISH_HEADER, IMPORTS_QUEUE
 from config.settings import SettingsError, load_settings
-from worker.compression import bound_decompression
 from worker.conductor import Conductor
+from worker.doors.compression import bound_decompression
 from worker.options import check_command, check_options, level_asked_for
 from worker.runtime import close_runtime, runtime_of_process
 from worker.store.broker import (
@@ -42,16 +43,19 @@ class ConductorStep(bootsteps.StartStopStep):
     requires = ("celery.worker.components:Pool",)
 
     def __init__(self, worker: Any, **kwargs: Any) -> None:
-        """Check the worker's options; let Celery consume what is handed on, not what is taken."""
+        """Check the options; make Celery consume forwarded messages instead of `imports`."""
         super().__init__(worker, **kwargs)
         check_options(worker)
+        worker.monitor = _open_monitor()
+        worker_shutting_down.connect(self._note_stopping, weak=False)
+        self._monitor = worker.monitor
         queues = worker.app.amqp.queues
         if ADMIT_QUEUE in queues:
             queues.select_add(queues[ADMIT_QUEUE])
             queues.deselect(IMPORTS_QUEUE)
 
     def start(self, worker: Any) -> None:
-        """Start conducting."""
+        """Start the conductor and the watchdog."""
         runtime = runtime_of_process(worker.app, worker.hostname)
         worker.conductor = Conductor(runtime, worker.hostname)
         worker.pulse = Pulse()
@@ -63,43 +67,63 @@ class ConductorStep(bootsteps.StartStopStep):
             },
             patience_seconds=2 * runtime.settings.lease_seconds,
         )
+        if self._monitor is not None:
+            self._monitor.start(
+                runtime,
+                in_flight=lambda: worker.conductor.in_flight,
+                silence=self._watchdog.silence,
+                stuck=self._watchdog.stuck,
+            )
         runtime.run(worker.conductor.start())
         self._watchdog.start()
 
     def stop(self, worker: Any) -> None:
-        """Finish the calls on the way, claim nothing more."""
+        """Finish the calls in progress, and claim nothing more."""
+        self._note_stopping()
         self._watchdog.stop()
         runtime_of_process(worker.app).run(worker.conductor.stop())
 
     def terminate(self, worker: Any) -> None:
-        """Do the same when the worker is told to hurry: claims are worth their calls' time."""
+        """Do the same if the worker must end faster: calls in progress are worth the wait."""
         self.stop(worker)
+
+    def _note_stopping(self, **_: Any) -> None:
+        if self._monitor is not None:
+            self._monitor.note_stopping()
+
+
+def _open_monitor() -> Any:
+    """Return what serves this worker's metrics and health; None if it serves none."""
+    settings = load_settings()
+    if not settings.metrics_port:
+        return None
+    return import_module("worker.monitor").Monitor(settings)  # its import takes long
 
 
 def _unconsumed(conductor: Conductor) -> object:
-    """Return the messages that wait to be consumed; None while this worker has its hands full."""
-    return None if active_requests else conductor.unconsumed
+    """Return the messages that wait to be consumed; None while this worker is busy."""
+    return None if active_requests else conductor.intake.unconsumed
 
 
 class Pulse:
-    """Beats as long as Celery's consumer goes round."""
+    """Counts up as long as Celery's consumer runs."""
 
     def __init__(self) -> None:
         self._beats = 0
         self._timer: Any = None
 
     def start(self, timer: Any) -> None:
-        """Beat from now on."""
+        """Start counting."""
         self._timer = timer.call_repeatedly(PULSE_SECONDS, self._beat)
 
     def stop(self) -> None:
-        """Beat no longer: there is no connection."""
+        """Stop counting, because there is no connection."""
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
 
     def progress(self) -> object:
-        """Return the beats so far; None while the consumer waits for its broker."""
+        """Return the count; None while the consumer waits for its broker."""
         return None if self._timer is None else self._beats
 
     def _beat(self) -> None:
@@ -107,7 +131,7 @@ class Pulse:
 
 
 class PulseStep(bootsteps.StartStopStep):
-    """Lets the pulse beat while the consumer is connected."""
+    """Runs the pulse while the consumer is connected."""
 
     requires = ("celery.worker.consumer.tasks:Tasks",)
 
@@ -116,18 +140,18 @@ class PulseStep(bootsteps.StartStopStep):
         consumer.controller.pulse.start(consumer.timer)
 
     def stop(self, consumer: Any) -> None:
-        """Stop it when the connection is lost."""
+        """Stop the pulse when the connection is lost."""
         consumer.controller.pulse.stop()
 
     def shutdown(self, consumer: Any) -> None:
-        """Stop it when the worker stops."""
+        """Stop the pulse when the worker stops."""
         self.stop(consumer)
 
 
 class PrefetchStep(bootsteps.StartStopStep):
-    """Lets RabbitMQ send on while messages wait here for their time.
+    """Makes RabbitMQ send more messages while others wait here for their time.
 
-    Celery raises the prefetch count then, which reaches no consumer that is there already.
+    Celery raises the prefetch count then, but this does not reach existing consumers.
     """
 
     requires = ("celery.worker.consumer.tasks:Tasks",)
@@ -139,7 +163,7 @@ class PrefetchStep(bootsteps.StartStopStep):
 
 
 def _renew_consumers(consumer: Any, prefetch_count: int) -> None:  # noqa: ARG001 - kombu names it
-    """Consume anew where the count rises: what was received before counts no more."""
+    """Consume anew if the count rises, because the new count applies only to new consumers."""
     if consumer.qos.prev is not None and consumer.qos.value > consumer.qos.prev:
         consumer.task_consumer.qos(prefetch_count=consumer.initial_prefetch_count)
         consumer.task_consumer.cancel()
@@ -154,7 +178,7 @@ def _configure() -> dict[str, Any]:
         raise SystemExit(f"amplify-import-worker: {error}") from None
 
 
-# Flower looks for options in the environment and in a file that this names; it has no other hook.
+# Flower reads options from the environment and from a file that this variable names.
 os.environ.setdefault("FLOWER_CONF", flower.__file__)
 
 outlive_lost_connections()
@@ -162,7 +186,7 @@ limit_each_consumer()
 bound_decompression()
 refuse_to_be_blocked()
 
-app = Celery("amplify-import-worker", include=["worker.tasks"])
+app = Celery("amplify-import-worker", include=["worker.doors.tasks"])
 app.add_defaults(_configure)
 app.steps["worker"].add(ConductorStep)
 app.steps["consumer"].add(PrefetchStep)
@@ -181,19 +205,21 @@ def _do_without_channels(**_: Any) -> None:
 
 @worker_init.connect
 def _take_control(**_: Any) -> None:
-    """Let Celery's remote control do here what its user means."""
-    import_module("worker.control")  # a worker's alone, and slow to import
+    """Adapt Celery's remote control commands to imports."""
+    import_module("worker.remote_control")  # only a worker needs it, and its import takes long
 
 
 @task_revoked.connect
-def _settle_what_is_revoked(request: Any, **_: Any) -> None:
-    """Note that a task is owed nothing more that Celery has ended as REVOKED."""
+def _note_revoked_task_done(request: Any, **_: Any) -> None:
+    """Note in the store that a task is done that Celery has ended as REVOKED."""
     if import_id := (request.headers or {}).get(FINISH_HEADER):
         runtime = runtime_of_process(app)
-        runtime.begin(runtime.store.settle(import_id, request.id))
+        runtime.begin(runtime.store.note_task_done(import_id, request.id))
 
 
 @worker_shutdown.connect
 @worker_process_shutdown.connect
-def _close_runtime(**_: Any) -> None:
+def _close_runtime(sender: Any = None, **_: Any) -> None:
+    if monitor := getattr(sender, "monitor", None):
+        monitor.close()
     close_runtime()

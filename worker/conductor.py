@@ -1,12 +1,12 @@
-"""The conductor: claims calls that are due and carries them out, in every worker, leaderless.
+"""The conductor: claims calls that are due and makes them. Each worker has one; none leads.
 
-It sleeps until the store says that work is due or hints that work came in. Hints may be lost: no
-conductor sleeps longer than a second.
+It sleeps until the store schedules work or hints at new work. Hints may be lost, so a conductor
+never sleeps longer than a second.
 """
 
 import asyncio
 from collections import Counter
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from functools import partial
 from typing import Final
@@ -14,29 +14,26 @@ from typing import Final
 import structlog
 
 from worker.domain.claims import Call, Claim
+from worker.domain.decisions import Requeue
 from worker.domain.imports import Import
 from worker.domain.states import State
-from worker.engine.advance import give_back
+from worker.doors.intake import Intake
 from worker.runtime import Runtime, limits_of
 from worker.store.connection import StoreUnavailableError
-from worker.store.messages import ImportsQueue
-from worker.store.requests import Entry
 
 log = structlog.get_logger()
 
 IDLE_SECONDS: Final = 1
 BLOCK_SECONDS: Final = 5.0
-FULL_SECONDS: Final = 0.05
 OUTAGE_MAX_SECONDS: Final = 5.0
 CLAIMED_AT_ONCE: Final = 100
 PUBLISHED_AT_ONCE: Final = 100
 SWEEP_SECONDS: Final = 30.0
-LOOK_SECONDS: Final = 5.0
 OVERDUE_MAX_SECONDS: Final = 5.0
 
 
 class Conductor:
-    """Runs the loops of one worker, on the event loop of its runtime."""
+    """Runs the loops of one worker on the event loop of its runtime."""
 
     def __init__(self, runtime: Runtime, name: str) -> None:
         self._name = name
@@ -44,10 +41,7 @@ class Conductor:
         self._store = runtime.store
         self._advancer = runtime.advancer
         self._own_clock = runtime.own_clock
-        self._admitter = runtime.admitter
         self._announcer = runtime.announcer
-        self._requests = runtime.requests
-        self._messages = runtime.messages
         self._settings = runtime.settings
         self._max_in_flight = runtime.settings.max_in_flight
         self._lease_seconds = runtime.settings.lease_seconds
@@ -57,19 +51,23 @@ class Conductor:
         self._stopping = asyncio.Event()
         self._running: asyncio.Task[None] | None = None
         self._rounds = 0
-        self.unconsumed: object = None
-        """The messages that Celery takes next; None where none waits, or nobody can tell."""
+        self.intake = Intake(runtime, self._sleep)
 
     def progress(self) -> object:
-        """Return something that changes as long as this conductor asks for work."""
+        """Return a value that changes as long as this conductor looks for work."""
         return self._rounds
 
+    @property
+    def in_flight(self) -> int:
+        """How many calls are in progress."""
+        return len(self._in_flight)
+
     async def start(self) -> None:
-        """Start conducting."""
+        """Start the loops."""
         self._running = asyncio.create_task(self._run(), name="conductor")
 
     async def stop(self) -> None:
-        """Claim nothing more; return when the calls on the way are answered and recorded."""
+        """Claim nothing more; return when the calls in progress are answered and recorded."""
         self._stopping.set()
         self._changed.set()
         if self._running is not None:
@@ -83,29 +81,26 @@ class Conductor:
         )
         if changed:
             log.info("limits.configured", lanes=[name or "defaults" for name in changed])
-        await self._requests.open()
+        await self.intake.open()
         await self._runtime.prepare()
 
     async def _run(self) -> None:
         await self._through_outages(self._prepare)
-        loops = [
-            asyncio.create_task(self._for_ever(loop), name=loop.__name__)
-            for loop in (
-                self._claim_work,
-                self._take_messages,
-                self._listen_for_hints,
-                self._read_requests,
-                self._take_over_requests,
-                self._publish_overdue,
-                self._look_at_queues,
-                self._wake_stranded,
-            )
+        claiming = asyncio.create_task(self._for_ever(self._claim_work), name="claim_work")
+        others = [
+            asyncio.create_task(self._for_ever(step), name=name)
+            for name, step in {
+                "listen_for_hints": self._listen_for_hints,
+                "publish_overdue": self._publish_overdue,
+                "wake_stranded": self._wake_stranded,
+                **self.intake.loops,
+            }.items()
         ]
         await self._stopping.wait()
-        # Blocking reads hold nothing that is ours yet; the claim loop gives back what it took.
-        for loop in loops[1:]:
+        # The blocking reads have taken nothing yet, and the claim loop requeues what it took.
+        for loop in others:
             loop.cancel()
-        await asyncio.gather(*loops, return_exceptions=True)
+        await asyncio.gather(claiming, *others, return_exceptions=True)
         if self._in_flight:
             log.info("conductor.draining", calls=len(self._in_flight))
             await asyncio.wait(self._in_flight, timeout=self._lease_seconds)
@@ -117,15 +112,16 @@ class Conductor:
             await self._through_outages(step)
 
     async def _through_outages(self, step: Callable[[], Awaitable[None]]) -> None:
-        """Take one step, waiting out a store that can't be reached."""
+        """Take one step; wait and repeat it while the store can't be reached."""
         delay = 0.1
         while not self._stopping.is_set():
             try:
                 await step()
             except StoreUnavailableError as error:
-                self._rounds += 1  # to wait is all that can be done
+                self._rounds += 1  # waiting is all that can be done
                 log.warning("store.unreachable", error=str(error), retry_seconds=delay)
-            except Exception:  # the outermost loop: a defect here must not make a silent zombie
+            # the outermost loop: a defect must not leave a worker that silently does nothing
+            except Exception:
                 log.exception("conductor.step_failed", retry_seconds=delay)
             else:
                 return
@@ -133,7 +129,7 @@ class Conductor:
             delay = min(delay * 2, OUTAGE_MAX_SECONDS)
 
     async def _sleep(self, seconds: float) -> None:
-        """Sleep, but not through a stop."""
+        """Sleep, but wake up if the worker stops."""
         with suppress(TimeoutError):
             async with asyncio.timeout(seconds):
                 await self._stopping.wait()
@@ -159,13 +155,13 @@ class Conductor:
         await self._wait_for_change(max(wait, 0.001))
 
     def _room(self) -> int:
-        """Return how many calls this worker could make now, beside those on the way."""
+        """Return how many more calls this worker could make now."""
         in_flight = len(self._in_flight)
         return self._own_clock.room(self._max_in_flight - in_flight, in_flight)
 
     async def _begin(self, claim: Claim) -> None:
         if self._stopping.is_set() or (claim.call is Call.START and not claim.lasting):
-            await give_back(self._store, claim)
+            await self._store.record(claim, Requeue())
             return
         lane = claim.item.lane
         task = asyncio.create_task(self._advance(claim), name=f"{claim.call} {claim.item.id}")
@@ -177,7 +173,7 @@ class Conductor:
         try:
             await self._advancer.advance(claim)
         except StoreUnavailableError as error:
-            # The lease runs out and the store says what the silence means.
+            # The lease ends, and the store decides what follows.
             log.warning("claim.unrecorded", import_id=claim.item.id, error=str(error))
         except Exception:
             log.exception("claim.failed", import_id=claim.item.id)
@@ -198,43 +194,9 @@ class Conductor:
 
     async def _listen_for_hints(self) -> None:
         if not self._room():
-            await self._sleep(IDLE_SECONDS)  # a hint is for somebody who can follow it
+            await self._sleep(IDLE_SECONDS)  # leave hints to workers that can follow them
         elif await self._store.wait_for_hint(BLOCK_SECONDS):
             self._changed.set()
-
-    async def _take_messages(self) -> None:
-        if self._messages is None:
-            await self._stopping.wait()
-            return
-        taken, left, junk = await self._messages.take()
-        if junk:
-            await asyncio.shield(self._reject_junk(self._messages, junk))
-        elif not left:
-            await self._messages.wait(IDLE_SECONDS)
-        elif not taken:
-            await self._sleep(FULL_SECONDS)
-
-    async def _reject_junk(self, messages: ImportsQueue, junk: Mapping[str, str]) -> None:
-        await self._admitter.reject_messages(list(junk.values()))
-        await messages.forget(junk)
-
-    async def _look_at_queues(self) -> None:
-        self.unconsumed = await self._messages.heads() if self._messages else None
-        await self._sleep(LOOK_SECONDS)
-
-    async def _read_requests(self) -> None:
-        entries = await self._requests.read(round(BLOCK_SECONDS * 1000))
-        await asyncio.shield(self._admit_entries(entries))
-
-    async def _take_over_requests(self) -> None:
-        await self._sleep(self._lease_seconds / 2)
-        entries = await self._requests.take_over(round(self._lease_seconds * 1000))
-        await asyncio.shield(self._admit_entries(entries))
-
-    async def _admit_entries(self, entries: list[Entry]) -> None:
-        if entries:
-            await self._admitter.admit_entries([(entry.id, entry.text) for entry in entries])
-            await self._requests.done(entries)
 
     async def _publish_overdue(self) -> None:
         overdue = await self._store.overdue(PUBLISHED_AT_ONCE, self._lease_seconds * 5)
@@ -245,14 +207,14 @@ class Conductor:
             await self._sleep(min(self._lease_seconds / 4, OVERDUE_MAX_SECONDS))
 
     async def _wake_stranded(self) -> None:
-        """Look now and then for lanes that everybody has lost sight of; there should be none."""
+        """Look for lanes with work that are not scheduled; there should be none."""
         await self._sleep(SWEEP_SECONDS)
         if stranded := await self._store.sweep():
             log.warning("lanes.stranded", lanes=stranded)
 
 
 def _log_overdue(item: Import) -> None:
-    if item.state is State.CANCELLED:  # by somebody who has no way to tell its task
+    if item.state is State.CANCELLED:  # cancelled by a command, which can't publish its task
         log.info("import.cancelled", import_id=item.id, error=item.error)
     else:
         log.warning("import.published_again", import_id=item.id)

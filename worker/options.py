@@ -1,4 +1,4 @@
-"""What a worker is told at its start: options that can't work here are refused, in a sentence."""
+"""The options of a worker: those that can't work here are refused with one sentence."""
 
 import logging
 from collections.abc import Sequence
@@ -14,7 +14,7 @@ POOLS: Final = "threads, prefork and solo"
 
 
 def check_options(worker: Any) -> None:
-    """Check the options of a Celery worker, before anything of it runs.
+    """Check the options of a Celery worker before any part of it runs.
 
     Raises:
         SystemExit: with one sentence that says what to do.
@@ -25,7 +25,7 @@ def check_options(worker: Any) -> None:
 
 
 def check_command(arguments: Sequence[str]) -> None:
-    """Check a command line before its worker lets go of the terminal: nobody hears it after that.
+    """Check a command line before the worker leaves the terminal, where errors are visible.
 
     Raises:
         SystemExit: with one sentence that says what to do.
@@ -39,7 +39,7 @@ def check_command(arguments: Sequence[str]) -> None:
 
 
 def level_asked_for(level: int) -> str:
-    """Return the log level that the command line names, '' where it is only Celery's default."""
+    """Return the log level in the command line; '' if it is only Celery's default."""
     context = click.get_current_context(silent=True)
     if (
         context is None

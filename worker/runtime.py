@@ -1,6 +1,6 @@
-"""One event loop per process, and everything that lives on it. The one place that wires.
+"""One event loop per process, and the objects that use it. Only this module connects them.
 
-Celery is synchronous, the store and AWS are not: they meet in `Runtime.run`, nowhere else.
+Celery is synchronous, but the store and AWS are asynchronous. They meet only in `Runtime.run`.
 """
 
 import asyncio
@@ -22,14 +22,18 @@ from worker.domain.policy import Policy
 from worker.engine.admit import Admitter
 from worker.engine.advance import Advancer
 from worker.engine.own_clock import OwnClock
+from worker.metrics.measurements import Measurements
+from worker.metrics.registry import recorder_of_process
 from worker.operations.aws import Aws
-from worker.operations.import_backend_auth import ImportBackendAuth
+from worker.operations.registry import OPERATIONS
 from worker.sinks.celery import CeleryAnnouncer
 from worker.store.broker import keep_time
+from worker.store.config import StoreConfig
 from worker.store.connection import connect
 from worker.store.messages import ImportsQueue
+from worker.store.overview import Overview, read_overview
 from worker.store.requests import RequestsStream
-from worker.store.store import ImportStore, StoreConfig
+from worker.store.store import ImportStore
 
 log = structlog.get_logger()
 
@@ -37,48 +41,69 @@ T = TypeVar("T")
 
 
 class Runtime:
-    """The event loop of this process on its own thread, and the objects that live on it."""
+    """This process's event loop on its own thread, and the objects that use it."""
 
     def __init__(self, settings: Settings, app: "Celery", hostname: str | None = None) -> None:
         self.settings = settings
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, name="runtime", daemon=True)
         self._redis = connect(settings.redis_url)
+        self.measurements = Measurements(recorder_of_process())
         self._aws = Aws(
-            settings.call_timeout_seconds, settings.max_in_flight, settings.acknowledged_seconds
+            settings.call_timeout_seconds,
+            settings.max_in_flight,
+            settings.acknowledged_seconds,
+            self.measurements.called,
         )
-        self.store = ImportStore(self._redis, store_config(settings))
+        self.store = ImportStore(self._redis, store_config(settings), self.measurements)
         consumer = f"{hostname or socket.gethostname()}-{os.getpid()}"
         self.requests = RequestsStream(self._redis, consumer)
         self._broker: Redis | None = None
         self.messages: ImportsQueue | None = None
         if settings.broker_is_redis:
             self._broker = connect(settings.celery_broker_url)
-            self.messages = ImportsQueue(self._broker)
+            self.messages = ImportsQueue(self._broker, self.measurements)
             keep_time(self.messages.now)
-        self.announcer = CeleryAnnouncer(app, hostname)
-        self.admitter = Admitter(self.store, self._aws, self.announcer)
+        self.announcer = CeleryAnnouncer(
+            app, OPERATIONS.tasks, hostname, self.measurements.announcement_failed
+        )
+        self.admitter = Admitter(
+            OPERATIONS, self.store, self._aws, self.announcer, self.measurements
+        )
         self.own_clock = OwnClock()
         self.advancer = Advancer(
-            ImportBackendAuth(self._aws),
+            OPERATIONS.bind(self._aws),
             self.store,
             self.announcer,
             policy_of(settings),
             settings.lease_seconds,
             self.own_clock,
+            observer=self.measurements,
         )
         self._thread.start()
 
     async def prepare(self) -> None:
-        """Get ready for calls, on the loop."""
+        """Prepare calls, on the loop."""
         await self._aws.warm_up()
 
     def run(self, coroutine: Coroutine[Any, Any, T]) -> T:
         """Run a coroutine on the loop and return its result; callable from any other thread."""
         return asyncio.run_coroutine_threadsafe(coroutine, self._loop).result()
 
+    def run_within(self, coroutine: Coroutine[Any, Any, T], seconds: float) -> T:
+        """Do the same; raise TimeoutError after `seconds`, even if the loop hangs."""
+        future = asyncio.run_coroutine_threadsafe(coroutine, self._loop)
+        try:
+            return future.result(seconds)
+        finally:
+            future.cancel()
+
+    async def overview(self) -> Overview:
+        """Read the store as a whole. Raises `redis.exceptions.RedisError`."""
+        return await read_overview(self._redis)
+
     def begin(self, coroutine: Coroutine[Any, Any, Any]) -> None:
-        """Begin a step on the loop for which nobody waits; one that fails is logged."""
+        """Begin a step on the loop without waiting for it; a failure is logged."""
         future = asyncio.run_coroutine_threadsafe(coroutine, self._loop)
         future.add_done_callback(_log_failure)
 
@@ -103,18 +128,19 @@ def _log_failure(future: "Future[Any]") -> None:
 
 
 def store_config(settings: Settings) -> StoreConfig:
-    """Return what the store must know of the settings."""
+    """Return the settings that the store needs."""
     return StoreConfig(
         retention_seconds=settings.retention_seconds,
         events_max_length=settings.events_max_length,
         lease_seconds=settings.lease_seconds,
         settle_seconds=settings.settle_seconds,
+        operations=tuple(OPERATIONS.tasks),
         replicated=is_replicated(settings.redis_url),
     )
 
 
 def limits_of(settings: LaneSettings) -> LaneLimits:
-    """Return a lane's limits as the store takes them."""
+    """Return a lane's limits in the form that the store takes."""
     return LaneLimits(**settings.model_dump())
 
 
@@ -132,11 +158,12 @@ def policy_of(settings: Settings) -> Policy:
         missing_grace_seconds=settings.missing_grace_seconds,
         list_memory_seconds=settings.list_memory_seconds,
         assume_finished_listed=settings.assume_finished_listed,
+        operations=tuple(OPERATIONS.tasks),
     )
 
 
 class _Process:
-    """The runtime of this process; a forked child makes its own."""
+    """The runtime of this process; a forked child creates its own."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()

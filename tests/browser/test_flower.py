@@ -1,4 +1,4 @@
-"""Flower, started with no flag, looked at in a real browser."""
+"""Flower, started without options, in a real browser."""
 
 import os
 import shutil
@@ -12,12 +12,12 @@ import pytest
 from selenium.webdriver import Chrome, ChromeOptions
 from selenium.webdriver.chrome.service import Service
 
-from tests.conftest import StartWorker
 from tests.support import (
     BIN,
     PROJECT,
     Producer,
     Sandbox,
+    StartWorker,
     environment_for,
     free_port,
     members,
@@ -33,7 +33,7 @@ return [...document.querySelectorAll("table tbody tr")].map(
 
 @pytest.fixture
 def tasks_page(sandbox: Sandbox, store_url: str, tmp_path: Path) -> Iterator[str]:
-    """Flower's page of tasks; a port of its own is all that differs from a plain start."""
+    """The URL of Flower's task page; Flower has its own port."""
     port = free_port()
     page = f"http://127.0.0.1:{port}/tasks"
     log = (tmp_path / "flower.log").open("wb")
@@ -101,7 +101,9 @@ def test_each_import_is_one_row_with_target_state_and_result(
 
     def rows() -> dict[str, list[str]]:
         browser.get(tasks_page)
-        cells: list[list[str]] = browser.execute_script(CELLS)  # one look: the page redraws itself
+        cells: list[list[str]] = browser.execute_script(
+            CELLS
+        )  # read at once, since the page redraws itself
         return {row[0]: row[1:4] for row in cells if len(row) > 3}
 
     job = good.get()["jobId"]
@@ -128,7 +130,7 @@ def test_each_import_is_one_row_with_target_state_and_result(
 
 def _answers(page: str) -> bool:
     try:
-        with urlopen(page, timeout=2) as answer:  # noqa: S310 - an http address of our own
+        with urlopen(page, timeout=2) as answer:  # noqa: S310 - a local http address
             return bool(answer.status == 200)
     except (URLError, OSError):
         return False

@@ -1,7 +1,8 @@
-"""Runs every chaos trial, one after the other, and says what was injected and what did not hold.
+"""Run every chaos trial in turn, and print the injected faults and the violations.
 
-`make chaos SEED=7` runs it. Everything random comes from the seed. Each trial is bounded in time
-and in number, and ends every process that it started, also on Ctrl-C. Ends with 1 on any violation.
+`make chaos SEED=7` runs this module. The seed determines all random values. Each trial has limits
+on time and size, and ends every process that it started, also on Ctrl-C. The exit code is 1 if
+there is any violation.
 """
 
 import argparse
@@ -16,45 +17,54 @@ from importlib.util import find_spec
 from typing import Any, Final, NoReturn
 
 from tests.chaos import ingress
-from tests.chaos.natures import NATURES, choose
 from tests.chaos.trial import Trial
+from tests.chaos.undocumented_facts import FACT_SETS, choose_facts
 
 MODULES: Final = ("ingress", "storm", "freeze", "network", "clock", "sentinel", "crashes", "fuzz")
-"""Those that are there are run, in this order; each has `trials(seed)`."""
+"""The trials run in this order, if their module exists; each module has `trials(seed)`."""
 
 SHOWN: Final = 20
-"""Violations of a trial that are printed."""
+"""How many violations of a trial are printed."""
 
 
 def main() -> None:
-    """Run the trials that are asked for, and print the table."""
+    """Run the selected trials, and print the table."""
     names = [name for name in MODULES if find_spec(f"tests.chaos.{name}")]
     options = _options(names)
-    choose(options.facts)
+    choose_facts(options.facts)
     _end_orderly_on_signals()
-    said = f"seed {options.seed}, facts {options.facts}"
-    print(f"{said}: {', '.join(options.only or names)}", flush=True)
+    header = f"seed {options.seed}, facts {options.facts}"
+    print(f"{header}: {', '.join(options.only or names)}", flush=True)
     results: list[Trial] = []
     try:
         for name in options.only or names:
             results += _run(name, options)
     except KeyboardInterrupt:
-        print("interrupted; what is missing below was not run")
-    _show(results, said)
+        print("interrupted; trials that are missing below did not run")
+    _show(results, header)
     sys.exit(1 if not results or any(trial.violations for trial in results) else 0)
 
 
 def _options(names: Sequence[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser("python -m tests.chaos", description=__doc__.splitlines()[0])
     parser.add_argument("--seed", type=int, default=1)
-    parser.add_argument("--facts", default="drawn", choices=NATURES, help="What AWS leaves open.")
-    parser.add_argument("--only", action="append", choices=names, help="May be repeated.")
-    parser.add_argument("--kills", type=int, default=ingress.KILLS, help="Of the trial ingress.")
+    parser.add_argument(
+        "--facts",
+        default="drawn",
+        choices=FACT_SETS,
+        help="How the API behaves where AWS documents nothing.",
+    )
+    parser.add_argument(
+        "--only", action="append", choices=names, help="Run only this trial; may be repeated."
+    )
+    parser.add_argument(
+        "--kills", type=int, default=ingress.KILLS, help="Number of kills in the trial ingress."
+    )
     return parser.parse_args()
 
 
 def _end_orderly_on_signals() -> None:
-    """Let the first signal unwind everything, and none after it disturb that."""
+    """Turn the first signal into a KeyboardInterrupt, and ignore later signals during cleanup."""
 
     def interrupt(*_: Any) -> NoReturn:
         for number in (signal.SIGINT, signal.SIGTERM):
@@ -66,7 +76,7 @@ def _end_orderly_on_signals() -> None:
 
 
 def _run(name: str, options: argparse.Namespace) -> Iterator[Trial]:
-    """Yield the trials of a module; one that breaks off is a violation."""
+    """Yield the trials of a module; report a trial that raises as a violation."""
     print(f"{name} …", flush=True)
     module = importlib.import_module(f"tests.chaos.{name}")
     trials = module.trials
@@ -78,7 +88,7 @@ def _run(name: str, options: argparse.Namespace) -> Iterator[Trial]:
             print(f"  {_line(trial)}", flush=True)
             _show_violations(trial)
             yield trial
-    except Exception as error:  # noqa: BLE001 - the others are run all the same
+    except Exception as error:  # noqa: BLE001 - the other trials still run
         traceback.print_exc()
         what = f"broke off: {type(error).__name__}: {error}"
         yield Trial(name, "", 0, time.monotonic() - started, [what])
@@ -89,13 +99,13 @@ def _line(trial: Trial) -> str:
     return f"{trial.name:<16}{counts}  {trial.faults}"
 
 
-def _show(results: Sequence[Trial], said: str) -> None:
+def _show(results: Sequence[Trial], header: str) -> None:
     print(f"\n{'trial':<16}imports  seconds  violations  faults injected")
     for trial in results:
         print(_line(trial))
     for trial in results:
         _show_violations(trial)
-    print(f"{said}: {sum(len(t.violations) for t in results)} violations")
+    print(f"{header}: {sum(len(t.violations) for t in results)} violations")
 
 
 def _show_violations(trial: Trial) -> None:

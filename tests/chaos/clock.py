@@ -1,8 +1,9 @@
-"""Clock: workers whose clocks are off work beside others, and die with work in their hands.
+"""Clock: workers with wrong clocks run beside workers with right ones, and are killed during calls.
 
-By what AWS bears, many times a lease, they work like others: what such a worker took along must
-come back after about a lease, and it may not take others' work for overdue. By an hour, AWS
-refuses what they sign: they stand down, and hold up nobody.
+AWS tolerates a clock that is off by some minutes, which is many leases. Such a worker must work
+like any other: after it is killed, its claims must be taken over after about one lease, and it must
+not take over leases that have not expired. AWS refuses requests that are signed by a clock that is
+an hour off. Such a worker must stand down, and must not delay the others.
 """
 
 import random
@@ -12,24 +13,24 @@ from dataclasses import dataclass
 from typing import Final
 
 from tests.chaos.freeze import slow_scenario
-from tests.chaos.judge import judge
 from tests.chaos.load import Load
-from tests.chaos.stage import Fleet, Stage, fleet_of, staged
+from tests.chaos.testbed import Fleet, Testbed, open_fleet, open_testbed
 from tests.chaos.trial import Trial
+from tests.chaos.trial_checks import check_trial
 
-PROGRAM: Final = "tests.chaos.skewed"
+PROGRAM: Final = "tests.chaos.skewed_clock"
 SKEWS_SECONDS: Final = (230, -3600, -230, 3600)
 SETTINGS: Final = {
     "IMPORTS_LEASE_SECONDS": "4",
     "IMPORTS_MISSING_GRACE_SECONDS": "5",
     "IMPORTS_MAX_ATTEMPTS": "20",
 }
-LIVES_SECONDS: Final = (0.0, 3.0)
+LIFETIME_SECONDS: Final = (0.0, 3.0)
 
 
 @dataclass(frozen=True, slots=True)
 class Size:
-    """How much of it; `rounds` workers have each of the wrong clocks."""
+    """The size of the trial; `rounds` workers run with each wrong clock."""
 
     imports: int = 500
     messages_per_second: float = 12
@@ -38,37 +39,37 @@ class Size:
 
 
 def trials(seed: int) -> Iterator[Trial]:
-    """Yield the one trial of this module."""
+    """Yield the only trial of this module."""
     yield clock(seed, Size())
 
 
 def clock(seed: int, size: Size) -> Trial:
-    """Let workers come and go whose clocks are wrong."""
-    dice = random.Random(f"clock {seed}")
+    """Start and kill workers whose clocks are wrong."""
+    rng = random.Random(f"clock {seed}")
     started = time.monotonic()
     with (
-        staged(SETTINGS, slow_scenario(seed)) as stage,
-        fleet_of(stage, size.workers) as fleet,
-        Load(stage.producer, dice, size.imports, size.messages_per_second) as load,
+        open_testbed(SETTINGS, slow_scenario(seed)) as testbed,
+        open_fleet(testbed, size.workers) as fleet,
+        Load(testbed.producer, rng, size.imports, size.messages_per_second) as load,
     ):
-        stage.faults["duplicates"] = len(load.duplicates)
+        testbed.faults["duplicates"] = len(load.duplicates)
         for skew_seconds in SKEWS_SECONDS * size.rounds:
-            _live_and_die(stage, fleet, dice, skew_seconds)
-        trial = judge("clock", stage, load, started, size.imports)
-        trial.violations.extend(_paused_for_clocks(stage))
+            _run_and_kill(testbed, fleet, rng, skew_seconds)
+        trial = check_trial("clock", testbed, load, started, size.imports)
+        trial.violations.extend(_paused_for_clocks(testbed))
         return trial
 
 
-def _paused_for_clocks(stage: Stage) -> Iterator[str]:
-    for event in stage.producer.events("lane.paused"):
+def _paused_for_clocks(testbed: Testbed) -> Iterator[str]:
+    for event in testbed.producer.events("lane.paused"):
         if "clock" in event["data"]["reason"]:
             yield f"a lane paused though others served it: {event['data']['reason']}"
 
 
-def _live_and_die(stage: Stage, fleet: Fleet, dice: random.Random, skew_seconds: int) -> None:
+def _run_and_kill(testbed: Testbed, fleet: Fleet, rng: random.Random, skew_seconds: int) -> None:
     worker = fleet.add(PROGRAM, {"CLOCK_SKEW_SECONDS": str(skew_seconds)})
-    fleet.ready(worker)
-    stage.faults["wrong clocks"] += 1
-    time.sleep(dice.uniform(*LIVES_SECONDS))
+    fleet.wait_until_ready(worker)
+    testbed.faults["wrong clocks"] += 1
+    time.sleep(rng.uniform(*LIFETIME_SECONDS))
     fleet.kill(worker)
-    print(f"  {stage.outcomes.over():,} over, {skew_seconds:+} s", flush=True)
+    print(f"  {testbed.outcomes.over():,} over, {skew_seconds:+} s", flush=True)

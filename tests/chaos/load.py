@@ -1,4 +1,5 @@
-"""The work of a trial: imports by all three doors, sent while things break, some of it twice."""
+"""The load of a trial: imports through all entry points, sent during the faults, some of them
+twice."""
 
 import random
 import threading
@@ -10,16 +11,19 @@ from kombu.exceptions import OperationalError
 from redis.exceptions import RedisError
 
 from config.names import BATCH_TASK, IMPORTS_QUEUE
-from tests.support import Producer, members
+from tests.support import Producer, members, storage_members
 from worker.domain.requests import derive_import_id
 
 MESSAGE_REQUESTS: Final = 25
 BATCH_REQUESTS: Final = 50
-TWICE: Final = 0.1
-"""The part of messages that are sent twice."""
+DUPLICATE_SHARE: Final = 0.1
+"""The share of messages that are sent twice."""
 
-MISSING: Final = 0.02
-"""The part of imports whose app does not exist: the scenarios' `missing_app_prefixes` say so."""
+MISSING_SHARE: Final = 0.02
+"""The share of imports whose app does not exist, by the scenarios' `missing_app_prefixes`."""
+
+STORAGE_SHARE: Final = 0.2
+"""The share of imports that import a bucket."""
 
 REGIONS: Final = ("us-east-1", "eu-central-1")
 PRIORITIES: Final = (0, 3, 6, 9)
@@ -29,13 +33,13 @@ Message = Callable[[], object]
 
 
 class Load:
-    """Sends messages on a thread; one that can't be sent is sent again until it is taken."""
+    """Sends messages on a thread; repeats a message until it has been sent."""
 
     def __init__(
-        self, producer: Producer, dice: random.Random, imports: int, per_second: float
+        self, producer: Producer, rng: random.Random, imports: int, per_second: float
     ) -> None:
         self._producer = producer
-        self._dice = dice
+        self._dice = rng
         self._pause = 1 / per_second
         self._stopping = threading.Event()
         self._thread = threading.Thread(target=self._send_all)
@@ -44,9 +48,9 @@ class Load:
         self.batch_tasks: list[str] = []
         messages = [*self._tasks(imports * 2 // 5), *self._entries(imports * 3 // 10)]
         messages += self._batches(imports - len(messages))
-        self.duplicates = [m for m in messages if dice.random() < TWICE]
+        self.duplicates = [m for m in messages if rng.random() < DUPLICATE_SHARE]
         self._messages = [*messages, *self.duplicates]
-        dice.shuffle(self._messages)
+        rng.shuffle(self._messages)
 
     def __enter__(self) -> Self:
         self._thread.start()
@@ -62,7 +66,7 @@ class Load:
         return not self._thread.is_alive()
 
     def send_again(self) -> None:
-        """Send everything once more, as producers do whose broker forgot what it had taken."""
+        """Send everything again, as producers do when their broker has lost what it accepted."""
         self._thread.join()
         self._thread = threading.Thread(target=self._send_all)
         self._thread.start()
@@ -103,8 +107,10 @@ class Load:
         )
 
     def _request(self, name: str) -> dict[str, Any]:
-        prefix = "d0missing" if self._dice.random() < MISSING else "d"
-        return members(f"{prefix}{name}", region=self._dice.choice(REGIONS))
+        prefix = "d0missing" if self._dice.random() < MISSING_SHARE else "d"
+        region = self._dice.choice(REGIONS)
+        of = storage_members if self._dice.random() < STORAGE_SHARE else members
+        return of(f"{prefix}{name}", region=region)
 
     def _send_all(self) -> None:
         for message in self._messages:
@@ -118,5 +124,5 @@ def _is_sent(message: Message) -> bool:
     try:
         message()
     except (RedisError, OperationalError, OSError):
-        return False  # whoever sends a message once more delivers it twice, or so it may be
+        return False  # the caller repeats it, which may deliver it twice
     return True

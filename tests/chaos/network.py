@@ -1,4 +1,4 @@
-"""Network: the ways to the store and to the API stall, are cut, refuse and are slow, under load."""
+"""Network: the connections to the store and to the API stall, are cut, are refused and are slow."""
 
 import random
 import time
@@ -8,10 +8,10 @@ from typing import Final
 from urllib.parse import urlsplit
 
 from tests.chaos.freeze import slow_scenario
-from tests.chaos.judge import judge
 from tests.chaos.load import Load
-from tests.chaos.stage import Stage, fleet_of, staged
+from tests.chaos.testbed import Testbed, open_fleet, open_testbed
 from tests.chaos.trial import Trial
+from tests.chaos.trial_checks import check_trial
 from tests.proxy import Proxy
 
 SETTINGS: Final = {
@@ -19,12 +19,12 @@ SETTINGS: Final = {
     "IMPORTS_MISSING_GRACE_SECONDS": "5",
     "IMPORTS_MAX_ATTEMPTS": "20",
 }
-WHAT: Final = ("stalls", "cuts", "refusals", "delays")
-LASTING_SECONDS: Final = (0.5, 7.0)
-"""How long one lasts: up to longer than a lease."""
+FAULTS: Final = ("stalls", "cuts", "refusals", "delays")
+DURATION_SECONDS: Final = (0.5, 7.0)
+"""How long a fault lasts: at most, longer than a lease."""
 
 LONG_SECONDS: Final = 18
-"""How long one stall of the store lasts: longer than the workers wait for its answers."""
+"""How long one stall of the store lasts: longer than the workers wait for an answer of it."""
 
 PAUSES_SECONDS: Final = (0.5, 3.0)
 DELAY_SECONDS: Final = 0.1
@@ -33,7 +33,7 @@ CUT_SHARE: Final = 0.7
 
 @dataclass(frozen=True, slots=True)
 class Size:
-    """How much of it."""
+    """The size of the trial."""
 
     imports: int = 600
     messages_per_second: float = 8
@@ -42,55 +42,61 @@ class Size:
 
 
 def trials(seed: int) -> Iterator[Trial]:
-    """Yield the one trial of this module."""
+    """Yield the only trial of this module."""
     yield network(seed, Size())
 
 
 def network(seed: int, size: Size) -> Trial:
-    """Put a proxy into each way, and let them be bad in turn."""
-    dice = random.Random(f"network {seed}")
+    """Put a proxy in front of the store and of the API, and inject faults into them."""
+    rng = random.Random(f"network {seed}")
     started = time.monotonic()
     with (
-        staged(SETTINGS, slow_scenario(seed)) as stage,
-        Proxy(_port_of(stage.store.url)) as to_store,
-        Proxy(_port_of(stage.sandbox.url)) as to_api,
+        open_testbed(SETTINGS, slow_scenario(seed)) as testbed,
+        Proxy(_port_of(testbed.store.url)) as to_store,
+        Proxy(_port_of(testbed.sandbox.url)) as to_api,
     ):
-        stage.environment["IMPORTS_REDIS_URL"] = to_store.url
-        stage.environment["AWS_ENDPOINT_URL_AMPLIFYBACKEND"] = f"http://127.0.0.1:{to_api.port}"
+        testbed.environment["IMPORTS_REDIS_URL"] = to_store.url
+        testbed.environment["AWS_ENDPOINT_URL_AMPLIFYBACKEND"] = f"http://127.0.0.1:{to_api.port}"
         with (
-            fleet_of(stage, size.workers) as fleet,
-            Load(stage.producer, dice, size.imports, size.messages_per_second) as load,
+            open_fleet(testbed, size.workers) as fleet,
+            Load(testbed.producer, rng, size.imports, size.messages_per_second) as load,
         ):
-            stage.faults["duplicates"] = len(load.duplicates)
-            fleet.one(dice)
-            ways = {"store": to_store, "API": to_api}
-            _be_bad(stage, ways, dice, size)
-            return judge("network", stage, load, started, size.imports)
+            testbed.faults["duplicates"] = len(load.duplicates)
+            fleet.pick(rng)
+            proxies = {"store": to_store, "API": to_api}
+            _inject_faults(testbed, proxies, rng, size)
+            return check_trial("network", testbed, load, started, size.imports)
 
 
-def _be_bad(stage: Stage, ways: dict[str, Proxy], dice: random.Random, size: Size) -> None:
-    faults = [(dice.choice(list(ways)), what) for what in WHAT * (size.faults // len(WHAT))]
-    dice.shuffle(faults)
+def _inject_faults(
+    testbed: Testbed, proxies: dict[str, Proxy], rng: random.Random, size: Size
+) -> None:
+    faults = [(rng.choice(list(proxies)), what) for what in FAULTS * (size.faults // len(FAULTS))]
+    rng.shuffle(faults)
     for where, what in faults:
-        _suffer(stage, ways[where], dice, f"{what} of the {where}", dice.uniform(*LASTING_SECONDS))
-    _suffer(stage, ways["store"], dice, "stalls of the store", LONG_SECONDS)
+        _inject_fault(
+            testbed, proxies[where], rng, f"{what} of the {where}", rng.uniform(*DURATION_SECONDS)
+        )
+    _inject_fault(testbed, proxies["store"], rng, "stalls of the store", LONG_SECONDS)
 
 
-def _suffer(stage: Stage, way: Proxy, dice: random.Random, what: str, seconds: float) -> None:
-    time.sleep(dice.uniform(*PAUSES_SECONDS))
-    print(f"  {stage.outcomes.over():,} over, {what} for {seconds:.1f} s", flush=True)
-    stage.faults[what] += 1
+def _inject_fault(
+    testbed: Testbed, proxy: Proxy, rng: random.Random, what: str, seconds: float
+) -> None:
+    time.sleep(rng.uniform(*PAUSES_SECONDS))
+    print(f"  {testbed.outcomes.over():,} over, {what} for {seconds:.1f} s", flush=True)
+    testbed.faults[what] += 1
     if what.startswith("stalls"):
-        way.stall()
+        proxy.stall()
     elif what.startswith("cuts"):
-        way.cut(dice, CUT_SHARE)
+        proxy.cut(rng, CUT_SHARE)
     elif what.startswith("refusals"):
-        way.refuse()
+        proxy.refuse()
     else:
-        way.delay_seconds = DELAY_SECONDS
+        proxy.delay_seconds = DELAY_SECONDS
     time.sleep(seconds)
-    way.delay_seconds = 0.0
-    way.flow()
+    proxy.delay_seconds = 0.0
+    proxy.flow()
 
 
 def _port_of(url: str) -> int:

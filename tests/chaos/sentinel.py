@@ -1,8 +1,8 @@
-"""Sentinel: the store's primary is killed under load, and a replica takes its place.
+"""Sentinel: the primary of the store is killed under load, and a replica takes its place.
 
-What the primary had not passed on is forgotten, events and messages too. So the producer sends
-everything again, as a producer must who was told nothing of a failover; what was done must not be
-done twice.
+What the primary had not replicated is lost, including events and messages. The producer therefore
+sends everything again, as a producer that does not know of the failover must. Nothing may be done
+twice.
 """
 
 import random
@@ -15,19 +15,19 @@ from pathlib import Path
 from typing import Final
 
 from tests.chaos.freeze import SETTINGS, slow_scenario
-from tests.chaos.judge import judge
 from tests.chaos.load import Load
-from tests.chaos.stage import Stage, fleet_of, staged
+from tests.chaos.testbed import Testbed, open_fleet, open_testbed
 from tests.chaos.trial import Trial
-from tests.servers import SentinelSet
+from tests.chaos.trial_checks import check_trial
 from tests.support import wait_until
+from tests.support.servers import SentinelSet
 
 FAILOVER_SECONDS: Final = 120
 
 
 @dataclass(frozen=True, slots=True)
 class Size:
-    """How much of it."""
+    """The size of the trial."""
 
     imports: int = 300
     messages_per_second: float = 10
@@ -49,7 +49,7 @@ class ReplicatedStore:
         self.url = self._set.url
 
     def kill_and_restart(self) -> None:
-        """Kill the primary; once a replica is promoted, start the dead one as its replica."""
+        """Kill the primary; once a replica is promoted, start the killed server as its replica."""
         dead = self._set.kill_primary()
         self._set.wait_for_failover(FAILOVER_SECONDS)
         self._set.rejoin(dead)
@@ -61,32 +61,34 @@ class ReplicatedStore:
 
 
 def trials(seed: int) -> Iterator[Trial]:
-    """Yield the one trial of this module."""
+    """Yield the only trial of this module."""
     yield sentinel(seed, Size())
 
 
 def sentinel(seed: int, size: Size) -> Trial:
-    """Let the primary die now and then."""
-    dice = random.Random(f"sentinel {seed}")
+    """Kill the primary several times."""
+    rng = random.Random(f"sentinel {seed}")
     started = time.monotonic()
     with (
-        staged(SETTINGS, slow_scenario(seed), ReplicatedStore()) as stage,
-        fleet_of(stage, size.workers) as fleet,
-        Load(stage.producer, dice, size.imports, size.messages_per_second) as load,
+        open_testbed(SETTINGS, slow_scenario(seed), ReplicatedStore()) as testbed,
+        open_fleet(testbed, size.workers) as fleet,
+        Load(testbed.producer, rng, size.imports, size.messages_per_second) as load,
     ):
-        stage.faults["duplicates"] = len(load.duplicates)
-        fleet.one(dice)
+        testbed.faults["duplicates"] = len(load.duplicates)
+        fleet.pick(rng)
         for _ in range(size.failovers):
-            _fail_over(stage, dice)
+            _fail_over(testbed, rng)
         load.send_again()
         wait_until(lambda: load.is_sent, "everything is sent again", FAILOVER_SECONDS)
-        stage.outcomes.recount()
-        return judge("sentinel", stage, load, started, size.imports)
+        testbed.outcomes.recount()
+        return check_trial("sentinel", testbed, load, started, size.imports)
 
 
-def _fail_over(stage: Stage, dice: random.Random) -> None:
-    time.sleep(dice.uniform(2, 8))
-    stage.store.kill_and_restart()
-    stage.faults["failovers"] += 1
-    stage.outcomes.recount()
-    print(f"  {stage.outcomes.over():,} over, {stage.faults['failovers']} failovers", flush=True)
+def _fail_over(testbed: Testbed, rng: random.Random) -> None:
+    time.sleep(rng.uniform(2, 8))
+    testbed.store.kill_and_restart()
+    testbed.faults["failovers"] += 1
+    testbed.outcomes.recount()
+    print(
+        f"  {testbed.outcomes.over():,} over, {testbed.faults['failovers']} failovers", flush=True
+    )

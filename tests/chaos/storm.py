@@ -1,4 +1,4 @@
-"""Storm: workers and the store are killed, messages come twice, the API is at its most hostile."""
+"""Storm: workers and the store are killed, messages come twice, and the API has every fault."""
 
 import random
 import time
@@ -6,15 +6,16 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Final
 
-from tests.chaos.judge import judge
 from tests.chaos.load import Load
-from tests.chaos.stage import Fleet, Stage, fleet_of, staged
+from tests.chaos.operator_decisions import decide_as_operator
+from tests.chaos.testbed import Fleet, Testbed, open_fleet, open_testbed
 from tests.chaos.trial import Trial
+from tests.chaos.trial_checks import check_trial
 from worker.sandbox.loader import load_scenario
 from worker.sandbox.scenario import Bucket, BucketName, Quota, RateChange, RetryAfter, Scenario
 
 SETTINGS: Final = {
-    # Limits are learned, while they change.
+    # The workers learn the limits, which change meanwhile.
     "IMPORTS_START_RATE": "",
     "IMPORTS_START_BURST": "",
     "IMPORTS_POLL_RATE": "",
@@ -22,18 +23,18 @@ SETTINGS: Final = {
     "IMPORTS_POLL_MIN_SECONDS": "0.5",
     "IMPORTS_POLL_MAX_SECONDS": "3",
     "IMPORTS_LEASE_SECONDS": "6",
-    # Longer than the scenario's list lags, and its new jobs stay unknown.
+    # Longer than the scenario's lists lag and its new jobs stay unknown.
     "IMPORTS_SETTLE_SECONDS": "4",
     "IMPORTS_MISSING_GRACE_SECONDS": "5",
-    # A call in ten is lost, and each kill loses some more.
+    # One call in ten is lost, and each kill loses more.
     "IMPORTS_MAX_ATTEMPTS": "20",
 }
-TOLD_SECONDS: Final = 10
+REPORT_SECONDS: Final = 10
 
 
 @dataclass(frozen=True, slots=True)
 class Size:
-    """How much of it: all is bounded by these numbers."""
+    """The size of the trial."""
 
     imports: int = 2000
     messages_per_second: float = 25
@@ -41,51 +42,54 @@ class Size:
     spares: int = 2
     kills: int = 200
     restarts: int = 2
-    lives_seconds: tuple[float, float] = (0.3, 1.2)
+    lifetime_seconds: tuple[float, float] = (0.3, 1.2)
     seconds: float = 270
 
 
 def trials(seed: int) -> Iterator[Trial]:
-    """Yield the one trial of this module."""
+    """Yield the only trial of this module."""
     yield storm(seed, Size())
 
 
 def storm(seed: int, size: Size) -> Trial:
-    """Let it break loose; whatever the size, the promises are the same."""
-    dice = random.Random(f"storm {seed}")
+    """Run the trial; the promises are the same for every size."""
+    rng = random.Random(f"storm {seed}")
     started = time.monotonic()
     with (
-        staged(SETTINGS, hostile_scenario(seed, dice)) as stage,
-        fleet_of(stage, size.workers, size.spares) as fleet,
-        Load(stage.producer, dice, size.imports, size.messages_per_second) as load,
+        open_testbed(SETTINGS, hostile_scenario(seed, rng)) as testbed,
+        open_fleet(testbed, size.workers, size.spares) as fleet,
+        Load(testbed.producer, rng, size.imports, size.messages_per_second) as load,
     ):
-        stage.faults["duplicates"] = len(load.duplicates)
-        _rage(stage, fleet, dice, size)
-        return judge("storm", stage, load, started, size.imports)
+        testbed.faults["duplicates"] = len(load.duplicates)
+        _inject_faults(testbed, fleet, rng, size)
+        return check_trial("storm", testbed, load, started, size.imports)
 
 
-def _rage(stage: Stage, fleet: Fleet, dice: random.Random, size: Size) -> None:
-    """Kill until everything is over, or the bounds are met; what is left must end by itself."""
-    restarts = sorted((dice.uniform(0.1, 0.7) for _ in range(size.restarts)), reverse=True)
+def _inject_faults(testbed: Testbed, fleet: Fleet, rng: random.Random, size: Size) -> None:
+    """Kill workers until everything is over or the limits are reached."""
+    restarts = sorted((rng.uniform(0.1, 0.7) for _ in range(size.restarts)), reverse=True)
     deadline = time.monotonic() + size.seconds
-    told = time.monotonic()
-    while (over := stage.outcomes.over()) < size.imports and time.monotonic() < deadline:
+    reported_at = time.monotonic()
+    while (over := testbed.outcomes.over()) < size.imports and time.monotonic() < deadline:
         if restarts and over >= size.imports * restarts[-1]:
             restarts.pop()
-            stage.store.kill_and_restart()
-            stage.faults["kills of the store"] += 1
-        if stage.faults["kills"] < size.kills:
-            fleet.kill_one(dice)
-        time.sleep(dice.uniform(*size.lives_seconds))
-        if time.monotonic() - told > TOLD_SECONDS:
-            told = time.monotonic()
-            print(f"  {over:,} of {size.imports:,} over, {stage.faults['kills']} kills", flush=True)
+            testbed.store.kill_and_restart()
+            testbed.faults["kills of the store"] += 1
+        if testbed.faults["kills"] < size.kills:
+            fleet.kill_one(rng)
+        time.sleep(rng.uniform(*size.lifetime_seconds))
+        if time.monotonic() - reported_at > REPORT_SECONDS:
+            reported_at = time.monotonic()
+            decide_as_operator(testbed)
+            print(
+                f"  {over:,} of {size.imports:,} over, {testbed.faults['kills']} kills", flush=True
+            )
 
 
-def hostile_scenario(seed: int, dice: random.Random) -> Scenario:
-    """Return the scenario `hostile` with a quota that lets this many through, and changes."""
+def hostile_scenario(seed: int, rng: random.Random) -> Scenario:
+    """Return the scenario `hostile` with a quota that is large enough for the load, and changes."""
     changes = [
-        RateChange(at_seconds=second, bucket=bucket, rate=dice.uniform(*rates))
+        RateChange(at_seconds=second, bucket=bucket, rate=rng.uniform(*rates))
         for second in range(15, 300, 15)
         for bucket, rates in ((BucketName.STARTS, (8, 40)), (BucketName.READS, (30, 120)))
     ]

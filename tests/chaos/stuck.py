@@ -1,4 +1,4 @@
-"""A worker one part of which hangs from the start on, as STUCK says; the rest goes on."""
+"""A worker one part of which hangs; STUCK names the part."""
 
 import os
 import time
@@ -17,7 +17,7 @@ STUCK: Final = os.environ["STUCK"]
 FOR_EVER_SECONDS: Final = 1000
 PATIENCE_SECONDS: Final = 10
 
-watchdog.PATIENCE_MIN_SECONDS = PATIENCE_SECONDS  # type: ignore[misc]  # tests have less of it
+watchdog.PATIENCE_MIN_SECONDS = PATIENCE_SECONDS  # type: ignore[misc]  # the tests wait less
 
 
 class StuckStep(bootsteps.StartStopStep):
@@ -29,7 +29,7 @@ class StuckStep(bootsteps.StartStopStep):
 
 
 async def _hang() -> None:
-    time.sleep(FOR_EVER_SECONDS)  # noqa: ASYNC251 - that is the point
+    time.sleep(FOR_EVER_SECONDS)  # noqa: ASYNC251 - the loop must block
 
 
 @worker_ready.connect

@@ -1,6 +1,6 @@
-"""What every trial of `make chaos` hands in, and the promises that all of them are held against.
+"""The result of a trial of `make chaos`, and the promises that every trial checks.
 
-The sandbox's ledger is the truth: jobs that exist, whatever anybody was told.
+The sandbox's ledger is the reference: it lists the jobs that really exist.
 """
 
 import asyncio
@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from typing import Any, Final
 
 from tests.support import Producer, Sandbox
-from worker.store.audit import audit
+from worker.audit.auditor import audit
 from worker.store.connection import connect
 
 TERMINAL: Final = {
@@ -20,7 +20,7 @@ TERMINAL: Final = {
     "import.timed_out": None,
     "import.cancelled": None,
 }
-"""Terminal event → the status that the target's job must have, where the event claims one."""
+"""Terminal event → the status that the job must have, if the event claims one."""
 
 LEASE_SECONDS: Final = 10
 """The longest lease of any trial."""
@@ -30,7 +30,7 @@ RETENTION_SECONDS: Final = 7 * 86400
 
 @dataclass(frozen=True, slots=True)
 class Trial:
-    """One trial: what was done to how many imports, and which promises did not hold."""
+    """One trial: the injected faults, the number of imports, and the violations."""
 
     name: str
     faults: str
@@ -48,16 +48,24 @@ def violations_of(
     import_ids: Collection[str],
     jobs_of: Mapping[str, int] = ONE_EACH,
 ) -> list[str]:
-    """Return what was lost, doubled or told falsely, one line each; every import must be over.
+    """Return what was lost, done twice or reported wrongly; every import must have ended.
 
-    `jobs_of` gives the jobs that a target may have, where that is not one.
+    `jobs_of` gives the number of jobs that a target may have, if that is not one.
     """
-    events = producer.events(*TERMINAL)
-    jobs = sandbox.jobs()
+    return event_violations(producer.events(*TERMINAL), sandbox.jobs(), import_ids, jobs_of)
+
+
+def event_violations(
+    events: list[dict[str, Any]],
+    jobs: list[dict[str, Any]],
+    import_ids: Collection[str],
+    jobs_of: Mapping[str, int] = ONE_EACH,
+) -> list[str]:
+    """Return the same violations for given terminal events and jobs."""
     return [
         *_lost_or_doubled(events, import_ids),
-        *_untrue(events, jobs),
-        *_done_twice(jobs, jobs_of),
+        *_false_events(events, jobs),
+        *_duplicate_jobs(jobs, jobs_of),
     ]
 
 
@@ -67,10 +75,10 @@ def _lost_or_doubled(events: list[dict[str, Any]], import_ids: Collection[str]) 
         if ended[import_id] != 1:
             yield f"import {import_id} has {ended[import_id]} terminal events"
     for import_id in ended.keys() - set(import_ids):
-        yield f"import {import_id} ended, and nobody asked for it"
+        yield f"import {import_id} ended, but was never requested"
 
 
-def _untrue(events: list[dict[str, Any]], jobs: list[dict[str, Any]]) -> Iterator[str]:
+def _false_events(events: list[dict[str, Any]], jobs: list[dict[str, Any]]) -> Iterator[str]:
     statuses = {job["jobId"]: job["status"] for job in jobs}
     for event in events:
         claimed, job_id = TERMINAL[event["type"]], event["data"]["jobId"]
@@ -78,10 +86,10 @@ def _untrue(events: list[dict[str, Any]], jobs: list[dict[str, Any]]) -> Iterato
             yield f"import {event['data']['importId']} names job {job_id}, which does not exist"
         elif claimed and job_id and statuses[job_id] != claimed:
             what = f"{event['type']}, but its job is {statuses[job_id]}"
-            yield f"import {event['data']['importId']} was told as {what}"
+            yield f"import {event['data']['importId']} was reported as {what}"
 
 
-def _done_twice(jobs: list[dict[str, Any]], jobs_of: Mapping[str, int]) -> Iterator[str]:
+def _duplicate_jobs(jobs: list[dict[str, Any]], jobs_of: Mapping[str, int]) -> Iterator[str]:
     for target, count in Counter(job["target"] for job in jobs).items():
         if count > jobs_of.get(target, 1):
             yield f"target {target} has {count} jobs"

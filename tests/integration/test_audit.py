@@ -1,4 +1,4 @@
-"""The audit, on a real server: all sorts of imports pass, each damage is seen for what it is."""
+"""The audit, on a real server: imports in every state pass, and each damage is reported."""
 
 import asyncio
 import json
@@ -9,15 +9,16 @@ from typing import Any
 
 import pytest
 
-from tests.support import CommandLine, members
+from tests.support import CommandLine, members, recording
+from worker.audit.auditor import AuditReport, audit
+from worker.audit.promises import Promise
 from worker.domain.claims import Claim, Doubt
-from worker.domain.outcomes import Entrance, LaneLimits, StopRule
-from worker.domain.requests import ImportRequest
+from worker.domain.outcomes import Envelope, LaneLimits, StopRule
 from worker.domain.states import State
-from worker.store.audit import AuditReport, audit
-from worker.store.batches import BatchControl
-from worker.store.promises import Promise
-from worker.store.store import ImportStore, StoreConfig
+from worker.operations.registry import OPERATIONS
+from worker.store.config import StoreConfig
+from worker.store.control import BatchControl
+from worker.store.store import ImportStore
 
 LANE = "default/us-east-1"
 RETENTION_SECONDS = 60
@@ -36,7 +37,7 @@ async def store(make_store: Any) -> ImportStore:
     return store
 
 
-async def look(redis: Any, **changes: Any) -> AuditReport:
+async def run_audit(redis: Any, **changes: Any) -> AuditReport:
     return await audit(
         redis,
         **{
@@ -53,9 +54,9 @@ def seen(report: AuditReport) -> set[tuple[str, str, str]]:
 
 
 async def admit(store: ImportStore, name: str, batch_id: str = "", **more: Any) -> None:
-    entrance = Entrance(import_id=name, task_id=name, batch_id=batch_id)
-    request = ImportRequest.parse(members(more.pop("app", f"d{name.replace('-', '')}"), **more))
-    await store.admit(entrance, request, "us-east-1")
+    envelope = Envelope(import_id=name, task_id=name, batch_id=batch_id)
+    request = OPERATIONS.parse(members(more.pop("app", f"d{name.replace('-', '')}"), **more))
+    await store.admit(envelope, request, "us-east-1")
 
 
 async def claim(store: ImportStore) -> Claim:
@@ -65,25 +66,25 @@ async def claim(store: ImportStore) -> Claim:
 
 
 async def run(store: ImportStore, claimed: Claim, delay_seconds: float = 60) -> None:
-    assert await store.run(
-        claimed, job_id="j1", operation="Op", status="BUSY", delay_seconds=delay_seconds
+    assert await recording.run(
+        store, claimed, job_id="j1", operation="Op", status="BUSY", delay_seconds=delay_seconds
     )
 
 
 async def end(store: ImportStore, claimed: Claim, state: State) -> None:
     error = "" if state is State.SUCCEEDED else "no pool"
-    assert await store.finish(
-        claimed, state, error=error, job_id="j1", operation="Op", status="DONE"
+    assert await recording.finish(
+        store, claimed, state, error=error, job_id="j1", operation="Op", status="DONE"
     )
 
 
 async def reject(store: ImportStore, name: str, batch_id: str = "") -> None:
-    entrance = Entrance(import_id=name, task_id=name, batch_id=batch_id)
-    await store.reject(entrance, ("-", "-"), ("-", "-"), "appId: no")
+    envelope = Envelope(import_id=name, task_id=name, batch_id=batch_id)
+    await store.reject(envelope, ("-", "-"), ("-", "-"), "appId: no")
 
 
 async def fill(store: ImportStore, redis: Any) -> None:
-    """Bring an import into every state and every queue that there is, named after where it is."""
+    """Bring an import into every state and every queue; its id is the name of that place."""
     await _fill_over(store)
     await admit(store, "running")
     await run(store, await claim(store))
@@ -94,17 +95,17 @@ async def fill(store: ImportStore, redis: Any) -> None:
     await run(store, await claim(store), delay_seconds=0)
     assert (await claim(store)).item.id == "polled"
     await admit(store, "in-doubt")
-    await store.doubt(
-        await claim(store), Doubt.UNKNOWN, error="reset", delay_seconds=60, in_outage=False
+    await recording.doubt(
+        store, await claim(store), Doubt.UNKNOWN, error="reset", delay_seconds=60, in_outage=False
     )
     await admit(store, "delayed")
-    await store.requeue(await claim(store), delay_seconds=60, counted=True, error="no")
+    await recording.retry(store, await claim(store), delay_seconds=60, error="no")
     await _fill_again_after_doubt(store)
     await admit(store, "starting")
     assert (await claim(store)).item.id == "starting"
     await admit(store, "parked", app="dstarting")
     await _fill_held(store, redis)
-    assert (await store.claim(1))[0] == [], "the parked one only moves"
+    assert (await store.claim(1))[0] == [], "a claim only moves the parked import"
     for name, priority in (("waiting", "normal"), ("urgent", "high")):
         await admit(store, name, priority=priority, idempotencyKey=name)
 
@@ -115,9 +116,9 @@ async def _fill_over(store: ImportStore) -> None:
     for name, state in (("succeeded", State.SUCCEEDED), ("failed", State.FAILED)):
         await admit(store, name, "over", idempotencyKey=name)
         await run(store, await claim(store), delay_seconds=0)
-        await store.reschedule(await claim(store), stuck=True)
+        await recording.poll_again(store, await claim(store), stuck=True)
         await end(store, await claim(store), state)
-    await store.settle("succeeded", "succeeded")
+    await store.note_task_done("succeeded", "succeeded")
     await admit(store, "cancelled", "over")
     await store.cancel("cancelled", "wrong pool")
     await admit(store, "alias", "over", app="dsucceeded", idempotencyKey="succeeded")
@@ -125,10 +126,10 @@ async def _fill_over(store: ImportStore) -> None:
 
 async def _fill_again_after_doubt(store: ImportStore) -> None:
     await admit(store, "again")
-    await store.doubt(
-        await claim(store), Doubt.UNKNOWN, error="reset", delay_seconds=0, in_outage=False
+    await recording.doubt(
+        store, await claim(store), Doubt.UNKNOWN, error="reset", delay_seconds=0, in_outage=False
     )
-    await store.requeue(await claim(store), delay_seconds=60, counted=True, error="no job found")
+    await recording.retry(store, await claim(store), delay_seconds=60, error="no job found")
 
 
 async def _fill_held(store: ImportStore, redis: Any) -> None:
@@ -136,7 +137,7 @@ async def _fill_held(store: ImportStore, redis: Any) -> None:
     await admit(store, "first", "stopped")
     await run(store, await claim(store))
     await admit(store, "held", "stopped")
-    assert await BatchControl(redis, CONFIG).stop("stopped", "wait")
+    assert await BatchControl(redis, CONFIG).pause("stopped", "wait")
     await admit(store, "held-too", "stopped")
     await store.announce_batch("canaries", 3, StopRule(canary=1, stop_percent=None))
     await admit(store, "canary", "canaries")
@@ -144,11 +145,11 @@ async def _fill_held(store: ImportStore, redis: Any) -> None:
     await admit(store, "behind", "canaries")
 
 
-async def test_all_sorts_of_imports_pass(store: ImportStore, redis: Any) -> None:
+async def test_imports_in_every_state_pass(store: ImportStore, redis: Any) -> None:
     await fill(store, redis)
-    report = await look(redis)
+    report = await run_audit(redis)
     assert seen(report) == set()
-    assert report.held
+    assert report.is_clean
     assert report.not_checkable == 0
     assert report.examined == {
         Promise.OUTCOME: 19,
@@ -173,11 +174,11 @@ async def event_entry(redis: Any, event_id: str) -> tuple[str, dict[str, Any]]:
     raise AssertionError(f"there is no event {event_id}")
 
 
-async def tell(redis: Any, event: dict[str, Any]) -> None:
+async def append_event(redis: Any, event: dict[str, Any]) -> None:
     await redis.xadd("imports:events", {"event": json.dumps(event)})
 
 
-def untold(event_id: str) -> Damage:
+def without_event(event_id: str) -> Damage:
     async def damage(redis: Any) -> None:
         entry_id, _ = await event_entry(redis, event_id)
         assert await redis.xdel("imports:events", entry_id)
@@ -185,35 +186,35 @@ def untold(event_id: str) -> Damage:
     return damage
 
 
-def told_again(event_id: str, **changes: Any) -> Damage:
+def repeated(event_id: str, **changes: Any) -> Damage:
     async def damage(redis: Any) -> None:
         _, event = await event_entry(redis, event_id)
-        await tell(redis, {**event, **changes})
+        await append_event(redis, {**event, **changes})
 
     return damage
 
 
-def told_of(import_id: str, name: str) -> Damage:
-    """Tell of the end of an import that has not ended so."""
+def with_end_of(import_id: str, name: str) -> Damage:
+    """Append the end of an import that has not ended so."""
 
     async def damage(redis: Any) -> None:
         _, event = await event_entry(redis, f"{import_id}/accepted")
         data = {**event["data"], "outcome": name}
         changes = {"id": f"{import_id}/{name}", "type": f"import.{name}", "data": data}
-        await tell(redis, {**event, **changes})
+        await append_event(redis, {**event, **changes})
 
     return damage
 
 
-async def told_of_a_completion(redis: Any) -> None:
+async def with_early_completion(redis: Any) -> None:
     _, event = await event_entry(redis, "over/completed/5")
-    await tell(redis, {**event, "id": "stopped/completed/3", "subject": "stopped"})
+    await append_event(redis, {**event, "id": "stopped/completed/3", "subject": "stopped"})
 
 
-async def told_late(redis: Any) -> None:
+async def with_late_start(redis: Any) -> None:
     entry_id, event = await event_entry(redis, "failed/started")
     await redis.xdel("imports:events", entry_id)
-    await tell(redis, event)
+    await append_event(redis, event)
 
 
 def done(*commands: tuple[Any, ...]) -> Damage:
@@ -237,7 +238,11 @@ def key_of_idempotency(key: str) -> str:
 
 LATER = 4_000_000_000_000
 PAST = 1_000_000_000_000
-DUE = "2001-09-09T01:46:40.000Z, and nobody took it up"
+DUE = "2001-09-09T01:46:40.000Z, but no worker has acted on it"
+NOT_COMPLETED = (
+    "it has ended, but its task has not been completed and nothing is scheduled to do so"
+)
+NO_EXPIRY = "its import has ended or has no record, but this key has no expiry"
 POLLS = f"imports:polls:{LANE}"
 LATE = f"imports:late:{LANE}"
 DELAYED = f"imports:delayed:{LANE}"
@@ -249,47 +254,47 @@ FAILED = f"{LANE}/dfailed/staging"
 
 DAMAGES: dict[str, tuple[Damage, set[tuple[str, str, str]]]] = {
     "an end told twice": (
-        told_again("failed/failed"),
-        {(Promise.OUTCOME, "failed", "import.failed was told 2 times")},
+        repeated("failed/failed"),
+        {(Promise.OUTCOME, "failed", "import.failed was emitted 2 times")},
     ),
     "an acceptance told twice": (
-        told_again("waiting/accepted"),
-        {(Promise.OUTCOME, "waiting", "import.accepted was told 2 times")},
+        repeated("waiting/accepted"),
+        {(Promise.OUTCOME, "waiting", "import.accepted was emitted 2 times")},
     ),
     "an end that was not told": (
-        untold("failed/failed"),
-        {(Promise.OUTCOME, "failed", "it is failed, and import.failed was never told")},
+        without_event("failed/failed"),
+        {(Promise.OUTCOME, "failed", "it is failed, but import.failed was never emitted")},
     ),
     "an acceptance that was not told": (
-        untold("waiting/accepted"),
-        {(Promise.OUTCOME, "waiting", "it is waiting, and import.accepted was never told")},
+        without_event("waiting/accepted"),
+        {(Promise.OUTCOME, "waiting", "it is waiting, but import.accepted was never emitted")},
     ),
     "a start that was not told": (
-        untold("running/started"),
-        {(Promise.OUTCOME, "running", "it is running, and import.started was never told")},
+        without_event("running/started"),
+        {(Promise.OUTCOME, "running", "it is running, but import.started was never emitted")},
     ),
     "an end told of what runs": (
-        told_of("running", "failed"),
-        {(Promise.OUTCOME, "running", "it is running, and import.failed was told")},
+        with_end_of("running", "failed"),
+        {(Promise.OUTCOME, "running", "it is running, but import.failed was emitted")},
     ),
     "two ends": (
-        told_of("failed", "succeeded"),
+        with_end_of("failed", "succeeded"),
         {
             (
                 Promise.OUTCOME,
                 "failed",
-                "it has more than one end: import.failed, import.succeeded",
+                "it has more than one terminal event: import.failed, import.succeeded",
             ),
-            (Promise.OUTCOME, "failed", "it is failed, and import.succeeded was told"),
+            (Promise.OUTCOME, "failed", "it is failed, but import.succeeded was emitted"),
         },
     ),
     "a start told after the end": (
-        told_late,
+        with_late_start,
         {
             (
                 Promise.OUTCOME,
                 "failed",
-                "its events came in another order than accepted, started, ended",
+                "its events are not in the order accepted, started, ended",
             )
         },
     ),
@@ -299,49 +304,49 @@ DAMAGES: dict[str, tuple[Damage, set[tuple[str, str, str]]]] = {
             (
                 Promise.OUTCOME,
                 f"{LATER}-0",
-                "the entry holds no JSON object in its field `event`",
+                "the field `event` of this entry is not a JSON object",
             )
         },
     ),
     "no CloudEvent": (
-        told_again("failed/failed", specversion="2"),
-        {(Promise.OUTCOME, "failed/failed", "the event is no CloudEvent 1.0")},
+        repeated("failed/failed", specversion="2"),
+        {(Promise.OUTCOME, "failed/failed", "the event is not a CloudEvent 1.0")},
     ),
     "an event without its time": (
-        told_again("failed/failed", time=None),
+        repeated("failed/failed", time=None),
         {(Promise.OUTCOME, "failed/failed", "the event has no time")},
     ),
     "an event of no known type": (
-        told_again("failed/failed", type="import.lost"),
-        {(Promise.OUTCOME, "failed/failed", "nobody knows events of type import.lost")},
+        repeated("failed/failed", type="import.lost"),
+        {(Promise.OUTCOME, "failed/failed", "import.lost is not a known event type")},
     ),
     "an event without data": (
-        told_again("failed/failed", data=[]),
+        repeated("failed/failed", data=[]),
         {(Promise.OUTCOME, "failed/failed", "the event has no data")},
     ),
     "an event under another's id": (
-        told_again("failed/failed", id="other/failed"),
+        repeated("failed/failed", id="other/failed"),
         {
             (
                 Promise.OUTCOME,
                 "other/failed",
-                "the event's id is not that of its import and its type",
+                "the event's id does not match its import and its type",
             )
         },
     ),
     "an event with another outcome": (
-        told_again("failed/failed", data={"importId": "failed", "outcome": "succeeded"}),
+        repeated("failed/failed", data={"importId": "failed", "outcome": "succeeded"}),
         {
             (
                 Promise.OUTCOME,
                 "failed/failed",
-                "an event of type import.failed tells of the outcome succeeded",
+                "the outcome of this import.failed event is succeeded",
             )
         },
     ),
     "a batch's event told twice": (
-        told_again("over/completed/5"),
-        {(Promise.OUTCOME, "over/completed/5", "the event was told more than once")},
+        repeated("over/completed/5"),
+        {(Promise.OUTCOME, "over/completed/5", "the event was emitted more than once")},
     ),
     "a record lost under way": (
         done(("DEL", "imports:import:urgent")),
@@ -349,57 +354,69 @@ DAMAGES: dict[str, tuple[Damage, set[tuple[str, str, str]]]] = {
             (
                 Promise.OUTCOME,
                 "urgent",
-                "it was accepted and has not ended, and its record is gone",
+                "it was accepted and has not ended, but it has no record",
             ),
             (
                 Promise.PLACE,
                 "urgent",
-                f"it stands in imports:waiting:{LANE}:high, and has no record",
+                f"it is in imports:waiting:{LANE}:high, but has no record",
             ),
-            (Promise.RETENTION, "imports:tasks:urgent", "its import is over or gone, and it stays"),
+            (Promise.RETENTION, "imports:tasks:urgent", NO_EXPIRY),
             (
                 Promise.RETENTION,
                 "imports:history:urgent",
-                "its import is over or gone, and it stays",
+                NO_EXPIRY,
             ),
             (
                 Promise.RETENTION,
                 key_of_idempotency("urgent"),
-                "its import is over or gone, and it stays",
+                NO_EXPIRY,
             ),
         },
     ),
     "a record lost after its end": (
         done(("DEL", "imports:import:failed")),
-        {(Promise.OUTCOME, "failed", "its record is gone before the retention time is over")},
+        {
+            (
+                Promise.OUTCOME,
+                "failed",
+                "its record was removed before the retention time had passed",
+            )
+        },
     ),
-    "a job that nobody polls": (
+    "a job that is not polled": (
         done(("ZREM", POLLS, "running")),
-        {(Promise.PLACE, "running", "it is running, and stands in no queue")},
+        {(Promise.PLACE, "running", "it is running, but it is in no queue")},
     ),
     "an import in two queues": (
         done(("ZADD", DELAYED, LATER, "waiting")),
-        {(Promise.PLACE, "waiting", "it is waiting, and stands in delayed, waiting")},
+        {(Promise.PLACE, "waiting", "it is waiting, but it is in the queues delayed and waiting")},
     ),
     "an import in a queue of another state": (
         done(("ZREM", WAITING, "waiting"), ("ZADD", POLLS, LATER, "waiting")),
-        {(Promise.PLACE, "waiting", "it is waiting, and stands in polls")},
+        {(Promise.PLACE, "waiting", "it is waiting, but it is in the queue polls")},
     ),
     "an end that is still polled": (
         done(("ZADD", POLLS, LATER, "failed")),
-        {(Promise.PLACE, "failed", "it is failed, and still stands in polls")},
+        {(Promise.PLACE, "failed", "it is failed, but it is still in the queue polls")},
     ),
-    "a late end that is still asked for": (
+    "a recorded late end that is still polled": (
         done(("HSET", "imports:import:followed", "late_outcome", "succeeded")),
-        {(Promise.PLACE, "followed", "it is cancelled, and still stands in late")},
+        {(Promise.PLACE, "followed", "it is cancelled, but it is still in the queue late")},
     ),
-    "a late end that nobody asks for": (
+    "a late end that is not polled": (
         done(("ZREM", LATE, "followed")),
-        {(Promise.PLACE, "followed", "it is cancelled, and nobody looks for the end of its job")},
+        {
+            (
+                Promise.PLACE,
+                "followed",
+                "it is cancelled, but no worker is scheduled to check how its job ends",
+            )
+        },
     ),
-    "an id that nobody knows": (
+    "an unknown id": (
         done(("ZADD", POLLS, LATER, "ghost")),
-        {(Promise.PLACE, "ghost", f"it stands in {POLLS}, and has no record")},
+        {(Promise.PLACE, "ghost", f"it is in {POLLS}, but has no record")},
     ),
     "an import in another lane's queue": (
         done(
@@ -410,7 +427,7 @@ DAMAGES: dict[str, tuple[Damage, set[tuple[str, str, str]]]] = {
             (
                 Promise.PLACE,
                 "waiting",
-                "it stands in imports:delayed:other/eu-west-1, where it doesn't belong",
+                "it is in imports:delayed:other/eu-west-1, where it does not belong",
             )
         },
     ),
@@ -422,32 +439,38 @@ DAMAGES: dict[str, tuple[Damage, set[tuple[str, str, str]]]] = {
                 "running",
                 "its record can't be read: its state is 'running', or its target is missing",
             ),
-            (Promise.TARGET, RUNNING, "it is held by running, an import of another target"),
+            (Promise.TARGET, RUNNING, "it is held by import running, which has another target"),
         },
     ),
     "a job whose target is free": (
         done(("HDEL", TARGET % "running", "holder")),
-        {(Promise.TARGET, "running", "it is running, and its target is held by nobody")},
+        {(Promise.TARGET, "running", "it is running, but its target is held by no import")},
     ),
-    "a target held by one that waits": (
+    "a target held by a waiting import": (
         done(("HSET", TARGET % "waiting", "holder", "waiting")),
-        {(Promise.TARGET, f"{LANE}/dwaiting/staging", "it is held by waiting, which only waits")},
+        {
+            (
+                Promise.TARGET,
+                f"{LANE}/dwaiting/staging",
+                "it is held by import waiting, which is waiting to start",
+            )
+        },
     ),
-    "a target held by one that is over": (
+    "a target held by an ended import": (
         done(("HSET", TARGET % "failed", "holder", "failed"), ("PERSIST", TARGET % "failed")),
-        {(Promise.TARGET, FAILED, "it is held by failed, which is failed")},
+        {(Promise.TARGET, FAILED, "it is held by import failed, which has ended as failed")},
     ),
-    "a target held by nobody known": (
+    "a target held by an unknown import": (
         done(("HSET", TARGET % "failed", "holder", "ghost"), ("PERSIST", TARGET % "failed")),
-        {(Promise.TARGET, FAILED, "it is held by ghost, which has no record")},
+        {(Promise.TARGET, FAILED, "it is held by import ghost, which has no record")},
     ),
     "a target held by another's import": (
         done(("HSET", TARGET % "failed", "holder", "running"), ("PERSIST", TARGET % "failed")),
-        {(Promise.TARGET, FAILED, "it is held by running, an import of another target")},
+        {(Promise.TARGET, FAILED, "it is held by import running, which has another target")},
     ),
     "a held target that expires": (
         done(("EXPIRE", TARGET % "running", 50)),
-        {(Promise.TARGET, RUNNING, "it is held by running, and is about to be forgotten")},
+        {(Promise.TARGET, RUNNING, "it is held by import running, but its key is set to expire")},
     ),
     "an import parked behind a free target": (
         done(
@@ -458,66 +481,94 @@ DAMAGES: dict[str, tuple[Damage, set[tuple[str, str, str]]]] = {
             (
                 Promise.TARGET,
                 f"{LANE}/dwaiting/staging",
-                "it is free, and waiting still waits for it",
+                "it is free, but import waiting still waits for it",
             )
         },
     ),
     "an import counted twice": (
         done(("HINCRBY", "imports:batch:over", "failed", 1)),
-        {(Promise.BATCH, "over", "it counts 4 accepted, and 5 by state")},
+        {(Promise.BATCH, "over", "4 imports were accepted, but its counts by state add up to 5")},
     ),
     "an import counted in another state": (
         lambda redis: count_otherwise(redis, "stopped", "running", "starting"),
         {
-            (Promise.BATCH, "stopped", "it counts 0 running, and 1 of its imports are"),
-            (Promise.BATCH, "stopped", "it counts 1 starting, and 0 of its imports are"),
+            (
+                Promise.BATCH,
+                "stopped",
+                "its count for running is 0, but 1 of its imports are running",
+            ),
+            (
+                Promise.BATCH,
+                "stopped",
+                "its count for starting is 1, but 0 of its imports are starting",
+            ),
         },
     ),
     "an end counted as another": (
         lambda redis: count_otherwise(redis, "over", "failed", "timed_out"),
-        {(Promise.BATCH, "over", "it counts 0 failed, and 1 of its imports are")},
+        {(Promise.BATCH, "over", "its count for failed is 0, but 1 of its imports are failed")},
     ),
     "a member that was not counted": (
         done(("ZADD", "imports:members:over", 1, "ghost")),
-        {(Promise.BATCH, "over", "it has 6 members, and counts 5")},
+        {(Promise.BATCH, "over", "it has 6 members, but counts only 5")},
     ),
     "a batch that is over and not completed": (
         done(("HDEL", "imports:batch:over", "completed_at_ms")),
-        {(Promise.BATCH, "over", "all its 5 imports are over, and it is not completed")},
+        {(Promise.BATCH, "over", "all its 5 imports have ended, but it is not completed")},
     ),
     "a batch completed too early": (
         done(("HSET", "imports:batch:stopped", "completed_at_ms", 1)),
-        {(Promise.BATCH, "stopped", "it is completed, and 0 of 3 are over")},
+        {(Promise.BATCH, "stopped", "it is completed, but 0 of its 3 imports have ended")},
     ),
     "a completion that was not told": (
-        untold("over/completed/5"),
-        {(Promise.BATCH, "over", "it is completed, and no batch.completed told of 5")},
+        without_event("over/completed/5"),
+        {
+            (
+                Promise.BATCH,
+                "over",
+                "it is completed, but batch.completed was never emitted for 5 imports",
+            )
+        },
     ),
     "a completion told too early": (
-        told_of_a_completion,
-        {(Promise.BATCH, "stopped", "batch.completed told of 3, and 0 are over")},
+        with_early_completion,
+        {(Promise.BATCH, "stopped", "batch.completed was emitted for 3 imports, but 0 have ended")},
     ),
-    "imports held back for ever": (
+    "imports held back forever": (
         done(("HDEL", "imports:batch:stopped", "gate", "stopped_reason")),
         {
             (
                 Promise.BATCH,
                 "stopped",
-                "its gate is open, and 2 of its imports are held back for ever",
+                "it is not paused, but 2 of its imports are held back forever",
             )
         },
     ),
     "a batch stopped for no reason": (
         done(("HDEL", "imports:batch:stopped", "stopped_reason")),
-        {(Promise.BATCH, "stopped", "its gate is stopped, and its reason None")},
+        {(Promise.BATCH, "stopped", "it is paused, but the reason is missing")},
+    ),
+    "a reason for no pause": (
+        done(("HSET", "imports:batch:over", "stopped_reason", "wait")),
+        {(Promise.BATCH, "over", "it is not paused, but has a reason for a pause: 'wait'")},
     ),
     "a batch that waits for no canaries": (
         done(("HDEL", "imports:batch:canaries", "canary")),
-        {(Promise.BATCH, "canaries", "it waits for canaries, and has none")},
+        {(Promise.BATCH, "canaries", "it waits for its canaries, but has none")},
+    ),
+    "imports held back though the canaries have ended": (
+        done(("HSET", "imports:batch:canaries", "judged", 2)),
+        {
+            (
+                Promise.BATCH,
+                "canaries",
+                "its canaries have ended, but its imports are still held back",
+            )
+        },
     ),
     "a stranded lane": (
         done(("ZREM", "imports:lanes", LANE)),
-        {(Promise.LANE, LANE, "it has work, and nobody is going to look at it")},
+        {(Promise.LANE, LANE, "it has work, but no worker is scheduled to look at it")},
     ),
     "a forgotten task": (
         done(("ZREM", "imports:unfinished", "failed")),
@@ -525,27 +576,27 @@ DAMAGES: dict[str, tuple[Damage, set[tuple[str, str, str]]]] = {
             (
                 Promise.TASK,
                 "failed",
-                "it is over and owes tasks their end, and nobody is going to look at it",
+                NOT_COMPLETED,
             )
         },
     ),
     "a task ended too early": (
         done(("ZADD", "imports:unfinished", LATER, "waiting")),
-        {(Promise.TASK, "waiting", "it is waiting, and its tasks are about to be ended")},
+        {(Promise.TASK, "waiting", "it is waiting, but its task is scheduled to be completed")},
     ),
-    "a lease that nobody took over": (
+    "a lease that was not taken over": (
         done(("ZADD", LEASES, "CH", PAST, "starting")),
-        {(Promise.OVERDUE, "starting", f"a call's lease ended at {DUE}")},
+        {(Promise.OVERDUE, "starting", f"the lease of a call expired at {DUE}")},
     ),
-    "a start that nobody made": (
+    "a start that was not made": (
         done(("ZADD", DELAYED, "CH", PAST, "delayed")),
         {(Promise.OVERDUE, "delayed", f"a start was due at {DUE}")},
     ),
-    "a task that nobody ended": (
+    "a task that was not ended": (
         done(("ZADD", "imports:unfinished", "CH", PAST, "failed")),
-        {(Promise.OVERDUE, "failed", f"a task was to be ended at {DUE}")},
+        {(Promise.OVERDUE, "failed", f"its task was to be completed at {DUE}")},
     ),
-    "a lane that nobody looks at": (
+    "a lane that no conductor looks at": (
         done(("ZADD", POLLS, "CH", PAST, "running"), ("ZADD", "imports:lanes", "CH", PAST, LANE)),
         {
             (Promise.OVERDUE, "running", f"a poll was due at {DUE}"),
@@ -554,25 +605,33 @@ DAMAGES: dict[str, tuple[Damage, set[tuple[str, str, str]]]] = {
     ),
     "a record that stays": (
         done(("PERSIST", "imports:import:failed")),
-        {(Promise.RETENTION, "failed", "it is over, and its record would stay for ever")},
+        {(Promise.RETENTION, "failed", "it has ended, but its record has no expiry")},
     ),
     "a record that expires too early": (
         done(("EXPIRE", "imports:import:waiting", 50)),
-        {(Promise.RETENTION, "waiting", "it is waiting, and its record is about to expire")},
+        {(Promise.RETENTION, "waiting", "it is waiting, but its record is set to expire")},
     ),
     "tasks that stay": (
         done(("PERSIST", "imports:tasks:failed")),
-        {(Promise.RETENTION, "imports:tasks:failed", "its import is over or gone, and it stays")},
+        {(Promise.RETENTION, "imports:tasks:failed", NO_EXPIRY)},
     ),
     "a target that stays": (
         done(("PERSIST", TARGET % "failed")),
-        {(Promise.RETENTION, TARGET % "failed", "nobody needs it, and it stays")},
+        {(Promise.RETENTION, TARGET % "failed", "no import holds it, but this key has no expiry")},
     ),
     "a batch that stays": (
         done(("PERSIST", "imports:batch:over"), ("PERSIST", "imports:members:over")),
         {
-            (Promise.RETENTION, "imports:batch:over", "the batch is over, and it stays"),
-            (Promise.RETENTION, "imports:members:over", "the batch is over, and it stays"),
+            (
+                Promise.RETENTION,
+                "imports:batch:over",
+                "the batch has ended, but this key has no expiry",
+            ),
+            (
+                Promise.RETENTION,
+                "imports:members:over",
+                "the batch has ended, but this key has no expiry",
+            ),
         },
     ),
     "a batch that expires too early": (
@@ -581,28 +640,30 @@ DAMAGES: dict[str, tuple[Damage, set[tuple[str, str, str]]]] = {
             (
                 Promise.RETENTION,
                 "imports:batch:stopped",
-                "the batch is not over, and it is about to expire",
+                "the batch has not ended, but this key is set to expire",
             )
         },
     ),
-    "a key that nobody knows": (
+    "an unknown key": (
         done(("SET", "imports:nonsense", 1)),
-        {(Promise.RETENTION, "imports:nonsense", "no key of that name is known")},
+        {(Promise.RETENTION, "imports:nonsense", "this version does not know this key")},
     ),
 }
 
 
 @pytest.mark.parametrize("name", DAMAGES)
-async def test_damage_is_seen_for_what_it_is(store: ImportStore, redis: Any, name: str) -> None:
+async def test_each_damage_is_reported_for_what_it_is(
+    store: ImportStore, redis: Any, name: str
+) -> None:
     damage, expected = DAMAGES[name]
     await fill(store, redis)
     await damage(redis)
-    assert seen(await look(redis)) == expected
+    assert seen(await run_audit(redis)) == expected
 
 
 async def test_an_empty_store_passes(redis: Any) -> None:
-    report = await look(redis)
-    assert report.held
+    report = await run_audit(redis)
+    assert report.is_clean
     assert set(report.examined.values()) == {0}
 
 
@@ -611,18 +672,18 @@ async def test_a_poll_that_waits_for_the_limit_of_its_lane_is_not_overdue(
 ) -> None:
     await fill(store, redis)
     await redis.zadd(POLLS, {"running": PAST})
-    assert seen(await look(redis)) == set()
+    assert seen(await run_audit(redis)) == set()
 
 
 async def test_nothing_is_overdue_in_a_paused_lane(store: ImportStore, redis: Any) -> None:
     await fill(store, redis)
     await redis.zadd(LEASES, {"starting": PAST})
     await redis.zadd("imports:lanes", {LANE: PAST})
-    assert len(seen(await look(redis))) == 2
+    assert len(seen(await run_audit(redis))) == 2
     await redis.hset(f"imports:lane:{LANE}", "paused_reason", "expired")
-    assert seen(await look(redis)) == set()
+    assert seen(await run_audit(redis)) == set()
     await redis.hdel(f"imports:lane:{LANE}", "paused_reason")
-    assert seen(await look(redis, patience_seconds=10**10)) == set()
+    assert seen(await run_audit(redis, patience_seconds=10**10)) == set()
 
 
 async def test_what_waits_for_a_target_that_another_is_about_to_take_is_not_forgotten(
@@ -635,74 +696,74 @@ async def test_what_waits_for_a_target_that_another_is_about_to_take_is_not_forg
     target = f"{LANE}/dsame/staging"
     assert await redis.zrange(f"imports:parked:{target}", 0, -1) == ["i3"]
     assert await redis.hget(f"imports:target:{target}", "holder") is None
-    assert seen(await look(redis)) == set()
+    assert seen(await run_audit(redis)) == set()
     await redis.zrem(WAITING, "i2")
-    assert seen(await look(redis)) == {
-        (Promise.PLACE, "i2", "it is waiting, and stands in no queue"),
-        (Promise.TARGET, target, "it is free, and i3 still waits for it"),
+    assert seen(await run_audit(redis)) == {
+        (Promise.PLACE, "i2", "it is waiting, but it is in no queue"),
+        (Promise.TARGET, target, "it is free, but import i3 still waits for it"),
     }
 
 
-async def test_what_looks_wrong_once_is_no_violation(store: ImportStore, redis: Any) -> None:
+async def test_what_looks_wrong_only_once_is_no_violation(store: ImportStore, redis: Any) -> None:
     await fill(store, redis)
-    damage, _ = DAMAGES["a job that nobody polls"]
+    damage, _ = DAMAGES["a job that is not polled"]
     await damage(redis)
-    mended = asyncio.create_task(look(redis, pause_seconds=1))
+    rerun = asyncio.create_task(run_audit(redis, pause_seconds=1))
     await asyncio.sleep(0.5)
-    assert not mended.done(), "it looks again"
+    assert not rerun.done(), "the audit looks again"
     await redis.zadd(POLLS, {"running": LATER})
-    assert seen(await mended) == set()
+    assert seen(await rerun) == set()
 
 
-async def test_a_trimmed_stream_is_told_of_and_what_is_left_is_checked(
+async def test_a_trimmed_stream_is_reported_and_the_rest_is_checked(
     store: ImportStore, redis: Any
 ) -> None:
     await fill(store, redis)
     entry_id, _ = await event_entry(redis, "in-doubt/accepted")
-    await asyncio.sleep(0.002)  # no two of the following share a millisecond with it
+    await asyncio.sleep(0.002)  # none of the following events may have the same millisecond
     await admit(store, "late")
     await store.cancel("late", "wrong pool")
     await redis.xtrim("imports:events", minid=entry_id, approximate=False)
-    report = await look(redis)
+    report = await run_audit(redis)
     assert seen(report) == set()
     assert report.not_checkable == 7, "those before it"
-    await untold("late/cancelled")(redis)
-    assert seen(await look(redis)) == {
-        (Promise.OUTCOME, "late", "it is cancelled, and import.cancelled was never told")
+    await without_event("late/cancelled")(redis)
+    assert seen(await run_audit(redis)) == {
+        (Promise.OUTCOME, "late", "it is cancelled, but import.cancelled was never emitted")
     }
 
 
-async def test_events_without_records_after_the_retention_time_are_in_order(
+async def test_events_without_records_after_the_retention_time_are_no_violation(
     make_store: Any, redis: Any
 ) -> None:
     store = await make_store(retention_seconds=0.2)
     await store.announce_batch("b", 1)
-    for _ in range(2):  # who sends a file again so late imports it again
+    for _ in range(2):  # a producer that repeats a file this late imports it again
         await admit(store, "i1", "b")
         await end(store, await claim(store), State.SUCCEEDED)
         await asyncio.sleep(0.25)
     assert await redis.exists("imports:import:i1", "imports:batch:b") == 0
-    report = await look(redis, retention_seconds=0.2)
+    report = await run_audit(redis, retention_seconds=0.2)
     assert (report.events, seen(report)) == (6, set())
 
 
 async def test_a_batch_is_audited_alone(store: ImportStore, redis: Any) -> None:
     await fill(store, redis)
-    for name in ("a job that nobody polls", "a key that nobody knows", "no JSON"):
+    for name in ("a job that is not polled", "an unknown key", "no JSON"):
         await DAMAGES[name][0](redis)
-    report = await look(redis, batch_id="over")
+    report = await run_audit(redis, batch_id="over")
     assert seen(report) == set()
     assert report.examined[Promise.OUTCOME] == 4
     assert report.events == 12
     for name in ("an end told twice", "a record that stays", "a target that stays"):
         await DAMAGES[name][0](redis)
-    assert len(seen(await look(redis, batch_id="over"))) == 3
-    assert len(seen(await look(redis))) == 6
+    assert len(seen(await run_audit(redis, batch_id="over"))) == 3
+    assert len(seen(await run_audit(redis))) == 6
 
 
 async def test_a_live_system_gives_no_false_alarm(make_store: Any, redis: Any) -> None:
     seed = random.randrange(2**32)
-    print(f"seed {seed}")  # noqa: T201 - shown when it fails
+    print(f"seed {seed}")  # noqa: T201 - shown if the test fails
     draw = random.Random(seed)
     store = await make_store(
         LaneLimits(start_rate=400, start_burst=20, poll_rate=400, poll_burst=20)
@@ -719,7 +780,7 @@ async def test_a_live_system_gives_no_false_alarm(make_store: Any, redis: Any) -
     try:
         reports: list[AuditReport] = []
         while not reports or reports[-1].examined[Promise.OUTCOME] < 500:
-            reports.append(await look(redis, pause_seconds=0.1))
+            reports.append(await run_audit(redis, pause_seconds=0.1))
     finally:
         over.set()
         await asyncio.gather(*live)
@@ -728,7 +789,7 @@ async def test_a_live_system_gives_no_false_alarm(make_store: Any, redis: Any) -
         report.examined[Promise.OUTCOME] - report.examined[Promise.PLACE] for report in reports
     ]
     assert len(reports) > 3
-    assert ended[-1] > ended[0] + 50, "imports ended in the meantime"
+    assert ended[-1] > ended[0] + 50, "imports ended during the audits"
 
 
 async def _produce(store: ImportStore, draw: random.Random, over: asyncio.Event) -> None:
@@ -754,19 +815,23 @@ async def _conduct(store: ImportStore, draw: random.Random, over: asyncio.Event)
 
 async def _answer(store: ImportStore, claimed: Claim, chance: float) -> None:
     if claimed.item.is_terminal:
-        await store.note_late(claimed, outcome="succeeded", status="DONE", error="")
+        await recording.note_late(store, claimed, outcome="succeeded", status="DONE", error="")
     elif chance < 0.1:
-        await store.doubt(
-            claimed, Doubt.UNKNOWN, error="reset", delay_seconds=0.02, in_outage=False
+        await recording.doubt(
+            store, claimed, Doubt.UNKNOWN, error="reset", delay_seconds=0.02, in_outage=False
         )
     elif claimed.item.state is State.STARTING and chance < 0.3:
-        await store.requeue(claimed, delay_seconds=0.02 if chance < 0.2 else 0)
+        await recording.retry(store, claimed, delay_seconds=0.02 if chance < 0.2 else 0)
     elif claimed.item.state is State.STARTING and chance < 0.9:
-        await store.run(claimed, job_id="j1", operation="Op", status="BUSY", delay_seconds=0.02)
+        await recording.run(
+            store, claimed, job_id="j1", operation="Op", status="BUSY", delay_seconds=0.02
+        )
     else:
         state = State.SUCCEEDED if chance < 0.6 else State.FAILED
-        await store.finish(claimed, state, error="", job_id="", operation="", status="DONE")
-        await store.settle(claimed.item.id, claimed.item.id)
+        await recording.finish(
+            store, claimed, state, error="", job_id="", operation="", status="DONE"
+        )
+        await store.note_task_done(claimed.item.id, claimed.item.id)
 
 
 async def _interfere(
@@ -775,11 +840,11 @@ async def _interfere(
     while not over.is_set():
         await store.cancel(f"i{draw.randrange(500)}", "by hand")
         batch_id = f"b{draw.randrange(3)}"
-        await (batches.stop(batch_id, "wait") if draw.random() < 0.3 else batches.resume(batch_id))
+        await (batches.pause(batch_id, "wait") if draw.random() < 0.3 else batches.resume(batch_id))
         await asyncio.sleep(0.01)
 
 
-async def test_the_command_ends_with_0_when_all_held(
+async def test_the_command_exits_with_0_if_all_promises_hold(
     store: ImportStore, redis: Any, command: CommandLine
 ) -> None:
     await fill(store, redis)
@@ -796,10 +861,10 @@ async def test_the_command_ends_with_0_when_all_held(
     assert (report["ok"], report["notCheckable"], report["violations"]) == (True, 0, [])
     assert report["promises"][1] == {"promise": "one place", "examined": 14, "violations": 0}
     assert unknown.returncode == 4
-    assert "No batch nobody is known" in unknown.stderr
+    assert "There is no batch nobody in this store" in unknown.stderr
 
 
-async def test_the_command_ends_with_1_and_says_what_did_not_hold(
+async def test_the_command_exits_with_1_and_reports_violations(
     store: ImportStore, redis: Any, command: CommandLine
 ) -> None:
     await fill(store, redis)
@@ -808,7 +873,7 @@ async def test_the_command_ends_with_1_and_says_what_did_not_hold(
         ("audit",), ("audit", "--all"), ("audit", "--json"), **SHORT
     )
     assert [done.returncode, everything.returncode, as_json.returncode] == [1, 1, 1]
-    assert f"one place: ghost-00: it stands in {POLLS}, and has no record." in done.stdout
+    assert f"one place: ghost-00: it is in {POLLS}, but has no record." in done.stdout
     assert "ghost-20" not in done.stdout
     assert "... and 5 more: --all lists them." in done.stdout
     assert everything.stdout.count("ghost-") == 25
@@ -820,11 +885,11 @@ async def test_the_command_ends_with_1_and_says_what_did_not_hold(
     assert report["violations"][0] == {
         "promise": "one place",
         "subject": "ghost-00",
-        "sentence": f"it stands in {POLLS}, and has no record",
+        "sentence": f"it is in {POLLS}, but has no record",
     }
 
 
-async def test_the_command_tells_of_events_that_were_trimmed(
+async def test_the_command_reports_trimmed_events(
     store: ImportStore, redis: Any, command: CommandLine
 ) -> None:
     await fill(store, redis)
@@ -834,7 +899,7 @@ async def test_the_command_tells_of_events_that_were_trimmed(
     assert "Not checkable in full: 18 imports, whose first events were trimmed" in done.stdout
 
 
-def test_the_command_ends_with_3_when_the_store_cannot_be_reached(command: CommandLine) -> None:
+def test_the_command_exits_with_3_when_the_store_cannot_be_reached(command: CommandLine) -> None:
     done = command("audit", IMPORTS_REDIS_URL=NOWHERE)
     assert done.returncode == 3
     assert "can't be reached" in done.stderr

@@ -1,4 +1,4 @@
-"""Calls to AWS by the real SDK, against the sandbox: what leaves this process, and when."""
+"""Calls to AWS with the real SDK, against the sandbox: what is sent, and when."""
 
 import math
 import os
@@ -16,10 +16,11 @@ from aiohttp import web
 
 from tests.support import ACCESS_KEY, Sandbox
 from worker.domain.answers import Kind
-from worker.operations.aws import SERVICE, Aws, CallFailedError
+from worker.operations.aws import SERVICE, Aws
+from worker.operations.http import CallFailedError
 
 PATIENT_SECONDS = 30.0
-"""For calls that are to be answered: the first one loads the SDK."""
+"""The timeout of calls that must be answered: the first one loads the SDK."""
 
 TIMEOUT_SECONDS = 0.5
 WHERE = {"AppId": "d1", "BackendEnvironmentName": "staging"}
@@ -35,19 +36,19 @@ def _environment(sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.parametrize("moment", ["before-sign", "before-send"])
 @pytest.mark.usefixtures("_environment")
-async def test_a_call_that_is_frozen_on_its_way_out_is_not_sent_late(
+async def test_a_call_that_is_frozen_before_sending_is_not_sent_late(
     sandbox: Sandbox, moment: str
 ) -> None:
     aws = Aws(PATIENT_SECONDS, max_connections=1)
 
     def freeze(**_: Any) -> None:
-        time.sleep(2 * TIMEOUT_SECONDS)  # nothing of this process goes on, as under SIGSTOP
+        time.sleep(2 * TIMEOUT_SECONDS)  # blocks the whole process, as SIGSTOP does
 
     try:
-        # Over a connection that is open, nothing else is waited for before the request goes out.
+        # With an open connection, nothing else delays the request.
         await aws.call("default", "us-east-1", "list_backend_jobs", WHERE)
         aws.timeout_seconds = TIMEOUT_SECONDS
-        used = aws._account("default")  # noqa: SLF001 - its signing is slowed
+        used = aws._account("default")  # noqa: SLF001 - the test slows its signing down
         client = await used.client("us-east-1", aws._config)  # noqa: SLF001 - as above
         client.meta.events.register(f"{moment}.{SERVICE}.ImportBackendAuth", freeze)
         with pytest.raises(CallFailedError) as failure:
@@ -75,7 +76,7 @@ async def test_a_start_is_sent_in_the_time_of_its_claim_or_not_at_all(
 @pytest.mark.parametrize(
     ("minutes", "kind"), [(60, Kind.CLOCK), (-60, Kind.CLOCK), (0, Kind.CREDENTIALS)]
 )
-async def test_a_role_that_can_not_be_assumed_may_be_our_clocks_fault(
+async def test_a_role_that_can_not_be_assumed_may_be_blamed_on_the_workers_clock(
     minutes: float, kind: Kind, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     async def refuse(_: web.Request) -> web.Response:
@@ -109,9 +110,12 @@ async def test_a_role_that_can_not_be_assumed_may_be_our_clocks_fault(
 
 @pytest.mark.parametrize(
     ("acknowledged_seconds", "then"),
-    [(0.5, "never delivered"), (60, "delivered late")],  # the second is what the first prevents
+    [
+        (0.5, "never delivered"),
+        (60, "delivered late"),
+    ],  # the second case shows what the first one prevents
 )
-def test_a_request_that_the_network_swallowed_is_not_delivered_after_it_was_given_up(
+def test_a_request_lost_in_the_network_is_not_delivered_after_the_call_was_given_up(
     acknowledged_seconds: float, then: str
 ) -> None:
     alone = ["unshare", "--net"]
@@ -119,7 +123,7 @@ def test_a_request_that_the_network_swallowed_is_not_delivered_after_it_was_give
         pytest.skip(
             "NO network namespaces here (root, unshare and ip), a lost request is not tried"
         )
-    command = [*alone, sys.executable, "-m", "tests.integration.stranded"]
+    command = [*alone, sys.executable, "-m", "tests.integration.lost_request"]
     environment = {
         **os.environ,
         "AWS_ENDPOINT_URL_AMPLIFYBACKEND": "http://127.0.0.1:8080",

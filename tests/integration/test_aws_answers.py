@@ -1,4 +1,4 @@
-"""A claimed call is one HTTP request, and its answer decides, however the SDK is set up."""
+"""A claimed call is one HTTP request, and its answer decides, whatever the SDK's settings are."""
 
 import asyncio
 import ssl
@@ -11,12 +11,12 @@ from typing import Any
 import pytest
 from botocore.configprovider import BOTOCORE_DEFAUT_SESSION_VARIABLES
 
-from tests.servers import Certificates
 from tests.support import ACCESS_KEY, free_port
+from tests.support.servers import Certificates
 from tests.wire import WireServer, answer
 from worker.domain.answers import Answer, Kind
-from worker.operations.aws import Aws, CallFailedError
-from worker.operations.http import Response, read
+from worker.operations.aws import Aws
+from worker.operations.http import CallFailedError, Response, read
 
 WHERE = {"AppId": "d1", "BackendEnvironmentName": "staging"}
 POOL = {"UserPoolId": "us-east-1_A", "WebClientId": "w", "NativeClientId": "n"}
@@ -144,14 +144,14 @@ async def test_a_success_that_makes_no_sense_is_an_answer_too(
     ("status", "kind"),
     [
         (200, Kind.UNKNOWN),
-        (400, Kind.UNKNOWN),  # what it said might have been that a job is pending
+        (400, Kind.UNKNOWN),  # the body might have said that a job is pending
         (403, Kind.CREDENTIALS),
         (404, Kind.UNKNOWN),
         (429, Kind.THROTTLED),
         (503, Kind.UNKNOWN),
     ],
 )
-async def test_an_answer_whose_body_never_comes_is_known_by_its_status(
+async def test_an_answer_whose_body_never_arrives_is_known_by_its_status(
     api: WireServer, aws: Aws, status: int, kind: Kind
 ) -> None:
     api.hang_up = True
@@ -162,7 +162,7 @@ async def test_an_answer_whose_body_never_comes_is_known_by_its_status(
     assert response.headers["retry-after"] == "7"
 
 
-async def test_headers_that_are_no_text_hide_no_status(api: WireServer, aws: Aws) -> None:
+async def test_headers_that_are_not_text_do_not_hide_the_status(api: WireServer, aws: Aws) -> None:
     api.reply = answer(429).replace(b"\r\n\r\n", b"\r\nx-odd: \xff\xfe\r\n\r\n", 1)
     assert read(await start(aws)).kind is Kind.THROTTLED
 
@@ -171,7 +171,7 @@ async def test_a_poll_is_one_request_when_its_connection_is_reset(
     api: WireServer, aws: Aws
 ) -> None:
     polled = ("default", "us-east-1", "get_backend_job", {**WHERE, "JobId": "j"})
-    await aws.call(*polled)  # over a connection that is open, a poll might be sent again
+    await aws.call(*polled)  # with an open connection, the SDK might repeat the poll
     api.requests.clear()
     api.reply, api.hang_up = b"", True
     with pytest.raises(CallFailedError) as failed:
@@ -196,11 +196,11 @@ VALUES = ("adaptive", "true", "-1")
         | {"AWS_ENDPOINT_URL", "AWS_MAX_ATTEMPTS", "BOTO_EXPERIMENTAL__ADD_PROXY_HOST_HEADER"}
     ),
 )
-async def test_no_variable_of_the_sdk_makes_more_of_a_call(
+async def test_no_variable_of_the_sdk_turns_a_call_into_several(
     api: WireServer, variable: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     api.reply = answer(503)
-    monkeypatch.setenv("HTTPS_PROXY", f"http://127.0.0.1:{free_port()}")  # nothing leaves for AWS
+    monkeypatch.setenv("HTTPS_PROXY", f"http://127.0.0.1:{free_port()}")  # no request may reach AWS
     for value in VALUES:
         monkeypatch.setenv(variable, value)
         api.requests.clear()
@@ -231,7 +231,9 @@ async def test_no_variable_of_the_sdk_makes_more_of_a_call(
         "parameter_validation = false",
     ],
 )
-async def test_nor_does_a_profile(api: WireServer, aws: Aws, setting: str, tmp_path: Path) -> None:
+async def test_no_setting_of_a_profile_turns_a_call_into_several(
+    api: WireServer, aws: Aws, setting: str, tmp_path: Path
+) -> None:
     keys = f"aws_access_key_id = {ACCESS_KEY}\naws_secret_access_key = x\n"
     (tmp_path / "config").write_text(f"[profile acme]\n{keys}{setting}\n")
     api.reply = answer(429, b'{"code": "ThrottlingException"}')
@@ -259,7 +261,7 @@ async def test_nor_does_a_profile(api: WireServer, aws: Aws, setting: str, tmp_p
     ],
     ids=lambda value: " ".join(value.values()) if isinstance(value, dict) else value,
 )
-async def test_what_was_not_sent_is_no_doubt(
+async def test_a_call_that_was_not_sent_has_no_unknown_outcome(
     api: WireServer,
     aws: Aws,
     certificates: Certificates,
@@ -279,17 +281,21 @@ async def test_what_was_not_sent_is_no_doubt(
 
 
 @pytest.mark.parametrize("region", ["us east 1", "us_east_1", "", "-", "x" * 300, "us-east-1/../x"])
-async def test_a_region_that_the_sdk_refuses_is_no_doubt(aws: Aws, region: str) -> None:
+async def test_a_region_that_the_sdk_refuses_causes_no_unknown_outcome(
+    aws: Aws, region: str
+) -> None:
     assert (await failure(aws, region=region)).kind in {Kind.CREDENTIALS, Kind.UNREACHABLE}
 
 
-async def test_what_was_sent_and_not_answered_is_a_doubt(api: WireServer, aws: Aws) -> None:
+async def test_a_call_that_was_sent_and_not_answered_has_an_unknown_outcome(
+    api: WireServer, aws: Aws
+) -> None:
     api.reply, api.hang_up = b"", True
     assert (await failure(aws)).kind is Kind.UNKNOWN
     assert len(api.requests) == 1
 
 
-async def test_whom_a_proxy_connects_to_is_verified(
+async def test_the_server_behind_a_proxy_is_verified(
     aws: Aws, certificates: Certificates, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     async with WireServer(context=served_by(certificates)) as tls:
@@ -307,7 +313,7 @@ async def test_whom_a_proxy_connects_to_is_verified(
         proxy.close()
 
 
-async def test_a_trusted_authority_that_was_mended_is_seen(
+async def test_a_fixed_certificate_authority_is_noticed(
     aws: Aws, certificates: Certificates, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     bundle = tmp_path / "ca.pem"
@@ -320,7 +326,7 @@ async def test_a_trusted_authority_that_was_mended_is_seen(
         assert (await start(aws)).status == 200
 
 
-async def test_an_old_date_stands_nobody_down_once_our_time_was_taken(
+async def test_an_old_date_stands_no_worker_down_after_its_time_was_accepted(
     api: WireServer, aws: Aws
 ) -> None:
     stale = answer(403, date=formatdate(time.time() - 3600, usegmt=True))
@@ -332,7 +338,7 @@ async def test_an_old_date_stands_nobody_down_once_our_time_was_taken(
     assert read(await start(aws, region="eu-central-1")).kind is Kind.CREDENTIALS
 
 
-async def test_our_time_is_in_doubt_again_once_the_clock_was_set(
+async def test_the_workers_time_is_uncertain_again_after_the_clock_was_set(
     api: WireServer, aws: Aws, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     await start(aws)
@@ -349,7 +355,7 @@ def served_by(certificates: Certificates) -> ssl.SSLContext:
 
 
 async def _tunnel(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-    """Be an HTTP proxy for one CONNECT."""
+    """Act as an HTTP proxy for one CONNECT."""
     host, _, port = (await reader.readline()).decode().split(" ")[1].rpartition(":")
     while (await reader.readline()).strip():
         pass

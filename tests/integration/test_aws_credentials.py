@@ -1,4 +1,4 @@
-"""How credentials are found, and what it means that they are not: a pause, with its reason."""
+"""How credentials are found. If none are found, the lane pauses with a reason."""
 
 import asyncio
 import sys
@@ -8,12 +8,12 @@ from pathlib import Path
 
 import pytest
 
-from tests.conftest import StartWorker
-from tests.support import ACCESS_KEY, Producer, members, wait_until
+from tests.support import ACCESS_KEY, Producer, StartWorker, members, wait_until
 from tests.wire import WireServer, answer
 from worker.domain.answers import Answer, Kind
 from worker.domain.imports import Import
-from worker.operations.aws import Aws, CallFailedError
+from worker.operations.aws import Aws
+from worker.operations.http import CallFailedError
 from worker.operations.import_backend_auth import ImportBackendAuth
 
 WHERE = {"AppId": "d1", "BackendEnvironmentName": "staging"}
@@ -98,7 +98,7 @@ BROKEN_HELPERS = {
 
 
 @pytest.mark.parametrize("program", BROKEN_HELPERS.values(), ids=BROKEN_HELPERS)
-async def test_whatever_a_helper_does_wrong_has_a_reason(
+async def test_every_failure_of_a_helper_has_a_reason(
     api: WireServer, aws: Aws, helper: Callable[[str], str], program: str, tmp_path: Path
 ) -> None:
     (tmp_path / "config").write_text(f"[profile acme]\n{helper(program)}")
@@ -145,7 +145,7 @@ BROKEN_PROFILES = {
 
 
 @pytest.mark.parametrize("profile", BROKEN_PROFILES.values(), ids=BROKEN_PROFILES)
-async def test_whatever_is_wrong_with_a_profile_has_a_reason(
+async def test_every_defect_of_a_profile_has_a_reason(
     api: WireServer,
     aws: Aws,
     profile: str,
@@ -166,7 +166,7 @@ async def test_whatever_is_wrong_with_a_profile_has_a_reason(
             await aws.check("acme", "us-east-1")
 
 
-async def test_a_profile_that_wants_a_code_says_so(
+async def test_a_profile_that_requires_a_code_is_reported(
     api: WireServer, aws: Aws, tmp_path: Path
 ) -> None:
     (tmp_path / "config").write_text(BROKEN_PROFILES["asks for a code"])
@@ -200,7 +200,7 @@ async def test_an_ambient_profile_that_is_missing_pauses_and_stops_nothing(
     assert api.requests == []
 
 
-async def test_rotated_keys_are_seen_once_the_old_ones_are_refused(
+async def test_rotated_keys_are_used_once_the_old_ones_are_refused(
     api: WireServer, aws: Aws, tmp_path: Path
 ) -> None:
     shared = tmp_path / "credentials"
@@ -214,7 +214,7 @@ async def test_rotated_keys_are_seen_once_the_old_ones_are_refused(
     assert [request.access_key for request in api.requests] == ["OLD", "OLD", "OLD", "NEW"]
 
 
-async def test_a_refusal_ends_no_other_call_on_its_way(
+async def test_a_refusal_interrupts_no_other_call(
     api: WireServer, aws: Aws, tmp_path: Path
 ) -> None:
     (tmp_path / "credentials").write_text(f"[acme]\n{KEYS}")
@@ -226,7 +226,7 @@ async def test_a_refusal_ends_no_other_call_on_its_way(
     assert await slow == 403
 
 
-async def test_a_profile_that_was_added_or_mended_is_seen(
+async def test_a_profile_that_was_added_or_fixed_is_noticed(
     api: WireServer, aws: Aws, tmp_path: Path
 ) -> None:
     assert "ProfileNotFound" in (await failure(aws)).error
@@ -250,7 +250,7 @@ async def test_keys_of_the_environment_are_read_without_blanks(
         assert [r.access_key for r in (*api.requests, *sts.requests)] == [ACCESS_KEY] * 2
 
 
-async def test_a_region_is_read_without_blanks_and_once_it_is_one(
+async def test_a_region_is_read_without_blanks_and_once_it_is_valid(
     aws: Aws, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for region in ("", "us_east_1", "eu-west-1", "eu-west-2"):
@@ -270,21 +270,21 @@ time.sleep(60)
 """
 
 
-async def test_a_helper_that_hangs_is_ended_and_its_account_alone_waits(
+async def test_a_hanging_helper_is_ended_and_only_its_account_waits(
     api: WireServer, helper: Callable[[str], str], tmp_path: Path
 ) -> None:
     pids = tmp_path / "pids"
     line = helper(HANGS.format(pids=str(pids), secret=SECRET))
     (tmp_path / "config").write_text(f"[profile acme]\n{line}[profile other]\n{KEYS}")
-    aws = Aws(1.0, max_connections=10)
+    aws = Aws(3.0, max_connections=10)
     hung, also_hung, quick = await asyncio.gather(
         failure(aws), failure(aws, region="eu-west-1"), start(aws, "other")
     )
     assert quick == 200
-    assert hung.error == "1 s were not enough for the credential_process"
+    assert hung.error == "3 s were not enough for the credential_process"
     assert {hung.kind, also_hung.kind} == {Kind.CREDENTIALS}
     started = pids.read_text().split()
-    assert len(started) == 2  # one helper for both regions, and what it started
+    assert len(started) == 2  # one helper for both regions, and its child process
     assert (await failure(aws)).kind is Kind.CREDENTIALS
     await aws.close()
     wait_until(lambda: not any(map(_is_alive, pids.read_text().split())), "the helpers are gone")
@@ -295,7 +295,7 @@ async def another() -> None:
     """Grant another page at once."""
 
 
-async def test_a_helper_that_hangs_is_to_blame_for_a_list_as_well(
+async def test_a_hanging_helper_is_the_reason_for_a_failed_list_as_well(
     helper: Callable[[str], str], tmp_path: Path
 ) -> None:
     (tmp_path / "config").write_text(f"[profile acme]\n{helper('import time; time.sleep(60)')}")
@@ -309,20 +309,20 @@ async def test_a_helper_that_hangs_is_to_blame_for_a_list_as_well(
     assert answered.kind is Kind.CREDENTIALS
 
 
-async def test_what_a_helper_says_of_its_failure_is_not_repeated(
+async def test_the_error_output_of_a_helper_is_not_repeated(
     aws: Aws, helper: Callable[[str], str], tmp_path: Path
 ) -> None:
     line = helper(f"import sys; print({SECRET!r}, file=sys.stderr); raise SystemExit(7)")
     (tmp_path / "config").write_text(
         f"[profile acme]\n{line}[profile b]\n{ROLE}source_profile = acme\n"
     )
-    for account in ("acme", "b"):  # b's role has it as its source
+    for account in ("acme", "b"):  # b's role uses it as its source
         answered = await failure(aws, account)
         assert "credential_process ended with status 7" in answered.error
         assert SECRET not in answered.error
 
 
-async def test_credentials_that_hang_are_named_as_what_took_too_long(
+async def test_hanging_credentials_are_named_as_the_reason(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "config").write_text(
@@ -338,7 +338,7 @@ async def test_credentials_that_hang_are_named_as_what_took_too_long(
     assert answered.kind is Kind.CREDENTIALS
 
 
-def test_a_lane_pauses_for_a_broken_profile_and_goes_on_once_it_is_mended(
+def test_a_lane_pauses_for_a_broken_profile_and_resumes_once_it_is_fixed(
     start_worker: StartWorker, producer: Producer, helper: Callable[[str], str], tmp_path: Path
 ) -> None:
     config = tmp_path / "config"
@@ -361,7 +361,7 @@ def test_a_lane_pauses_for_a_broken_profile_and_goes_on_once_it_is_mended(
     assert [event["data"]["lane"] for event in producer.events("lane.paused")] == ["acme/us-east-1"]
 
 
-def test_a_worker_whose_endpoint_is_none_pauses_and_says_why(
+def test_a_worker_with_an_invalid_endpoint_pauses_and_reports_why(
     start_worker: StartWorker, producer: Producer
 ) -> None:
     start_worker(AWS_ENDPOINT_URL_AMPLIFYBACKEND="127.0.0.1:4567")

@@ -1,4 +1,4 @@
-"""Servers of each kind and each configuration that users bring: by socket, of other queue types."""
+"""Servers in each form and configuration that users have: with a socket, with other queue types."""
 
 import json
 from collections.abc import Callable, Iterator
@@ -11,8 +11,6 @@ import pytest
 from kombu import Connection, Exchange, Queue
 
 from config.servers import server_of
-from tests.conftest import RABBITMQ_VHOST, rabbitmqctl, virtual_host
-from tests.servers import DURABLE, Server
 from tests.support import (
     CommandLine,
     Producer,
@@ -22,13 +20,15 @@ from tests.support import (
     members,
     producing,
 )
+from tests.support.brokers import RABBITMQ_VHOST, rabbitmqctl, virtual_host
+from tests.support.servers import DURABLE, Server
 
 Start = Callable[..., Worker]
 
 
 @pytest.fixture
 def start(sandbox: Sandbox, tmp_path: Path) -> Iterator[Start]:
-    """Start real workers on a store of any URL; each must stop by itself when asked."""
+    """A function that starts real workers on a store of any URL; each must stop when asked."""
     workers: list[Worker] = []
 
     def start(url: str, **settings: str) -> Worker:
@@ -42,8 +42,8 @@ def start(sandbox: Sandbox, tmp_path: Path) -> Iterator[Start]:
         worker.stop(60)
 
 
-def import_by_each_door(producer: Producer) -> None:
-    """Send an import through each door, and wait until all have ended well."""
+def import_through_each_entry_point(producer: Producer) -> None:
+    """Send an import through each entry point, and wait until all of them have succeeded."""
     task = producer.send(members("dtask"))
     producer.send_batch("batch", [members("dbatch", importId="of-the-batch")])
     producer.add(members("dstream", importId="of-the-stream"))
@@ -52,14 +52,14 @@ def import_by_each_door(producer: Producer) -> None:
         producer.wait_for_event("import.succeeded", importId=import_id)
 
 
-def test_a_server_is_reached_by_its_socket(start: Start, tmp_path: Path) -> None:
+def test_a_server_is_reached_through_its_socket(start: Start, tmp_path: Path) -> None:
     path = tmp_path / "my;%redis"
     settings = {**DURABLE, "unixsocket": f'"{path}"', "requirepass": "s3cr/t"}
     url = f"unix://:{quote('s3cr/t', safe='')}@{quote(str(path))}?db=2"
     with Server(tmp_path / "server", settings) as server:
         worker = start(url).wait_until_ready()
         with producing(server_of(url).celery_url, server.url.replace("/0", "/2")) as producer:
-            import_by_each_door(producer)
+            import_through_each_entry_point(producer)
         checks = CommandLine(url)("doctor").stdout
         assert "FAIL" not in checks
         assert "workers: 1 answered" in checks
@@ -68,7 +68,7 @@ def test_a_server_is_reached_by_its_socket(start: Start, tmp_path: Path) -> None
 
 @pytest.fixture
 def quorum_url() -> Iterator[str]:
-    """A virtual host whose queues are quorum queues unless a client asks for others."""
+    """A virtual host in which queues are quorum queues unless a client declares another type."""
     with virtual_host(f"{RABBITMQ_VHOST}-quorum", "--default-queue-type", "quorum") as url:
         yield url
 
@@ -83,20 +83,20 @@ def test_a_virtual_host_may_make_every_queue_a_quorum_queue(
     with producing(quorum_url, store_url) as producer:
         for number in range(20):
             producer.send(members(f"dlater{number}"), countdown=3600)
-        import_by_each_door(producer)
+        import_through_each_entry_point(producer)
     assert sandbox.jobs("dlater") == []
     assert "Connection to broker lost" not in worker.log
 
 
 @pytest.fixture
 def other_url() -> Iterator[str]:
-    """A virtual host of its own, for queues that are like no others."""
+    """A dedicated virtual host, for queues with other properties."""
     with virtual_host(f"{RABBITMQ_VHOST}-other") as url:
         yield url
 
 
 def declare(url: str, **other: Any) -> None:
-    """Declare the producers' queue, otherwise than workers do."""
+    """Declare the producers' queue differently from the workers."""
     with Connection(url) as connection, connection.channel() as channel:
         Queue("imports", Exchange("imports"), routing_key="imports", **other)(channel).declare()
 
@@ -109,7 +109,7 @@ def declare(url: str, **other: Any) -> None:
         ({"durable": False}, "'durable'", "'true'", "'false'"),
     ],
 )
-def test_a_queue_of_other_arguments_ends_the_worker_and_is_named(
+def test_a_queue_with_other_arguments_ends_the_worker_and_is_named(
     start: Start,
     other_url: str,
     store_url: str,
@@ -133,19 +133,19 @@ def test_a_queue_of_other_arguments_ends_the_worker_and_is_named(
     assert argument in done.stderr
 
 
-def test_queues_may_be_quorum_queues_by_our_own_declaration(
+def test_the_worker_may_declare_quorum_queues_itself(
     start: Start, other_url: str, store_url: str
 ) -> None:
     declare(other_url, queue_arguments={"x-queue-type": "quorum"})
     start(store_url, IMPORTS_BROKER_URL=other_url, IMPORTS_QUEUE_TYPE="quorum").wait_until_ready()
     with producing(other_url, store_url) as producer:
         producer.app.amqp.queues.add(Queue("imports", queue_arguments={"x-queue-type": "quorum"}))
-        import_by_each_door(producer)
+        import_through_each_entry_point(producer)
 
 
 @contextmanager
 def alarm() -> Iterator[None]:
-    """Let RabbitMQ raise its memory alarm, for all of its users: keep it short."""
+    """Raise RabbitMQ's memory alarm. It affects all users of the server, so keep it short."""
     try:
         if rabbitmqctl("set_vm_memory_high_watermark", "0.0001") != 0:
             pytest.skip("NO RABBITMQ whose rabbitmqctl may be run here, its tests are skipped")

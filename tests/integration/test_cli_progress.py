@@ -1,4 +1,4 @@
-"""The display of a batch: in place on a terminal, lines elsewhere, through outages as well."""
+"""The display of a batch: redrawn on a terminal, lines elsewhere, and during outages."""
 
 import asyncio
 import io
@@ -10,11 +10,13 @@ import pytest
 from redis.exceptions import ConnectionError as RedisConnectionError
 from rich.console import Console
 
-from worker.cli.progress import Pace, exit_code_of, follow_batch, summary
+from worker.cli.progress import Pace, follow_batch
+from worker.cli.summary import exit_code_of, summary
 from worker.domain.imports import Import
 from worker.domain.states import State
+from worker.store.batchview import BatchCounts
 from worker.store.laneview import LaneView
-from worker.store.views import BatchCounts, ImportViews
+from worker.store.views import ImportViews
 
 
 def counts_of(expected: int, **by_state: int) -> BatchCounts:
@@ -39,7 +41,7 @@ def lane(reason: str = "", blocked_seconds: float = 0) -> LaneView:
 
 
 class Script(ImportViews):
-    """Shows one moment after the other; an exception is an outage."""
+    """Returns one state after the other; an exception stands for an outage."""
 
     def __init__(
         self,
@@ -51,7 +53,7 @@ class Script(ImportViews):
         self._busy = list(lanes)
         self._undecided = list(undecided)
 
-    async def batch(self, batch_id: str) -> BatchCounts | None:  # noqa: ARG002 - always the same
+    async def batch(self, batch_id: str) -> BatchCounts | None:  # noqa: ARG002 - always the same batch
         moment = self._moments.pop(0)
         if isinstance(moment, Exception):
             raise moment
@@ -77,7 +79,7 @@ def no_wait_between_lines(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.usefixtures("no_wait_between_lines")
-async def test_elsewhere_each_change_is_a_line_without_control_characters() -> None:
+async def test_without_a_terminal_each_change_is_a_line_without_control_characters() -> None:
     waiting, running = counts_of(2, waiting=2), counts_of(2, waiting=1, running=1)
     printed = await follow(
         Script(None, waiting, waiting, running, counts_of(2, succeeded=1, failed=1)), terminal=False
@@ -93,7 +95,7 @@ async def test_elsewhere_each_change_is_a_line_without_control_characters() -> N
     assert printed.replace("\n", "").isprintable()
 
 
-async def test_elsewhere_lines_are_seconds_apart_but_the_last_is_never_lost() -> None:
+async def test_without_a_terminal_lines_are_seconds_apart_but_the_last_is_never_lost() -> None:
     printed = await follow(
         Script(*(counts_of(9, succeeded=number) for number in range(10))), terminal=False
     )
@@ -103,7 +105,7 @@ async def test_elsewhere_lines_are_seconds_apart_but_the_last_is_never_lost() ->
     ]
 
 
-async def test_a_terminal_shows_bar_states_pace_and_what_holds_the_batch_up() -> None:
+async def test_a_terminal_shows_bar_states_pace_and_what_delays_the_batch() -> None:
     printed = await follow(
         Script(
             counts_of(4, waiting=2, running=1, rejected=1),
@@ -127,7 +129,7 @@ async def test_a_throttled_lane_is_named() -> None:
 
 @pytest.mark.usefixtures("no_wait_between_lines")
 @pytest.mark.parametrize("terminal", [False, True])
-async def test_an_outage_is_told_and_outlived(terminal: bool) -> None:  # noqa: FBT001 - a parameter
+async def test_an_outage_is_reported_and_survived(terminal: bool) -> None:  # noqa: FBT001 - a test parameter
     printed = await follow(
         Script(
             counts_of(1, waiting=1),
@@ -143,17 +145,17 @@ async def test_an_outage_is_told_and_outlived(terminal: bool) -> None:  # noqa: 
 
 
 @pytest.mark.usefixtures("no_wait_between_lines")
-async def test_a_batch_on_its_way_is_waited_for_in_full() -> None:
+async def test_a_batch_that_has_not_fully_arrived_is_waited_for() -> None:
     part, whole = counts_of(1, succeeded=1), counts_of(3, succeeded=3)
     printed = await follow(Script(None, part, whole), terminal=False, total=3)
     lines = printed.splitlines()
     assert lines[0].startswith("b: 0 of 3 finished")
-    assert lines[0].endswith("no worker has taken it up yet")
+    assert lines[0].endswith("no worker has picked it up yet")
     assert lines[1].startswith("b: 1 of 3 finished")
     assert lines[2].startswith("b: 3 of 3 finished")
 
 
-async def test_it_stops_when_told_to() -> None:
+async def test_the_display_stops_when_asked() -> None:
     stop = asyncio.Event()
     stop.set()
     console = Console(file=io.StringIO())
@@ -164,7 +166,7 @@ async def test_it_stops_when_told_to() -> None:
 
 
 @pytest.mark.parametrize("terminal", [True, False], ids=["terminal", "log"])
-async def test_imports_that_wait_for_a_person_are_named(*, terminal: bool) -> None:
+async def test_undecided_imports_are_named(*, terminal: bool) -> None:
     undecided = Import(
         id="odd",
         state=State.STARTING,
@@ -177,10 +179,10 @@ async def test_imports_that_wait_for_a_person_are_named(*, terminal: bool) -> No
     others = replace(undecided, id="another", batch_id="another")
     counts = [counts_of(2, succeeded=1, starting=1), counts_of(2, succeeded=2)]
     shown = await follow(Script(*counts, undecided=[others, undecided]), terminal=terminal)
-    assert "1 wait for a person to decide: amplify-import explain odd" in shown
+    assert "1 wait for an operator to decide: amplify-import explain odd" in shown
 
 
-def test_the_pace_is_that_of_the_last_while() -> None:
+def test_the_pace_is_measured_over_recent_time() -> None:
     pace = Pace(window_seconds=10)
     pace.note(0, 0)
     assert (pace.per_second, pace.seconds_left(5)) == (0, None)
@@ -207,11 +209,11 @@ def test_the_summary_lists_the_first_failures_and_says_how_to_see_the_others() -
     output = io.StringIO()
     Console(file=output, width=40).print(summary(counts, failures), soft_wrap=True)
     lines = output.getvalue().splitlines()
-    assert lines[0] == "Batch b: 3 of 20 succeeded, 12 ended badly, 5 not finished."
+    assert lines[0] == "Batch b: 3 of 20 succeeded, 12 did not succeed, 5 not finished."
     assert "  d9/staging  timed_out  [bold]not finished  (i9)" in lines
     assert lines[-1] == "  ... and 2 more: amplify-import status b --failed"
 
 
-def test_the_exit_code_tells_whether_any_ended_badly() -> None:
+def test_the_exit_code_tells_whether_any_was_unsuccessful() -> None:
     assert exit_code_of(counts_of(2, succeeded=1, running=1)) == 0
     assert exit_code_of(counts_of(2, succeeded=1, cancelled=1)) == 1

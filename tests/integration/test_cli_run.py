@@ -1,4 +1,4 @@
-"""`amplify-import run` and `demo` as a user starts them: nothing but this machine."""
+"""`amplify-import run` and `demo` as users start them, with nothing but this machine."""
 
 import errno
 import json
@@ -21,8 +21,8 @@ MARK = "TEST_PROCESS_TREE"
 SLOW_JOBS = Scenario.model_validate({"jobs": {"min_seconds": 0.8, "max_seconds": 1.2}})
 
 
-class Tree:
-    """Everything that one command starts, found by a mark in the environment."""
+class ProcessTree:
+    """All processes that one command starts, identified by a mark in their environment."""
 
     def __init__(
         self, *arguments: str | Path, cwd: Path, stdout: Any = subprocess.PIPE, **environment: str
@@ -38,12 +38,12 @@ class Tree:
         )
 
     def end(self) -> tuple[int, str, str]:
-        """Wait until the command has ended; return its code and what it printed."""
-        printed, said = self.process.communicate(timeout=60)
-        return self.process.returncode, printed, said
+        """Wait until the command has ended; return its exit code and output."""
+        printed, errors = self.process.communicate(timeout=60)
+        return self.process.returncode, printed, errors
 
     def pids(self, word: str = "") -> list[int]:
-        """Return the processes that are alive, those with `word` in their command line."""
+        """Return the running processes with `word` in their command line."""
         mark = f"{MARK}={self._mark}".encode()
         return [
             int(path.name)
@@ -54,28 +54,28 @@ class Tree:
         ]
 
     def wait_until_gone(self) -> None:
-        """Wait until nothing of the tree is left."""
+        """Wait until no process of the tree is left."""
         if Path("/proc/self/environ").exists():
-            wait_until(lambda: not self.pids(), "nothing of the run survives")
+            wait_until(lambda: not self.pids(), "no process of the run is left")
 
 
 def _read(path: Path) -> bytes:
     try:
         return path.read_bytes()
-    except OSError:  # it is gone by now, or somebody else's
+    except OSError:  # it has ended, or belongs to another user
         return b""
 
 
-Start = Callable[..., Tree]
+Start = Callable[..., ProcessTree]
 
 
 @pytest.fixture
 def start(tmp_path: Path) -> Iterator[Start]:
-    """Start commands; nothing of them may be left in the end."""
-    trees: list[Tree] = []
+    """A function that starts commands; at the end, none of their processes may be left."""
+    trees: list[ProcessTree] = []
 
-    def start(*arguments: str | Path, **environment: Any) -> Tree:
-        tree = Tree(*arguments, cwd=tmp_path, **environment)
+    def start(*arguments: str | Path, **environment: Any) -> ProcessTree:
+        tree = ProcessTree(*arguments, cwd=tmp_path, **environment)
         trees.append(tree)
         return tree
 
@@ -99,36 +99,36 @@ def write_batch(directory: Path, apps: Sequence[str], *more: dict[str, Any]) -> 
 
 
 def results_in(directory: Path) -> list[str]:
-    """Return the results that a run has left somewhere below a directory, a line each."""
+    """Return the results, one line each, that a run has written somewhere below a directory."""
     (path,) = directory.rglob("results.jsonl")
     return path.read_text().splitlines()
 
 
 def settings_for(sandbox: Sandbox, **settings: str) -> dict[str, str]:
-    """The user's environment, with a store and a broker that are not to be used."""
+    """The user's environment, with a store and a broker that must not be used."""
     nowhere = "redis://127.0.0.1:1/0"
     return environment_for(sandbox, nowhere, IMPORTS_BROKER_URL=nowhere, **settings)
 
 
-def test_a_practice_run_completes_and_is_complete_ever_after(start: Start, tmp_path: Path) -> None:
+def test_a_practice_run_completes_and_stays_complete(start: Start, tmp_path: Path) -> None:
     path = tmp_path / "wave 1.csv"
     header = "appId,backendEnvironmentName,userPoolId,webClientId,nativeClientId,account"
     rows = [f"d{n},dev,us-east-1_Ab,web,native,{('acme', 'my team')[n % 2]}" for n in range(6)]
     path.write_text("\n".join([header, *rows]))
     arguments = ("run", path, "--sandbox", "--json", "--state-dir", tmp_path / "state")
 
-    code, printed, said = start(*arguments).end()
-    assert code == 0, said
+    code, printed, errors = start(*arguments).end()
+    assert code == 0, errors
     first = json.loads(printed)
     assert first["batchId"].startswith("wave-1-")
     assert first["states"]["succeeded"] == 6
     log = tmp_path / "state" / "practice" / first["batchId"] / "worker.log"
     logged = log.read_text()
 
-    code, printed, said = start(*arguments).end()
-    assert code == 0, said
+    code, printed, errors = start(*arguments).end()
+    assert code == 0, errors
     assert json.loads(printed) == first
-    assert "is complete" in said
+    assert "is complete" in errors
     results = (log.parent / "results.jsonl").read_text().splitlines()
     assert {json.loads(line)["appId"] for line in results} == {f"d{n}" for n in range(6)}
     assert log.read_text() == logged  # no worker ran, so no call was made
@@ -136,14 +136,14 @@ def test_a_practice_run_completes_and_is_complete_ever_after(start: Start, tmp_p
 
 def test_a_bad_file_imports_nothing(start: Start, tmp_path: Path) -> None:
     path = write_batch(tmp_path, ["d1"], members("x2"), members("d3", webClientId=7))
-    code, _, said = start("run", path, "--sandbox", "--state-dir", tmp_path / "state").end()
+    code, _, errors = start("run", path, "--sandbox", "--state-dir", tmp_path / "state").end()
     assert code == 2
-    assert "line 2: appId: must look like" in said
-    assert "line 3: webClientId: " in said
+    assert "line 2: appId: must look like" in errors
+    assert "line 3: webClientId: " in errors
     assert not (tmp_path / "state").exists()
 
 
-def test_rows_whose_region_nobody_knows_are_not_burnt(
+def test_rows_without_a_known_region_are_not_used_up(
     start: Start, sandbox: Sandbox, tmp_path: Path
 ) -> None:
     path = write_batch(tmp_path, ["d1"])
@@ -152,9 +152,9 @@ def test_rows_whose_region_nobody_knows_are_not_burnt(
         "AWS_REGION": "",
         "AWS_CONFIG_FILE": str(tmp_path / "none"),
     }
-    code, _, said = start("run", path, "--state-dir", tmp_path / "state", **settings).end()
+    code, _, errors = start("run", path, "--state-dir", tmp_path / "state", **settings).end()
     assert code == 2
-    assert "No region for account default: set AWS_REGION" in said
+    assert "No region for account default: set AWS_REGION" in errors
     assert not (tmp_path / "state").exists()
 
 
@@ -164,10 +164,10 @@ def test_good_rows_of_a_bad_file_are_imported_when_asked(
     sandbox.reset(Scenario(missing_app_prefixes=("d0missing",)))
     path = write_batch(tmp_path, ["d1", "d0missing"], members("x2"))
     arguments = ("run", path, "--skip-invalid", "--state-dir", tmp_path / "state")
-    code, printed, said = start(*arguments, **settings_for(sandbox)).end()
+    code, printed, errors = start(*arguments, **settings_for(sandbox)).end()
     assert code == 1
-    assert "1 of 2 succeeded, 1 ended badly" in printed
-    assert "1 bad rows of the file were skipped" in said
+    assert "1 of 2 succeeded, 1 did not succeed" in printed
+    assert "1 bad rows of the file were skipped" in errors
     assert len(sandbox.jobs()) == 1
 
 
@@ -181,26 +181,27 @@ def test_an_interrupted_run_leaves_nothing_running_and_is_resumed(
     tree = start(*arguments, **environment)
     wait_until(lambda: len(slow_sandbox.jobs()) >= 2, "some imports were started")
     tree.process.send_signal(number)
-    code, _, said = tree.end()
+    code, _, errors = tree.end()
     if number is signal.SIGKILL:
         assert code == -signal.SIGKILL
     else:
         assert code == 130
-        assert "run the same command again to resume" in said
+        assert "run the same command again to resume" in errors
         assert not tree.pids()
     assert len(slow_sandbox.jobs()) < len(apps)
 
-    code, printed, said = start(*arguments, **environment).end()
-    assert code == 0, said
+    code, printed, errors = start(*arguments, **environment).end()
+    assert code == 0, errors
     assert "6 of 6 succeeded" in printed
     assert sorted(job["target"] for job in slow_sandbox.jobs()) == [f"{a}/staging" for a in apps]
     tree.wait_until_gone()
 
 
-def test_a_worker_that_dies_is_started_again_and_no_other_run_comes_between(
+def test_a_worker_that_dies_is_started_again_and_no_other_run_interferes(
     start: Start, slow_sandbox: Sandbox, tmp_path: Path
 ) -> None:
     apps = [f"d{n}" for n in range(4)]
+    slow_sandbox.script("d0", duration_seconds=10)  # the other run starts before this job ends
     arguments = ("run", write_batch(tmp_path, apps), "--state-dir", tmp_path / "state")
     environment = settings_for(slow_sandbox)
     tree = start(*arguments, **environment)
@@ -208,17 +209,17 @@ def test_a_worker_that_dies_is_started_again_and_no_other_run_comes_between(
     workers = [pid for pid in tree.pids("celery") if pid not in tree.pids("guard.py")]
     os.kill(workers[0], signal.SIGKILL)
 
-    code, _, said = start(*arguments, **environment).end()
+    code, _, errors = start(*arguments, **environment).end()
     assert code == 3
-    assert "is in use by another run" in said
+    assert "is in use by another run" in errors
 
-    code, _, said = tree.end()
-    assert code == 0, said
-    assert "worker 1 ended with code 137; it was started again (1 of 5)" in said
+    code, _, errors = tree.end()
+    assert code == 0, errors
+    assert "worker 1 ended with code 137; it was started again (1 of 5)" in errors
     assert len(slow_sandbox.jobs()) == len(apps)
 
 
-def test_imports_go_on_when_the_reader_of_the_output_goes_away(
+def test_imports_continue_when_the_reader_of_the_output_disappears(
     start: Start, slow_sandbox: Sandbox, tmp_path: Path
 ) -> None:
     apps = [f"d{n}" for n in range(4)]
@@ -228,23 +229,23 @@ def test_imports_go_on_when_the_reader_of_the_output_goes_away(
     assert tree.process.stderr is not None
     assert tree.process.stdout.readline()
     tree.process.stdout.close()
-    said = tree.process.stderr.read()
+    errors = tree.process.stderr.read()
     assert tree.process.wait(60) == 141
-    assert "All results: " in said
-    assert "Traceback" not in said
+    assert "All results: " in errors
+    assert "Traceback" not in errors
     assert len(results_in(tmp_path / "state")) == len(slow_sandbox.jobs()) == len(apps)
 
 
-def test_imports_go_on_when_the_output_is_on_a_full_disk(
+def test_imports_continue_when_the_output_is_on_a_full_disk(
     start: Start, slow_sandbox: Sandbox, tmp_path: Path
 ) -> None:
     apps = [f"d{n}" for n in range(4)]
     arguments = ("run", write_batch(tmp_path, apps), "--json", "--state-dir", tmp_path / "state")
     with Path("/dev/full").open("w") as full:
         tree = start(*arguments, stdout=full, **settings_for(slow_sandbox))
-        code, _, said = tree.end()
+        code, _, errors = tree.end()
     assert code == 3
-    assert f"Error: standard output: {NO_ROOM}. What stood there is cut off." in said
+    assert f"Error: standard output: {NO_ROOM}. The output is incomplete." in errors
     assert len(results_in(tmp_path / "state")) == len(slow_sandbox.jobs()) == len(apps)
 
 
@@ -256,14 +257,14 @@ def test_results_that_cannot_be_written_are_named_and_written_the_next_time(
     part = state / "batches" / "b" / "results.part"
     part.parent.mkdir(parents=True)
     part.symlink_to("/dev/full")
-    code, _, said = start(*arguments, **settings_for(slow_sandbox)).end()
+    code, _, errors = start(*arguments, **settings_for(slow_sandbox)).end()
     assert code == 3
     whole = part.with_suffix(".jsonl")
-    assert f"Error: The imports are over, but {whole} could not be written: {NO_ROOM}." in said
+    assert f"Error: All imports have ended, but {whole} could not be written: {NO_ROOM}." in errors
     assert not whole.exists()
 
-    code, _, said = start(*arguments, **settings_for(slow_sandbox)).end()
-    assert code == 0, said
+    code, _, errors = start(*arguments, **settings_for(slow_sandbox)).end()
+    assert code == 0, errors
     assert len(results_in(tmp_path / "state")) == len(slow_sandbox.jobs()) == 1
 
 
@@ -279,7 +280,7 @@ def mount(directory: Path, options: str) -> None:
 
 @pytest.fixture
 def small_disk(tmp_path: Path) -> Iterator[Path]:
-    """A directory on a disk of its own that holds 300 KiB."""
+    """A directory on a separate file system of 300 KiB."""
     disk = tmp_path / "disk"
     disk.mkdir()
     mount(disk, "size=300k")
@@ -287,22 +288,24 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
     subprocess.run([shutil.which("umount") or "umount", "--lazy", disk], check=True)
 
 
-def test_a_full_disk_under_the_store_is_named_each_time_and_nothing_is_lost_once_there_is_room(
+def test_a_full_disk_of_the_store_is_named_each_time_and_nothing_is_lost_once_there_is_room(
     start: Start, sandbox: Sandbox, small_disk: Path, tmp_path: Path
 ) -> None:
     apps = [f"d{n}" for n in range(300)]
     arguments = ("run", write_batch(tmp_path, apps), "--state-dir", small_disk)
     environment = settings_for(sandbox)
     for _ in range(2):
-        code, _, said = start(*arguments, **environment).end()
+        code, _, errors = start(*arguments, **environment).end()
         assert code == 3
-        assert said.splitlines()[-1].startswith("Error: The embedded server has ended, as nothing")
-        assert f"can be written to {small_disk}/batches/apps-" in said
-        assert NO_ROOM in said
+        assert errors.splitlines()[-1].startswith(
+            "Error: The embedded server has ended, as nothing"
+        )
+        assert f"can be written to {small_disk}/batches/apps-" in errors
+        assert NO_ROOM in errors
 
     mount(small_disk, "remount,size=40m")
-    code, printed, said = start(*arguments, **environment).end()
-    assert code == 0, said
+    code, printed, errors = start(*arguments, **environment).end()
+    assert code == 0, errors
     assert "300 of 300 succeeded" in printed
     assert len(sandbox.jobs()) == len(apps)
 
@@ -311,8 +314,10 @@ def test_a_relative_state_home_is_ignored_as_its_specification_says(
     start: Start, tmp_path: Path
 ) -> None:
     path = write_batch(tmp_path, ["d1"])
-    code, _, said = start("run", path, "--sandbox", HOME=str(tmp_path), XDG_STATE_HOME="here").end()
-    assert code == 0, said
+    code, _, errors = start(
+        "run", path, "--sandbox", HOME=str(tmp_path), XDG_STATE_HOME="here"
+    ).end()
+    assert code == 0, errors
     assert not (tmp_path / "here").exists()
     assert results_in(tmp_path / ".local" / "state" / "amplify-import")
 
@@ -321,8 +326,8 @@ def test_the_demo_shows_everything_and_leaves_nothing(start: Start, tmp_path: Pa
     temporary = tmp_path / "temporary"
     temporary.mkdir()
     tree = start("demo", "--apps", "40", TMPDIR=str(temporary))
-    code, printed, said = tree.end()
-    assert code == 0, said
+    code, printed, errors = tree.end()
+    assert code == 0, errors
     assert "Flower, while this runs: http://127.0.0.1:" in printed
     assert "d0missing00039" in printed
     assert '"type": "import.' in printed

@@ -1,6 +1,5 @@
-"""The Compose stack, as far as it can be seen without an engine: it is valid, and each service's
-command and health check run natively just as the file gives them.
-"""
+"""The Compose stack, tested without a container engine: the file is valid, and each service's
+command and health check run natively as the file defines them."""
 
 import os
 import shutil
@@ -27,7 +26,7 @@ SERVICES: dict[str, Any] = COMPOSE["services"]
 
 @contextmanager
 def running(command: list[str], environment: Mapping[str, str], cwd: Path) -> Iterator[None]:
-    """Run a service's command; it must still run when we are done, and stop when asked."""
+    """Run a service's command; it must run until the end of the context, and stop when asked."""
     with (cwd / "service.log").open("ab") as log:
         process = subprocess.Popen(
             command,
@@ -103,12 +102,12 @@ def test_redis_is_durable_and_never_evicts(tmp_path: Path) -> None:
         assert redis.config_get("maxmemory-policy") == {"maxmemory-policy": "noeviction"}
 
 
-def test_the_worker_runs_and_its_health_check_tells(
+def test_the_worker_runs_and_its_health_check_works(
     sandbox: Sandbox, store_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     environment = environment_for(sandbox, store_url)
     monkeypatch.setenv("IMPORTS_REDIS_URL", store_url)
-    assert not healthy("worker", tmp_path), "nobody is there yet"
+    assert not healthy("worker", tmp_path), "no worker runs yet"
     with running(SERVICES["worker"]["command"], environment, tmp_path):
         wait_until(lambda: healthy("worker", tmp_path), "the worker is healthy", 60)
 
@@ -152,7 +151,7 @@ def _pings(redis: Any) -> bool:
 
 def _status(url: str) -> int:
     try:
-        with urlopen(url, timeout=10) as answer:  # noqa: S310 - an http address of our own
+        with urlopen(url, timeout=10) as answer:  # noqa: S310 - a local http address
             return int(answer.status)
     except HTTPError as error:
         return error.code

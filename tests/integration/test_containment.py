@@ -1,16 +1,15 @@
-"""Trouble stays where it is: lanes that nobody answers, quotas that nobody told, too many jobs."""
+"""Problems stay contained: lanes that get no answers, hidden quotas, too many jobs."""
 
 import re
 from typing import Any
 
 import pytest
 
-from tests.conftest import StartWorker
-from tests.support import ACCESS_KEY, Producer, Sandbox, members, wait_until
+from tests.support import ACCESS_KEY, Producer, Sandbox, StartWorker, members, wait_until
 from worker.sandbox.scenario import Scenario
 
 LANE = "default/us-east-1"
-SKEWED = "tests.chaos.skewed"
+SKEWED = "tests.chaos.skewed_clock"
 CALM: dict[str, Any] = {"jobs": {"min_seconds": 0.2, "max_seconds": 0.3}}
 FAULTS = {
     "an outage": {"error_504_before": 1.0},
@@ -20,7 +19,7 @@ FAULTS = {
 
 
 @pytest.mark.parametrize("fault", FAULTS.values(), ids=FAULTS)
-def test_a_lane_that_is_not_answered_pauses_burns_nothing_and_reopens(
+def test_a_lane_without_answers_pauses_uses_no_attempts_and_reopens(
     start_worker: StartWorker, producer: Producer, sandbox: Sandbox, fault: dict[str, float]
 ) -> None:
     faults = {"ImportBackendAuth": fault, "ListBackendJobs": fault}
@@ -40,14 +39,15 @@ def test_a_lane_that_is_not_answered_pauses_burns_nothing_and_reopens(
     assert len(sandbox.jobs()) == 40
 
 
-def test_a_region_that_hangs_does_not_hold_up_another(
+def test_a_hanging_region_does_not_delay_another(
     start_worker: StartWorker, producer: Producer, sandbox: Sandbox
 ) -> None:
-    """Fifty imports hang, with slots for twenty calls; another lane's are done meanwhile."""
+    """Fifty imports hang, with slots for twenty calls; imports of another lane succeed
+    meanwhile."""
     for n in range(50):
         sandbox.script(f"dhang{n}", faults=[{"kind": "hang"}])
     worker = start_worker(IMPORTS_MAX_IN_FLIGHT="20", IMPORTS_LEASE_SECONDS="40")
-    producer.send(members("dknown")).get(timeout=30)  # a lane that nobody knows goes slower
+    producer.send(members("dknown")).get(timeout=30)  # a lane whose facts are unknown is slower
     for n in range(50):
         producer.send(members(f"dhang{n}"))
     wait_until(lambda: len(sandbox.calls(app="dhang")) >= 8, "calls hang")
@@ -55,7 +55,7 @@ def test_a_region_that_hangs_does_not_hold_up_another(
     for task in tasks:
         assert task.get(timeout=15)["outcome"] == "succeeded"
     assert len(sandbox.calls(app="dhang")) <= 15
-    worker.kill()  # it would wait for the calls that hang
+    worker.kill()  # a normal stop would wait for the calls that hang
 
 
 @pytest.mark.parametrize("limit_type", ["CONCURRENT_JOBS", ""], ids=["named", "not named"])
@@ -78,18 +78,18 @@ def test_more_jobs_than_aws_allows_wait_for_the_others_to_end(
 def test_a_hidden_quota_is_learned_by_a_real_worker(
     start_worker: StartWorker, producer: Producer, sandbox: Sandbox
 ) -> None:
-    quota = {"starts": {"rate": 10, "burst": 5}}
+    quota = {"starts": {"rate": 3, "burst": 3}}  # slow enough for a busy machine
     sandbox.reset(Scenario.model_validate({**CALM, "quota": quota}))
     start_worker(IMPORTS_START_RATE="", IMPORTS_START_BURST="")
-    tasks = [producer.send(members(f"dquota{n}")) for n in range(100)]
+    tasks = [producer.send(members(f"dquota{n}")) for n in range(40)]
     for task in tasks:
-        assert task.get(timeout=40)["outcome"] == "succeeded"
+        assert task.get(timeout=60)["outcome"] == "succeeded"
     statuses = [call["status"] for call in sandbox.calls()]
     assert statuses.count(429) <= 8
-    assert float(producer.redis.hget(f"imports:limiter:{LANE}:start", "rate") or 0) == (
-        pytest.approx(10, rel=0.15)
-    )
-    assert sandbox.snapshot()["max_concurrent"][f"{ACCESS_KEY}/us-east-1/starts"] <= 6
+    limiter: Any = producer.redis.hgetall(f"imports:limiter:{LANE}:start")
+    assert limiter["learned"] == "1"
+    assert float(limiter["rate"]) == pytest.approx(3, rel=0.15)
+    assert sandbox.snapshot()["max_concurrent"][f"{ACCESS_KEY}/us-east-1/starts"] <= 4
 
 
 def test_a_worker_whose_clock_is_wrong_stands_down_and_leaves_the_lane_to_others(
@@ -98,7 +98,7 @@ def test_a_worker_whose_clock_is_wrong_stands_down_and_leaves_the_lane_to_others
     sandbox.reset(Scenario.model_validate(CALM))
     wrong = start_worker(SKEWED, CLOCK_SKEW_SECONDS="3655")
     producer.send(members("dfirst"))
-    wait_until(lambda: "clock.wrong" in wrong.log, "it is told that its clock is wrong")
+    wait_until(lambda: "clock.wrong" in wrong.log, "the worker logs that its clock is wrong")
     assert re.search(r"this machine's clock is 365\d s ahead of AWS", wrong.log)
     start_worker()
     tasks = [producer.send(members(f"dclock{n}")) for n in range(20)]
@@ -120,5 +120,9 @@ def test_a_lane_that_only_workers_with_wrong_clocks_serve_pauses_and_says_why(
         worker.kill()
     start_worker()
     producer.wait_for_event("lane.resumed", lane=LANE)
-    wait_until(lambda: producer.events("import.succeeded"), "it is done when somebody can", 60)
+    wait_until(
+        lambda: producer.events("import.succeeded"),
+        "the import succeeds once a worker with a right clock runs",
+        60,
+    )
     assert len(sandbox.jobs()) == 1

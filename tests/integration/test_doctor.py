@@ -1,4 +1,4 @@
-"""What `doctor` says of servers that refuse, stay silent, or forbid what is needed."""
+"""What `doctor` reports about servers that refuse, do not answer, or forbid what is needed."""
 
 import json
 import socket
@@ -11,7 +11,6 @@ from typing import Any
 import pytest
 from redis.exceptions import RedisError
 
-from tests.servers import DURABLE, FORGETFUL, Server
 from tests.support import (
     PROJECT,
     CommandLine,
@@ -22,12 +21,13 @@ from tests.support import (
     producing,
     wait_until,
 )
+from tests.support.servers import DURABLE, IN_MEMORY, Server
 
 
 @pytest.fixture
 def server(tmp_path: Path) -> Iterator[Server]:
-    """A server alone, for this test to spoil."""
-    with Server(tmp_path / "server", FORGETFUL) as server:
+    """A single server, which the test may break."""
+    with Server(tmp_path / "server", IN_MEMORY) as server:
         yield server
 
 
@@ -53,14 +53,14 @@ def test_doctor_says_which_check_got_no_answer(store_url: str) -> None:
         assert "ok   credentials of default" in checks
 
 
-def test_doctor_spares_its_reader_the_pools_of_sentinels() -> None:
+def test_doctor_does_not_print_the_connection_pools_of_sentinels() -> None:
     checks = examined("sentinel://127.0.0.1:1?master_name=main")
     for name in ("store", "broker"):
         assert checks[name]["verdict"] == "FAIL"
         assert checks[name]["detail"].endswith("can't be reached: No master found for 'main'")
 
 
-def test_doctor_advises_a_server_without_memory(server: Server) -> None:
+def test_doctor_gives_advice_on_a_server_without_memory(server: Server) -> None:
     server.set(maxmemory=1)
     checks = examined(server.url)
     for name in ("writes", "broker"):
@@ -69,7 +69,7 @@ def test_doctor_advises_a_server_without_memory(server: Server) -> None:
         assert checks[name]["remedy"].startswith("raise maxmemory")
 
 
-def test_doctor_advises_a_server_that_is_a_replica(server: Server) -> None:
+def test_doctor_gives_advice_on_a_server_that_is_a_replica(server: Server) -> None:
     with server.client() as client:
         client.replicaof("127.0.0.1", 1)
     checks = examined(server.url)
@@ -80,8 +80,8 @@ def test_doctor_advises_a_server_that_is_a_replica(server: Server) -> None:
         )
 
 
-def test_doctor_advises_a_server_that_can_not_save(server: Server, tmp_path: Path) -> None:
-    (tmp_path / "server" / "dump.rdb").mkdir()  # in the way of what is saved
+def test_doctor_gives_advice_on_a_server_that_can_not_save(server: Server, tmp_path: Path) -> None:
+    (tmp_path / "server" / "dump.rdb").mkdir()  # blocks the file that the server saves
     server.set(save="3600 1")
     with server.client() as client:
         client.set("a", "b")
@@ -96,18 +96,18 @@ def test_doctor_advises_a_server_that_can_not_save(server: Server, tmp_path: Pat
         assert checks[name]["remedy"].startswith("free disk space")
 
 
-def test_doctor_advises_who_gives_the_wrong_password(server: Server) -> None:
+def test_doctor_gives_advice_on_a_wrong_password(server: Server) -> None:
     address = f"127.0.0.1:{server.port}/0"
     server.set(requirepass="s3cret")
     for url in (f"redis://{address}", f"redis://:wr0ng@{address}"):
         checks = examined(url)
         for name in ("store", "broker"):
             assert checks[name]["verdict"] == "FAIL"
-            assert checks[name]["remedy"].startswith("give the right user and password"), checks
+            assert checks[name]["remedy"].startswith("set the right user and password"), checks
         assert "wr0ng" not in str(checks)
 
 
-def test_doctor_advises_a_server_that_takes_no_more_clients(server: Server) -> None:
+def test_doctor_gives_advice_on_a_server_that_accepts_no_more_clients(server: Server) -> None:
     server.set(maxclients=2)
     with ExitStack() as held:
         for _ in range(2):
@@ -132,7 +132,7 @@ PASSWORD = "change-me"
 
 @pytest.fixture
 def guarded(tmp_path: Path) -> Iterator[Server]:
-    """A server that knows the user whom we ship."""
+    """A server with the user that this project ships."""
     users = tmp_path / "users.acl"
     users.write_text((PROJECT / ACL).read_text())
     with Server(tmp_path / "guarded", {**DURABLE, "aclfile": users}) as server:
@@ -144,7 +144,7 @@ def url_of(server: Server) -> str:
     return f"redis://imports:{PASSWORD}@127.0.0.1:{server.port}/0"
 
 
-def test_the_user_that_we_ship_may_do_all_that_is_needed(
+def test_the_shipped_user_has_every_permission_needed(
     guarded: Server, sandbox: Sandbox, tmp_path: Path
 ) -> None:
     url = url_of(guarded)
@@ -162,8 +162,9 @@ def test_the_user_that_we_ship_may_do_all_that_is_needed(
             assert batch.get(timeout=20)["accepted"] == 1
             for import_id in ("of-the-batch", "of-the-stream"):
                 producer.wait_for_event("import.succeeded", importId=import_id)
+        submitted = command("submit", rows, "--watch")
         dones = command.each(
-            ("submit", rows, "--watch"), ("doctor",), ("audit",), ("lanes",), ("events",),
+            ("doctor",), ("audit",), ("lanes",), ("events",),
             ("status", "of-the-batch"), ("explain", "of-the-stream"), ("retry", "batch"),
             ("cancel", "of-the-stream"), ("lanes", "pause", "default/us-east-1"),
         )  # fmt: skip
@@ -171,7 +172,7 @@ def test_the_user_that_we_ship_may_do_all_that_is_needed(
         worker.stop(60)
     with guarded.client() as client:
         assert client.acl_log() == []
-    assert "no permission" not in "".join(done.stdout + done.stderr for done in dones)
+    assert "no permission" not in "".join(done.stdout + done.stderr for done in (submitted, *dones))
 
 
 @pytest.mark.parametrize(
@@ -186,7 +187,7 @@ def test_the_user_that_we_ship_may_do_all_that_is_needed(
         ("-client -config", "store", "ok", "Valkey"),
     ],
 )
-def test_doctor_names_the_permission_that_is_missing_and_goes_on(
+def test_doctor_names_a_missing_permission_and_continues(
     guarded: Server, rule: str, check: str, verdict: str, named: str
 ) -> None:
     with guarded.client() as client:
@@ -200,7 +201,7 @@ def test_doctor_names_the_permission_that_is_missing_and_goes_on(
 
 
 @pytest.mark.parametrize("rule", ["resetchannels", "-@pubsub"])
-def test_a_worker_lives_without_channels(
+def test_a_worker_works_without_permission_for_channels(
     guarded: Server, sandbox: Sandbox, tmp_path: Path, rule: str
 ) -> None:
     url = url_of(guarded)

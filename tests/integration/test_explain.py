@@ -1,4 +1,4 @@
-"""What `explain` tells of an import, and whether its estimate comes true."""
+"""What `explain` reports about an import, and whether its estimate is right."""
 
 import json
 from dataclasses import replace
@@ -8,17 +8,17 @@ from typing import Any
 
 import pytest
 
-from tests.conftest import GENEROUS, MakeStore, StartWorker
-from tests.support import CommandLine, Producer, members, wait_until
+from tests.support import CommandLine, Producer, StartWorker, members, recording, wait_until
+from tests.support.stores import GENEROUS, MakeStore
 from worker.cli.estimate import estimate_start, starts_before
 from worker.domain.claims import Claim
-from worker.domain.history import What
-from worker.domain.outcomes import Entrance, LaneLimits
-from worker.domain.requests import ImportRequest, Priority
+from worker.domain.outcomes import Envelope, LaneLimits
+from worker.domain.requests import Priority
 from worker.domain.states import State
-from worker.store.batches import BatchControl
-from worker.store.lanes import LaneControl
-from worker.store.store import ImportStore, StoreConfig
+from worker.operations.registry import OPERATIONS
+from worker.store.config import StoreConfig
+from worker.store.control import BatchControl, LaneControl
+from worker.store.store import ImportStore
 from worker.store.views import ImportViews
 
 LANE = "default/us-east-1"
@@ -38,8 +38,8 @@ def views(redis: Any) -> ImportViews:
 
 
 async def admit(store: ImportStore, import_id: str, app: str = "", **more: Any) -> None:
-    request = ImportRequest.parse(members(app or f"d{import_id}", **more))
-    await store.admit(Entrance(import_id=import_id, task_id=import_id), request, "us-east-1")
+    request = OPERATIONS.parse(members(app or f"d{import_id}", **more))
+    await store.admit(Envelope(import_id=import_id, task_id=import_id), request, "us-east-1")
 
 
 async def claim_one(store: ImportStore) -> Claim:
@@ -48,10 +48,10 @@ async def claim_one(store: ImportStore) -> Claim:
 
 
 async def run(store: ImportStore, claim: Claim) -> None:
-    assert await store.run(claim, job_id="j1", operation="", status="", delay_seconds=60)
+    assert await recording.run(store, claim, job_id="j1", operation="", status="", delay_seconds=60)
 
 
-async def told(views: ImportViews, import_id: str) -> tuple[float | None, str] | None:
+async def estimate_of(views: ImportViews, import_id: str) -> tuple[float | None, str] | None:
     item = await views.find(import_id)
     assert item is not None
     estimate = estimate_start(item, await views.whereabouts(item))
@@ -59,19 +59,19 @@ async def told(views: ImportViews, import_id: str) -> tuple[float | None, str] |
 
 
 @pytest.mark.parametrize("seed", range(5))
-async def test_the_place_of_an_import_is_that_at_which_it_starts(
+async def test_an_import_starts_at_the_place_that_was_reported(
     store: ImportStore, views: ImportViews, seed: int
 ) -> None:
-    """Three priorities and their batches, some of them begun: the scripts say who is next."""
-    dice = Random(seed)
+    """Three priorities and their batches, partly started: the scripts decide what starts next."""
+    rng = Random(seed)
 
     async def some(first: int, last: int) -> None:
         for n in range(first, last):
-            batch = {"batchId": f"b{dice.randrange(4)}"} if dice.random() < 0.7 else {}
-            await admit(store, f"i{n}", priority=dice.choice(list(Priority)), **batch)
+            batch = {"batchId": f"b{rng.randrange(4)}"} if rng.random() < 0.7 else {}
+            await admit(store, f"i{n}", priority=rng.choice(list(Priority)), **batch)
 
     await some(0, 60)
-    begun = {(await claim_one(store)).item.id for _ in range(dice.randrange(1, 50))}
+    begun = {(await claim_one(store)).item.id for _ in range(rng.randrange(1, 50))}
     await some(60, 120)
     left = [f"i{n}" for n in range(120) if f"i{n}" not in begun]
     places = {}
@@ -82,27 +82,27 @@ async def test_the_place_of_an_import_is_that_at_which_it_starts(
         assert where.ahead is not None
         places[import_id] = starts_before(where.lane, Priority(item.priority), where.ahead)
     order = [(await claim_one(store)).item.id for _ in left]
-    # Turns that are the same to a hair may be taken either way.
+    # Imports with practically equal turns may start in either order.
     assert all(abs(places[import_id] - place) <= 2 for place, import_id in enumerate(order))
     assert sum(places[import_id] == place for place, import_id in enumerate(order)) > len(left) / 2
 
 
-async def test_the_estimate_follows_the_pace_and_says_what_it_rests_on(
+async def test_the_estimate_follows_the_pace_and_states_its_basis(
     make_store: MakeStore, views: ImportViews
 ) -> None:
     store = await make_store(LaneLimits(start_rate=2, start_burst=1, poll_rate=10, max_running=5))
     for n in range(9):
         await admit(store, f"i{n}")
     claim = await claim_one(store)
-    assert await told(views, "i1") == (0.5, "0 start before it, at 2 starts a second")
-    assert await told(views, "i3") == (1.5, "2 start before it, at 2 starts a second")
-    assert await told(views, "i8") == (
+    assert await estimate_of(views, "i1") == (0.5, "0 ahead of it, at 2 starts a second")
+    assert await estimate_of(views, "i3") == (1.5, "2 ahead of it, at 2 starts a second")
+    assert await estimate_of(views, "i8") == (
         4.0,
-        "7 start before it, at 2 starts a second; at the earliest, for at most 5 may be under way",
+        "7 ahead of it, at 2 starts a second; at the earliest, for at most 5 may be under way",
     )
-    assert await told(views, "i0") is None, "its start is being made"
-    await store.requeue(claim, delay_seconds=30)
-    assert (await told(views, "i0") or (0,))[0] == pytest.approx(30, abs=2)
+    assert await estimate_of(views, "i0") is None, "its start is being made"
+    await recording.retry(store, claim, delay_seconds=30)
+    assert (await estimate_of(views, "i0") or (0,))[0] == pytest.approx(30, abs=2)
 
 
 async def test_a_shared_budget_is_shared_with_polls(
@@ -112,74 +112,77 @@ async def test_a_shared_budget_is_shared_with_polls(
     store = await make_store(shared)
     for n in range(3):
         await admit(store, f"i{n}")
-    assert await told(views, "i2") == (0.3, "2 start before it, at 10 starts a second")
+    assert await estimate_of(views, "i2") == (0.3, "2 ahead of it, at 10 starts a second")
     await run(store, await claim_one(store))
-    assert await told(views, "i2") == (1.0, "1 start before it, at 2 starts a second")
+    assert await estimate_of(views, "i2") == (1.0, "1 ahead of it, at 2 starts a second")
 
 
-async def test_what_nobody_can_tell_is_said(
+async def test_an_impossible_estimate_has_a_reason(
     make_store: MakeStore, redis: Any, views: ImportViews
 ) -> None:
     store = await make_store(replace(GENEROUS, max_running=1))
     await admit(store, "i0", "dsame")
     await run(store, await claim_one(store))
     await admit(store, "full")
-    assert await told(views, "full") == (
+    assert await estimate_of(views, "full") == (
         None,
-        "0 start before it, as places come free: 1 of 1 are under way",
+        "0 ahead of it, as places come free: 1 of 1 are under way",
     )
     await store.configure(GENEROUS, {}, by="the test")
     await admit(store, "i1", "dsame")
     while (await store.claim(10))[0]:
         pass
-    assert "under way for the same target" in str(await told(views, "i1"))
+    assert "under way for the same target" in str(await estimate_of(views, "i1"))
     await admit(store, "b1", batchId="b")
-    await BatchControl(redis, CONFIG).stop("b", "wait")
+    await BatchControl(redis, CONFIG).pause("b", "wait")
     await store.claim(10)
-    assert "its batch holds it back" in str(await told(views, "b1"))
+    assert "its batch is paused" in str(await estimate_of(views, "b1"))
     await admit(store, "p1")
-    await LaneControl(redis, CONFIG).hold(LANE, "freeze")
-    assert "its lane is paused" in str(await told(views, "p1"))
+    await LaneControl(redis, CONFIG).pause(LANE, "freeze")
+    assert "its lane is paused" in str(await estimate_of(views, "p1"))
 
 
-async def test_the_command_tells_the_history_and_what_comes_next(
+async def test_the_command_shows_the_history_and_the_next_step(
     command: CommandLine, make_store: MakeStore
 ) -> None:
     store = await make_store(LaneLimits(start_rate=2, start_burst=1, poll_rate=10))
     await admit(store, "i1", batchId="b")
     claim = await claim_one(store)
-    await store.requeue(claim, why=What.THROTTLED)
+    await recording.throttle(store, claim)
     await admit(store, "i2")
     done = command("explain", "i2")
     assert (done.returncode, done.stderr) == (0, "")
     lines = done.stdout.splitlines()
-    assert lines[0] == "Import i2: di2/staging, lane default/us-east-1"
+    assert lines[0] == "Import i2: ImportBackendAuth of di2/staging, lane default/us-east-1"
     assert lines[1].endswith("s ago  accepted")
-    assert lines[2].startswith("Waits for: its turn in lane default/us-east-1: 1 of its priority")
-    assert lines[3] == "Starts: in about 1 s: 1 start before it, at 2 starts a second"
+    assert lines[2].startswith(
+        "Waits for: its turn in lane default/us-east-1: 1 ahead of it in its priority"
+    )
+    assert lines[3] == "Starts: in about 1 s: 1 ahead of it, at 2 starts a second"
     first = command("explain", "i1").stdout
-    assert "start 1 was made, or was about to be\n" in first
-    assert "throttled by AWS; back to its place, not counted\n" in first
+    assert "start 1: the call was sent, or was about to be\n" in first
+    assert "throttled by AWS; back in line, the attempt does not count\n" in first
 
-    told_json = json.loads(command("explain", "i2", "--json").stdout)
-    assert [line["what"] for line in told_json["history"]] == ["accepted"]
-    assert told_json["startsInSeconds"] == 1.0
-    assert told_json["toDo"] is None
+    shown = json.loads(command("explain", "i2", "--json").stdout)
+    assert [line["what"] for line in shown["history"]] == ["accepted"]
+    assert shown["startsInSeconds"] == 1.0
+    assert shown["toDo"] is None
 
     batch, missing = command.each(("explain", "b"), ("explain", "nothing"))
     assert batch.returncode == 2
-    assert "b is a batch, and explain tells of one import; see amplify-import status b" in (
+    assert "b is a batch; explain shows a single import. See amplify-import status b" in (
         batch.stderr
     )
     assert (missing.returncode, missing.stdout) == (4, "")
 
 
-async def test_the_command_says_how_an_import_ended_and_what_may_be_done(
+async def test_the_command_shows_how_an_import_ended_and_what_may_be_done(
     command: CommandLine, store: ImportStore, redis: Any
 ) -> None:
     for import_id in ("failed", "late", "retried"):
         await admit(store, import_id)
-        await store.finish(
+        await recording.finish(
+            store,
             await claim_one(store),
             State.FAILED,
             error="no pool",
@@ -191,13 +194,13 @@ async def test_the_command_says_how_an_import_ended_and_what_may_be_done(
     item = await store.load("retried")
     assert item is not None
     await store.retry(item)
-    bad = Entrance(import_id="bad", task_id="bad")
+    bad = Envelope(import_id="bad", task_id="bad")
     await store.reject(bad, ("-", "-"), ("default", "-"), "appId: is required")
     names = {
-        "failed": "To do: mend the cause, then: amplify-import retry failed",
+        "failed": "To do: fix the cause, then: amplify-import retry failed",
         "late": "To do: nothing; its job succeeded after the import had ended",
-        "retried": "To do: nothing; it was retried as retried:retry-1",
-        "bad": "To do: mend the request, and submit it under another id",
+        "retried": "To do: nothing; it has been retried as retried:retry-1",
+        "bad": "To do: fix the request and submit it under another id",
     }
     for (import_id, to_do), done in zip(
         names.items(), command.each(*(("explain", name) for name in names)), strict=True
@@ -211,21 +214,22 @@ async def test_the_command_says_how_an_import_ended_and_what_may_be_done(
     assert "accepted, to try import retried again\n" in again
 
 
-def test_a_start_comes_when_it_was_foretold(
+def test_a_start_happens_when_it_was_predicted(
     start_worker: StartWorker, producer: Producer, command: CommandLine
 ) -> None:
-    # What a slow machine misses, the burst makes up for.
+    # The burst compensates for what a slow machine misses.
     start_worker(IMPORTS_START_RATE="10", IMPORTS_START_BURST="20")
     requests = [{**members(f"d{n}"), "importId": f"i{n}"} for n in range(160)]
     producer.send_batch("b", requests)
+    wait_until(lambda: len(producer.events("import.accepted")) == 160, "all are admitted")
     wait_until(lambda: len(producer.events("import.started")) >= 40, "the burst is spent")
     earliest = _store_seconds(producer)
-    told = json.loads(command("explain", "i150", "--json").stdout)
+    shown = json.loads(command("explain", "i150", "--json").stdout)
     latest = _store_seconds(producer)
-    assert told["state"] == "waiting"
+    assert shown["state"] == "waiting"
     started = producer.wait_for_event("import.started", importId="i150")
     happened = datetime.fromisoformat(started["data"]["startedAt"]).timestamp()
-    seconds = told["startsInSeconds"]
+    seconds = shown["startsInSeconds"]
     assert earliest + 0.75 * seconds - 1 <= happened <= latest + 1.25 * seconds + 1
 
 

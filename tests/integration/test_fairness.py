@@ -1,4 +1,5 @@
-"""Who starts next: batches take turns, priorities keep their shares, lanes wait for nobody."""
+"""Which import starts next: batches take turns, priorities keep their shares, lanes are
+independent."""
 
 from collections import Counter
 from collections.abc import Sequence
@@ -8,12 +9,12 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from tests.conftest import MakeStore
-from tests.support import members
+from tests.support import members, recording
+from tests.support.stores import MakeStore
 from worker.domain.claims import Claim
-from worker.domain.outcomes import Entrance, LaneLimits
-from worker.domain.requests import ImportRequest
+from worker.domain.outcomes import Envelope, LaneLimits
 from worker.domain.states import State
+from worker.operations.registry import OPERATIONS
 from worker.store.store import ImportStore
 
 LANE = "default/us-east-1"
@@ -25,8 +26,8 @@ async def store(make_store: MakeStore) -> ImportStore:
     return await make_store(UNLIMITED)
 
 
-class Tenants:
-    """Admits imports of batches, and takes them one by one."""
+class Batches:
+    """Admits imports of batches, and claims them one by one."""
 
     def __init__(self, store: ImportStore) -> None:
         self._store = store
@@ -37,23 +38,23 @@ class Tenants:
             self._admitted += 1
             name = f"d{self._admitted}"
             batch_id = {"batchId": batch} if batch else {}
-            request = ImportRequest.parse(members(name, **batch_id, **more))
-            entrance = Entrance(import_id=f"{batch}-{name}", task_id=name)
-            await self._store.admit(entrance, request, "us-east-1")
+            request = OPERATIONS.parse(members(name, **batch_id, **more))
+            envelope = Envelope(import_id=f"{batch}-{name}", task_id=name)
+            await self._store.admit(envelope, request, "us-east-1")
 
     async def claim(self) -> Claim | None:
         claims, _ = await self._store.claim(1)
         return claims[0] if claims else None
 
     async def served(self, count: int) -> list[str]:
-        """Start imports one after the other and end them; return whose they were."""
+        """Start and end imports one after the other; return their batches."""
         batches = []
         for _ in range(count):
             claim = await self.claim()
             assert claim is not None
             batches.append(claim.item.id.rpartition("-")[0])
-            await self._store.finish(
-                claim, State.SUCCEEDED, error="", job_id="", operation="", status=""
+            await recording.finish(
+                self._store, claim, State.SUCCEEDED, error="", job_id="", operation="", status=""
             )
         return batches
 
@@ -61,7 +62,7 @@ class Tenants:
 async def test_a_small_batch_starts_every_other_time_behind_a_large_one(
     store: ImportStore,
 ) -> None:
-    tenants = Tenants(store)
+    tenants = Batches(store)
     await tenants.admit("large", 300)
     assert Counter(await tenants.served(50)) == {"large": 50}
     await tenants.admit("small", 10)
@@ -69,53 +70,53 @@ async def test_a_small_batch_starts_every_other_time_behind_a_large_one(
     assert Counter(await tenants.served(50)) == {"large": 50}
 
 
-async def test_imports_without_a_batch_share_like_one(store: ImportStore) -> None:
-    tenants = Tenants(store)
+async def test_imports_without_a_batch_share_turns_like_one_batch(store: ImportStore) -> None:
+    tenants = Batches(store)
     await tenants.admit("large", 60)
     await tenants.admit("", 10)
     assert Counter(await tenants.served(21))[""] == 10
 
 
 async def test_a_batch_starts_in_order_of_admission(store: ImportStore) -> None:
-    tenants = Tenants(store)
+    tenants = Batches(store)
     await tenants.admit("one", 30)
     names = [claim.item.app_id for _ in range(30) if (claim := await tenants.claim())]
     assert names == [f"d{n}" for n in range(1, 31)]
 
 
 async def test_each_priority_has_ten_times_the_share_of_the_next(store: ImportStore) -> None:
-    tenants = Tenants(store)
+    tenants = Batches(store)
     for priority, count in (("low", 5), ("normal", 40), ("high", 300)):
         await tenants.admit(priority, count, priority=priority)
     shares = Counter(await tenants.served(222))
     assert shares == {"high": 200, "normal": 20, "low": 2}
 
 
-async def test_a_priority_that_has_nothing_to_start_costs_nobody_anything(
+async def test_a_priority_that_has_nothing_to_start_delays_no_other(
     store: ImportStore,
 ) -> None:
-    tenants = Tenants(store)
+    tenants = Batches(store)
     await tenants.admit("low", 20, priority="low")
     assert Counter(await tenants.served(10)) == {"low": 10}
     await tenants.admit("high", 3, priority="high")
     assert await tenants.served(4) == ["high"] * 3 + ["low"]
 
 
-async def test_what_goes_back_keeps_its_place(store: ImportStore) -> None:
-    tenants = Tenants(store)
+async def test_an_import_that_is_given_back_keeps_its_place(store: ImportStore) -> None:
+    tenants = Batches(store)
     await tenants.admit("a", 5)
     await tenants.admit("b", 5)
     first = await tenants.claim()
     assert first is not None
     await tenants.served(3)
-    await store.requeue(first)
+    await recording.requeue(store, first)
     again = await tenants.claim()
     assert again is not None
     assert again.item.id == first.item.id
 
 
 async def test_turns_leave_nothing_behind(store: ImportStore, redis: Any) -> None:
-    tenants = Tenants(store)
+    tenants = Batches(store)
     for batch in ("a", "b", "c"):
         for priority in ("high", "low"):
             await tenants.admit(f"{batch}{priority}", 3, priority=priority)
@@ -124,14 +125,14 @@ async def test_turns_leave_nothing_behind(store: ImportStore, redis: Any) -> Non
     assert await redis.keys("imports:waiting:*") == []
 
 
-async def test_every_lane_gets_its_turn_from_a_conductor_that_can_carry_few(
+async def test_every_lane_gets_its_turn_from_a_conductor_with_few_slots(
     store: ImportStore,
 ) -> None:
     for account in range(80):
         for n in range(4):
-            request = ImportRequest.parse(members(f"d{n}", account=f"a{account}"))
-            entrance = Entrance(import_id=f"{account}-{n}", task_id="t")
-            await store.admit(entrance, request, "us-east-1")
+            request = OPERATIONS.parse(members(f"d{n}", account=f"a{account}"))
+            envelope = Envelope(import_id=f"{account}-{n}", task_id="t")
+            await store.admit(envelope, request, "us-east-1")
     served: Counter[str] = Counter()
     for _ in range(40):
         claims, _ = await store.claim(4)
@@ -151,13 +152,13 @@ sizes = st.lists(st.integers(1, 40), min_size=2, max_size=12)
     suppress_health_check=[HealthCheck.function_scoped_fixture],
 )
 @given(first=sizes, later=sizes, between=st.integers(0, 30))
-async def test_batches_that_wait_together_are_served_alike(
+async def test_batches_that_wait_together_are_served_equally(
     store: ImportStore, redis: Any, first: Sequence[int], later: Sequence[int], between: int
 ) -> None:
-    """Over any time in which two batches both wait, neither is served two imports more."""
+    """While two batches both wait, neither is served more than two imports ahead of the other."""
     await redis.flushdb()
     await store.configure(UNLIMITED, {}, by="the test")
-    tenants = Tenants(store)
+    tenants = Batches(store)
     left = {f"first{n}": size for n, size in enumerate(first)}
     for batch, size in left.items():
         await tenants.admit(batch, size)

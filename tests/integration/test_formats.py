@@ -1,4 +1,4 @@
-"""What stands in the store and on the broker is read by the next release, and by the one before."""
+"""The next release and the previous one can read what is in the store and on the broker."""
 
 import json
 from collections import Counter
@@ -7,16 +7,16 @@ from typing import Any
 
 import pytest
 
-from tests.conftest import MakeStore, StartWorker
-from tests.golden import scene
-from tests.support import Producer, Sandbox, members, wait_until
-from worker.domain.outcomes import Entrance
-from worker.domain.requests import ImportRequest
+from tests.golden import generate
+from tests.support import Producer, Sandbox, StartWorker, members, recording, wait_until
+from tests.support.stores import MakeStore
+from worker.domain.outcomes import Envelope
+from worker.operations.registry import OPERATIONS
 from worker.store.keys import FORMAT
 from worker.store.store import ImportStore
 
-GOLDEN = Path(scene.__file__).parent
-CURRENT = GOLDEN / f"format-{FORMAT}.json"
+GOLDEN = Path(generate.__file__).parent
+CURRENT = max(GOLDEN.glob("format-*.json"))
 WRITTEN = json.loads(CURRENT.read_text())
 LANE = "default/us-east-1"
 OVER = {"succeeded", "late", "rejected"}
@@ -24,7 +24,7 @@ TERMINAL = ("import.succeeded", "import.failed", "import.timed_out", "import.rej
 
 
 def shape(dumped: dict[str, Any]) -> dict[str, Any]:
-    """Return what a reader relies on: keys, their types, the fields of hashes and of events."""
+    """Return what readers rely on: keys, their types, and the fields of hashes and events."""
     return {
         key: (value["type"], _names(value))
         for key, value in dumped.items()
@@ -44,11 +44,11 @@ def _names(value: dict[str, Any]) -> Any:
             return None
 
 
-async def test_this_release_writes_what_its_golden_file_holds(store_url: str) -> None:
-    written = await scene.build(store_url)
+async def test_this_release_writes_the_format_of_its_golden_file(store_url: str) -> None:
+    written = await generate.build(store_url)
     assert shape(written) == shape(WRITTEN), (
-        "the format has changed: if the release before can cope with it, renew the golden file "
-        f"(python -m tests.golden.scene {CURRENT.name}); else raise FORMAT as well"
+        "the format has changed: if the previous release can read it, renew the golden file "
+        f"(python -m tests.golden.generate {CURRENT.name}); otherwise increase FORMAT as well"
     )
 
 
@@ -59,7 +59,7 @@ async def test_this_release_writes_what_its_golden_file_holds(store_url: str) ->
         for path in sorted(GOLDEN.glob("*.json"))
     ],
 )
-async def test_what_an_earlier_release_left_is_carried_on(
+async def test_imports_of_an_earlier_release_are_completed(
     dumped: dict[str, Any],
     redis: Any,
     start_worker: StartWorker,
@@ -67,7 +67,7 @@ async def test_what_an_earlier_release_left_is_carried_on(
     sandbox: Sandbox,
 ) -> None:
     ids = {key.split(":")[-1] for key in dumped if key.startswith("imports:import:")}
-    await scene.restore(redis, dumped)
+    await generate.restore(redis, dumped)
     start_worker()
     new = {"by-task", "by-stream"}
     wait_until(lambda: len(producer.events(*TERMINAL)) >= len(ids | new) + 1, "all are over", 60)
@@ -84,44 +84,50 @@ async def test_what_an_earlier_release_left_is_carried_on(
     ) + Counter(["dstarting/staging"])
     assert producer.app.AsyncResult("signed").get(timeout=20)["outcome"] == "succeeded"
     wait_until(lambda: not producer.redis.exists("imports:unfinished"), "its tasks have finished")
-    wait_until(lambda: not producer.redis.exists("imports:late:" + LANE), "the late job is noted")
+    wait_until(
+        lambda: not producer.redis.exists("imports:late:" + LANE), "the late end is recorded"
+    )
     wait_until(lambda: not producer.redis.exists("imports:lanes"), "no lane has work")
 
 
-async def put_into(place: str, store: ImportStore, redis: Any) -> None:
-    """Admit an import of a later release's, and bring it to a place."""
-    request = ImportRequest.parse(members("dnew"))
-    await store.admit(Entrance(import_id="new", task_id="new"), request, "us-east-1")
+async def put_into(place: str, store: ImportStore, redis: Any, later: tuple[str, Any]) -> None:
+    """Admit an import of a later release, which has the field `later`, and bring it to a place."""
+    request = OPERATIONS.parse(members("dnew"))
+    await store.admit(Envelope(import_id="new", task_id="new"), request, "us-east-1")
     if place != "waiting":
         (claim,) = (await store.claim(1))[0]
         if place == "running":
-            await store.run(claim, job_id="j", operation="", status="", delay_seconds=0)
-    await redis.hset("imports:import:new", "format", FORMAT + 1)
+            await recording.run(store, claim, job_id="j", operation="", status="", delay_seconds=0)
+    await redis.hset("imports:import:new", *later)
 
 
+LATER = {"format": ("format", FORMAT + 1), "operation": ("requested_operation", "ImportNews")}
+
+
+@pytest.mark.parametrize("later", LATER.values(), ids=LATER)
 @pytest.mark.parametrize("place", ["waiting", "starting", "running"])
-async def test_records_of_a_later_format_are_left_to_later_workers(
-    place: str, make_store: MakeStore, redis: Any
+async def test_records_of_a_later_release_are_left_to_later_workers(
+    place: str, later: tuple[str, Any], make_store: MakeStore, redis: Any
 ) -> None:
     store = await make_store(lease_seconds=0)
-    await put_into(place, store, redis)
+    await put_into(place, store, redis, later)
     before = await redis.hgetall("imports:import:new")
-    request = ImportRequest.parse(members("dold"))
-    await store.admit(Entrance(import_id="old", task_id="old"), request, "us-east-1")
+    request = OPERATIONS.parse(members("dold"))
+    await store.admit(Envelope(import_id="old", task_id="old"), request, "us-east-1")
 
     claims, wait_seconds = await store.claim(10)
-    assert [claim.item.id for claim in claims] == ["old"], "others are not held up"
-    assert wait_seconds is not None, "and it is looked at again"
+    assert [claim.item.id for claim in claims] == ["old"], "other imports are not delayed"
+    assert wait_seconds is not None, "the lane is looked at again"
     assert await redis.hgetall("imports:import:new") == before
 
-    await redis.hset("imports:import:new", "format", FORMAT)  # as if a worker had become newer
+    await redis.hdel("imports:import:new", later[0])  # as if a newer worker could read it
     for queue in ("delayed", "polls", "leases"):
         await redis.zadd(f"imports:{queue}:{LANE}", {"new": 0}, xx=True)
     await redis.zadd("imports:lanes", {LANE: 0})
     assert "new" in [claim.item.id for claim in (await store.claim(10))[0]]
 
 
-def test_the_end_of_a_later_formats_import_goes_back_to_the_broker(
+def test_the_finish_message_of_a_later_format_returns_to_the_broker(
     start_worker: StartWorker, producer: Producer
 ) -> None:
     worker = start_worker()

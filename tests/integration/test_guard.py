@@ -1,4 +1,4 @@
-"""Guarded processes end with their parent, whatever it dies of. Real processes throughout."""
+"""Guarded processes end with their parent, however it ends. All processes are real."""
 
 import fcntl
 import os
@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from tests.support import PROJECT, WAIT_SECONDS, wait_until
-from worker.cli.guard import GuardedProcess
+from worker.local.guard import GuardedProcess
 
 CHILD = """
 import os, pathlib, signal, sys, time
@@ -28,10 +28,10 @@ while True:
     time.sleep(0.05)  # signal.pause() sleeps through a signal that comes just before it
 """
 
-# Starts two children, the first of which must outlive the second, and lives on.
+# Starts two children, the first of which must outlive the second, and keeps running.
 PARENT = """
 import pathlib, signal, sys
-from worker.cli.guard import GuardedProcess
+from worker.local.guard import GuardedProcess
 directory, first, second = pathlib.Path(sys.argv[1]), sys.argv[2:8], sys.argv[8:]
 log = directory / "log"
 server = GuardedProcess(first, log_path=log)
@@ -45,7 +45,7 @@ def command(name: str, directory: Path, seconds: float = 0.0) -> list[str]:
 
 
 def pids_of(name: str, directory: Path) -> tuple[int, int]:
-    """Return the pids of a child and of its guard."""
+    """Return the process ids of a child and of its guard."""
     path = directory / f"{name}.pids"
     text = wait_until(lambda: path.read_text() if path.exists() else "", f"{name} has started")
     child, guard = text.split()
@@ -101,12 +101,12 @@ def test_a_child_that_does_not_end_is_killed(tmp_path: Path) -> None:
     assert child.stop() == 128 + signal.SIGKILL
 
 
-def test_an_interrupt_is_not_for_the_child(tmp_path: Path) -> None:
+def test_an_interrupt_does_not_reach_the_child(tmp_path: Path) -> None:
     with GuardedProcess(command("child", tmp_path), log_path=tmp_path / "log") as child:
         pid, guard = pids_of("child", tmp_path)
         assert os.getsid(guard) != os.getsid(0)
         os.kill(guard, signal.SIGINT)
-        os.kill(guard, signal.SIGTERM)  # arrives after it, and is the child's
+        os.kill(guard, signal.SIGTERM)  # arrives after the interrupt, and is meant for the child
         wait_until(lambda: child.poll() is not None, "the child has ended")
         assert child.poll() == 5
         assert is_gone(pid)

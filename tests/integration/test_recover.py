@@ -1,4 +1,4 @@
-"""A store that is lost altogether: its batches go on from their files, and nothing starts twice."""
+"""A lost store: its batches are recovered from their files, and nothing starts twice."""
 
 import json
 import time
@@ -7,11 +7,11 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from tests.conftest import StartWorker
 from tests.support import (
     CommandLine,
     Producer,
     Sandbox,
+    StartWorker,
     assert_nothing_left_behind,
     members,
     wait_until,
@@ -32,7 +32,7 @@ def outcomes(producer: Producer, *states: str) -> Counter[str]:
     return Counter(event["data"]["appId"] for event in events)
 
 
-def test_what_ended_runs_and_waits_is_told_apart(
+def test_ended_running_and_unstarted_imports_are_distinguished(
     start_worker: StartWorker,
     sandbox: Sandbox,
     producer: Producer,
@@ -54,9 +54,9 @@ def test_what_ended_runs_and_waits_is_told_apart(
     producer.redis.flushdb()
 
     start_worker()
-    told = command("recover", file, "--batch-id", "wave", "--since", since)
-    assert told.returncode == 0, told.stderr
-    assert "12 imports of batch wave are looked for at AWS." in told.stdout
+    done = command("recover", file, "--batch-id", "wave", "--since", since)
+    assert done.returncode == 0, done.stderr
+    assert "12 imports of batch wave will be looked up in AWS." in done.stdout
     again = command("recover", file, "--batch-id", "wave", "--since", since)
     assert again.returncode == 0
     producer.wait_for_event("batch.completed", batchId="wave", total=12)
@@ -78,7 +78,7 @@ def test_what_ended_runs_and_waits_is_told_apart(
     assert [line["what"] for line in history[:3]] == ["accepted", "doubt", "running"]
 
 
-def test_an_older_job_is_not_taken_for_the_batchs(
+def test_an_older_job_is_not_adopted_for_the_batch(
     start_worker: StartWorker,
     sandbox: Sandbox,
     producer: Producer,
@@ -114,7 +114,7 @@ def test_a_list_that_fails_proves_nothing(
     producer.wait_for_event("import.succeeded", batchId="wave")
     (start,) = sandbox.calls("ImportBackendAuth")
     lists = [call for call in sandbox.calls("ListBackendJobs") if call["seq"] < start["seq"]]
-    assert len(lists) == 6, "only the one that was read in full lets it start"
+    assert len(lists) == 6, "only a complete list lets it start"
 
 
 def test_a_bad_time_is_named(command: CommandLine, tmp_path: Path) -> None:
@@ -126,5 +126,5 @@ def test_a_bad_time_is_named(command: CommandLine, tmp_path: Path) -> None:
     )
     assert (none.returncode, bad.returncode, future.returncode) == (2, 2, 2)
     assert "--since" in none.stderr
-    assert "'yesterday' is no time such as" in bad.stderr
-    assert "is yet to come" in future.stderr
+    assert "'yesterday' is not a time; it must look like" in bad.stderr
+    assert "is in the future" in future.stderr

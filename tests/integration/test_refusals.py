@@ -1,7 +1,8 @@
 """A server that refuses writes refuses a script as a whole: no script is ever half executed.
 
-Each call of a story that uses every script is made to a server in trouble first. It is refused, and
-nothing has changed, or it is carried out to its end: a script ends early only with an error.
+A sequence of calls uses every script. The server is brought into each kind of trouble before each
+call. It either refuses the call and changes nothing, or runs the script to its end: a script ends
+early only with an error.
 """
 
 import shutil
@@ -13,20 +14,20 @@ from typing import Any
 import pytest
 from redis.asyncio import Redis
 
-from tests.conftest import GENEROUS
-from tests.servers import FORGETFUL, VALKEY, Server
-from tests.support import wait_until
+from tests.support import recording, wait_until
+from tests.support.servers import IN_MEMORY, VALKEY, Server
+from tests.support.stores import GENEROUS
 from worker.domain.claims import Claim, Doubt
 from worker.domain.facts import LaneFacts, Times
-from worker.domain.outcomes import Action, Entrance, LaneLimits, Resolution, StopRule
-from worker.domain.requests import ImportRequest
+from worker.domain.outcomes import Action, Envelope, LaneLimits, Resolution, StopRule
 from worker.domain.states import State
-from worker.store.batches import BatchControl
+from worker.operations.import_backend_auth import ImportBackendAuthRequest
+from worker.store.config import StoreConfig
 from worker.store.connection import StoreUnavailableError, connect
-from worker.store.lanes import LaneControl
+from worker.store.control import BatchControl, LaneControl
 from worker.store.messages import ImportsQueue
 from worker.store.scripts import Scripts, script_texts
-from worker.store.store import ImportStore, StoreConfig
+from worker.store.store import ImportStore
 
 LANE = "default/us-east-1"
 NOTHING = {"error": "", "job_id": "", "operation": "", "status": ""}
@@ -46,19 +47,19 @@ TROUBLES: dict[str, tuple[tuple[object, ...], tuple[object, ...]]] = {
 
 @pytest.fixture(params=["valkey", "redis"])
 def server(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Server]:
-    """A server of our own to bring into trouble."""
+    """A dedicated server to bring into trouble."""
     program = VALKEY if request.param == "valkey" else shutil.which("redis-server")
     if program is None:
         pytest.skip("NO REDIS-SERVER on this machine, its tests are skipped")
     directory = tmp_path / "server"
-    with Server(directory, FORGETFUL, program=program) as server:
+    with Server(directory, IN_MEMORY, program=program) as server:
         fail_to_save(server, directory)
         yield server
 
 
 def fail_to_save(server: Server, directory: Path) -> None:
-    """Let a snapshot fail: a server that is to make them refuses writes from then on (MISCONF)."""
-    (directory / "dump.rdb").mkdir()  # in place of the file
+    """Let a snapshot fail, so that a server configured for snapshots refuses writes (MISCONF)."""
+    (directory / "dump.rdb").mkdir()  # blocks the file of the snapshot
     with server.client() as client:
         client.bgsave()
         failed = lambda: client.info("persistence")["rdb_last_bgsave_status"] == "err"  # noqa: E731
@@ -67,7 +68,7 @@ def fail_to_save(server: Server, directory: Path) -> None:
 
 @pytest.fixture
 async def redis(server: Server) -> AsyncIterator[Any]:
-    """A client like the worker's own."""
+    """A client like the worker's."""
     client = connect(server.url)
     yield client
     await client.aclose()
@@ -77,7 +78,7 @@ async def redis(server: Server) -> AsyncIterator[Any]:
 async def outcomes(
     server: Server, monkeypatch: pytest.MonkeyPatch
 ) -> AsyncIterator[dict[str, dict[str, int]]]:
-    """Let each script be called in every trouble first; tell how many were refused by which."""
+    """Let each script be called in every trouble first; count the refusals by kind of trouble."""
     refused: dict[str, dict[str, int]] = defaultdict(lambda: defaultdict(int))
     really_call = Scripts.call
     operator: Any = Redis.from_url(server.url)
@@ -109,7 +110,7 @@ async def everything_in(operator: Any) -> dict[bytes, tuple[bytes, int]]:
 
 
 async def admit(store: ImportStore, name: str, batch: str = "") -> None:
-    request = ImportRequest.model_validate(
+    request = ImportBackendAuthRequest.model_validate(
         {
             "appId": f"d{name}",
             "backendEnvironmentName": "staging",
@@ -119,7 +120,7 @@ async def admit(store: ImportStore, name: str, batch: str = "") -> None:
             "idempotencyKey": f"key-{name}",
         }
     )
-    await store.admit(Entrance(import_id=name, task_id=name, batch_id=batch), request, "us-east-1")
+    await store.admit(Envelope(import_id=name, task_id=name, batch_id=batch), request, "us-east-1")
 
 
 async def claim(store: ImportStore) -> Claim:
@@ -127,11 +128,13 @@ async def claim(store: ImportStore) -> Claim:
     return claim
 
 
-async def decide_by_hand(store: ImportStore, name: str) -> None:
-    await store.learn(LANE, LaneFacts(times=Times.GOOD))
+async def decide_as_operator(store: ImportStore, name: str) -> None:
+    await recording.learn(store, LANE, LaneFacts(times=Times.GOOD))
     await admit(store, name)
     unclear, reasons = await claim(store), {"error": "?", "undecided": "which?"}
-    await store.doubt(unclear, Doubt.UNKNOWN, delay_seconds=0, in_outage=False, **reasons)
+    await recording.doubt(
+        store, unclear, Doubt.UNKNOWN, delay_seconds=0, in_outage=False, **reasons
+    )
     assert await store.resolve(name, Action.FAIL, error="by hand") is Resolution.RESOLVED
 
 
@@ -142,32 +145,36 @@ async def test_no_script_is_half_executed(redis: Any, outcomes: dict[str, dict[s
         BatchControl(redis, CONFIG),
     )
     await store.configure(GENEROUS, {LANE: LaneLimits(max_running=5)}, by="the test")
-    await decide_by_hand(store, "0")
+    await decide_as_operator(store, "0")
     await store.announce_batch("b", 2, StopRule(1, 50))
     for name in ("1", "2"):
         await admit(store, name, "b")
-    await store.reject(Entrance(import_id="r", task_id="r"), ("d", "e"), ("default", "x"), "wrong")
-    await store.requeue(await claim(store), counted=True, error="again")
+    await store.reject(Envelope(import_id="r", task_id="r"), ("d", "e"), ("default", "x"), "wrong")
+    await recording.retry(store, await claim(store), error="again")
     start = await claim(store)
     assert await store.grant_more(start) == 0
-    await store.run(start, job_id="j", operation="o", status="s", delay_seconds=0)
-    await store.reschedule(await claim(store), stuck=True, counted=True)
+    await recording.run(store, start, job_id="j", operation="o", status="s", delay_seconds=0)
+    await recording.poll_again(store, await claim(store), stuck=True)
     poll = await claim(store)
-    await store.finish(poll, State.FAILED, **{**NOTHING, "error": "no"})
+    await recording.finish(store, poll, State.FAILED, **{**NOTHING, "error": "no"})
     assert [ended.item.id for ended in await store.overdue(10, 1)] == ["0"]
-    await store.settle("1", "1")
-    await batches.stop("b", "by hand")
+    await store.note_task_done("1", "1")
+    await batches.pause("b", "by hand")
     await batches.resume("b")
     await admit(store, "3")
     doubtful = await claim(store)
-    await store.doubt(doubtful, Doubt.UNKNOWN, error="?", delay_seconds=0, in_outage=True)
+    await recording.doubt(
+        store, doubtful, Doubt.UNKNOWN, error="?", delay_seconds=0, in_outage=True
+    )
     await admit(store, "4")
     await store.cancel("4", "by hand")
-    await store.throttle_lane(start, retry_after_seconds=0, limit_type="", concurrent=True)
-    await store.count_failure(LANE, 1)
-    await store.pause_lane(LANE, "bad", probe=False, delay_seconds=1, delay_max_seconds=2)
-    await store.resume_lane(LANE)
-    await lanes.hold(LANE, "by hand")
+    await recording.throttle(store, start, retry_after_seconds=0, limit_type="", concurrent=True)
+    await recording.count_failure(store, LANE, 1)
+    await recording.pause_lane(
+        store, LANE, "bad", probe=False, delay_seconds=1, delay_max_seconds=2
+    )
+    await recording.resume_lane(store, LANE)
+    await lanes.pause(LANE, "by hand")
     await lanes.resume(LANE)
     await lanes.set_limits(LANE, LaneLimits(start_rate=2), by="hand")
     await lanes.reset(LANE)
@@ -177,11 +184,11 @@ async def test_no_script_is_half_executed(redis: Any, outcomes: dict[str, dict[s
     await ImportsQueue(redis).take()
     await admit(store, "5")
     running = await claim(store)
-    await store.run(running, job_id="j", operation="o", status="s", delay_seconds=0)
+    await recording.run(store, running, job_id="j", operation="o", status="s", delay_seconds=0)
     await store.cancel("5", "by hand")
     await redis.zadd(f"imports:late:{LANE}", {"5": 0})
     await redis.zadd("imports:lanes", {LANE: 0})
-    await store.note_late(await claim(store), outcome="failed", status="s", error="no")
+    await recording.note_late(store, await claim(store), outcome="failed", status="s", error="no")
     item = await store.load("5")
     assert item
     await store.retry(item)
@@ -189,8 +196,10 @@ async def test_no_script_is_half_executed(redis: Any, outcomes: dict[str, dict[s
     that_only_read = {name for name in script_texts() if name.startswith("audit_")}
     assert outcomes.keys() == script_texts().keys() - that_only_read, "it uses every script"
     for trouble in TROUBLES:
-        assert any(counts[trouble] for counts in outcomes.values()), f"{trouble} is trouble"
+        assert any(counts[trouble] for counts in outcomes.values()), (
+            f"{trouble} makes the server refuse"
+        )
     assert outcomes["claim"]["MISCONF"] == outcomes["claim"]["calls"]
-    # Who claims without memory makes calls whose answers can't be recorded.
+    # A worker that claims without memory makes calls whose answers can't be recorded.
     for name in ("claim", "take_messages"):
         assert outcomes[name]["OOM"] == outcomes[name]["calls"], name

@@ -1,4 +1,5 @@
-"""What AWS does not tell is decided by hand: how that is shown, and what each decision does."""
+"""Undecided imports are resolved by an operator: how they are shown, and what each decision
+does."""
 
 import json
 from dataclasses import replace
@@ -6,13 +7,13 @@ from typing import Any
 
 import pytest
 
-from tests.conftest import MakeStore
-from tests.support import CommandLine, members
+from tests.support import CommandLine, members, recording
+from tests.support.stores import MakeStore
 from worker.domain.claims import Call, Claim, Doubt
 from worker.domain.facts import LaneFacts
-from worker.domain.outcomes import Entrance
-from worker.domain.requests import ImportRequest
+from worker.domain.outcomes import Envelope
 from worker.domain.states import State
+from worker.operations.registry import OPERATIONS
 from worker.store.store import ImportStore
 from worker.store.views import ImportViews
 
@@ -26,8 +27,8 @@ async def store(make_store: MakeStore) -> ImportStore:
 
 
 async def admit(store: ImportStore, name: str, app: str) -> None:
-    request = ImportRequest.parse(members(app))
-    await store.admit(Entrance(import_id=name, task_id=name), request, "us-east-1")
+    request = OPERATIONS.parse(members(app))
+    await store.admit(Envelope(import_id=name, task_id=name), request, "us-east-1")
 
 
 async def claim(store: ImportStore) -> Claim:
@@ -36,9 +37,10 @@ async def claim(store: ImportStore) -> Claim:
 
 
 async def leave_undecided(store: ImportStore, name: str = "odd", app: str = "dodd") -> None:
-    """Bring an import to where nobody but a person can tell whether its start took effect."""
+    """Bring an import to where only an operator can find out whether its start took effect."""
     await admit(store, name, app)
-    held = await store.doubt(
+    held = await recording.doubt(
+        store,
         await claim(store),
         Doubt.UNKNOWN,
         error="HTTP 504",
@@ -50,7 +52,7 @@ async def leave_undecided(store: ImportStore, name: str = "odd", app: str = "dod
     assert held
 
 
-async def test_an_undecided_import_says_so_everywhere(
+async def test_an_undecided_import_is_shown_as_such_everywhere(
     store: ImportStore, command: CommandLine
 ) -> None:
     await leave_undecided(store)
@@ -58,10 +60,10 @@ async def test_an_undecided_import_says_so_everywhere(
         ("explain", "odd"), ("explain", "odd", "--json"), ("status", "odd"), ("doctor",)
     )
     way = "amplify-import resolve odd --adopt JOB | --start-again | --fail"
-    assert f"Waits for: a person to decide: {REASON}; {way}" in explained.stdout
-    assert "waits for a person to decide; may have started job job-1" in explained.stdout
-    assert json.loads(as_json.stdout)["waitsFor"].startswith("a person to decide")
-    assert "a person to decide" in status.stdout
+    assert f"Waits for: an operator to decide: {REASON}; {way}" in explained.stdout
+    assert "waits for an operator to decide; may have started job job-1" in explained.stdout
+    assert json.loads(as_json.stdout)["waitsFor"].startswith("an operator to decide")
+    assert "an operator to decide" in status.stdout
     assert "undecided imports: 1 waiting for a decision: odd" in doctor.stdout
     (event,) = [
         json.loads(line)
@@ -77,17 +79,17 @@ async def test_a_job_that_is_adopted_is_followed(store: ImportStore, command: Co
     assert (done.returncode, done.stdout) == (0, "Import odd follows job job-1.\n"), done.stderr
     poll = await claim(store)
     assert (poll.call, poll.item.job_id) == (Call.POLL, "job-1")
-    assert "decided by hand: resolve --adopt" in command("explain", "odd").stdout
+    assert "decided by an operator: resolve --adopt" in command("explain", "odd").stdout
 
 
-async def test_what_is_started_again_is_started_once_more_and_knows_the_others(
+async def test_an_import_started_again_starts_once_and_knows_the_other_jobs(
     store: ImportStore, command: CommandLine
 ) -> None:
     await leave_undecided(store)
     done = command("resolve", "odd", "--start-again")
     assert (done.returncode, done.stdout) == (0, "Import odd will be started again.\n")
     first = await claim(store)
-    assert first.call is Call.RECONCILE, "the list is asked once more"
+    assert first.call is Call.RECONCILE, "the jobs are listed once more"
     assert first.item.doubt == Doubt.BEFORE
 
 
@@ -95,7 +97,7 @@ async def test_what_is_started_again_is_started_once_more_and_knows_the_others(
     ("option", "state", "error"),
     [("--fail", State.FAILED, "looked at it"), ("--succeed", State.SUCCEEDED, "")],
 )
-async def test_what_is_ended_by_hand_is_over(
+async def test_an_import_ended_by_an_operator_is_over(
     store: ImportStore, command: CommandLine, redis: Any, option: str, state: State, error: str
 ) -> None:
     await leave_undecided(store)
@@ -107,45 +109,51 @@ async def test_what_is_ended_by_hand_is_over(
     assert (again.returncode, again.stderr) == (1, "Error: Import odd has already ended.\n")
 
 
-async def test_a_decision_that_can_not_be_is_refused_and_changes_nothing(
+async def test_an_impossible_decision_is_refused_and_changes_nothing(
     store: ImportStore, command: CommandLine, redis: Any
 ) -> None:
     await admit(store, "earlier", "dodd")
-    await store.finish(
-        await claim(store), State.SUCCEEDED, error="", job_id="job-0", operation="", status=""
+    await recording.finish(
+        store,
+        await claim(store),
+        State.SUCCEEDED,
+        error="",
+        job_id="job-0",
+        operation="",
+        status="",
     )
     await admit(store, "plain", "dplain")
     assert (await claim(store)).item.id == "plain"
     await leave_undecided(store)
     before = await redis.hgetall("imports:import:odd")
-    told = {
+    expected = {
         ("odd", "--adopt", "job-0"): (1, "that job belongs to an earlier import"),
         ("odd", "--adopt", " "): (2, "--adopt needs the id of a job"),
         ("odd",): (2, "Give exactly one of --adopt JOB"),
         ("odd", "--fail", "--adopt", "job-1"): (2, "Give exactly one of --adopt JOB"),
         ("plain", "--fail"): (1, "does not wait for a decision"),
-        ("nobody", "--fail"): (4, "No import and no batch nobody"),
+        ("nobody", "--fail"): (4, "There is no import or batch nobody"),
     }
-    answers = command.each(*(("resolve", *arguments) for arguments in told))
-    for (code, text), answer in zip(told.values(), answers, strict=True):
+    answers = command.each(*(("resolve", *arguments) for arguments in expected))
+    for (code, text), answer in zip(expected.values(), answers, strict=True):
         assert answer.returncode == code, answer.stderr
         assert text in answer.stderr
     assert await redis.hgetall("imports:import:odd") == before
 
 
-async def test_lanes_show_what_they_have_seen_of_aws(
+async def test_lanes_shows_what_they_have_learned_about_aws(
     store: ImportStore, command: CommandLine
 ) -> None:
     await admit(store, "any", "dany")
     seen = LaneFacts(
-        operations=frozenset({"importAuth"}),
+        operations={"ImportBackendAuth": frozenset({"importAuth"})},
         statuses=frozenset({"READY", "WORKING"}),
         left={"WORKING": 30.0},
         suspects=frozenset({"READY"}),
         list_lag_seconds=40.0,
         longest_job_seconds=600.0,
     )
-    await store.learn(LANE, seen)
+    await recording.learn(store, LANE, seen)
     facts, as_json, doctor = command.each(
         ("lanes", "--facts"), ("lanes", "--facts", "--json"), ("doctor",)
     )

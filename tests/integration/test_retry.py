@@ -1,4 +1,4 @@
-"""Imports that are tried again: once each, under the rules of their target, their history kept."""
+"""Retried imports: once each, under the rules of their target, and with their history."""
 
 import asyncio
 import json
@@ -7,21 +7,24 @@ from typing import Any
 
 import pytest
 
-from tests.conftest import MakeStore, StartWorker
 from tests.support import (
     CommandLine,
     Producer,
     Sandbox,
+    StartWorker,
     assert_nothing_left_behind,
     members,
+    recording,
     wait_until,
 )
+from tests.support.stores import MakeStore
 from worker.domain.imports import Import
-from worker.domain.outcomes import Entrance, Retried, RetryVerdict
-from worker.domain.requests import ImportRequest
+from worker.domain.outcomes import Envelope, Retried, RetryVerdict
 from worker.domain.states import State
+from worker.operations.registry import OPERATIONS
+from worker.store.batchview import BatchCounts
 from worker.store.store import ImportStore
-from worker.store.views import BatchCounts, ImportViews
+from worker.store.views import ImportViews
 
 on_both = pytest.mark.parametrize("store_url", ["valkey", "redis"], indirect=True)
 BADLY = (State.FAILED, State.REJECTED, State.TIMED_OUT)
@@ -33,28 +36,30 @@ async def store(make_store: MakeStore) -> ImportStore:
 
 
 async def admit(store: ImportStore, import_id: str, **more: Any) -> None:
-    request = ImportRequest.parse(
+    request = OPERATIONS.parse(
         members(more.pop("app", f"d{import_id[:8]}".replace(":", "")), **more)
     )
-    await store.admit(Entrance(import_id=import_id, task_id=import_id), request, "us-east-1")
+    await store.admit(Envelope(import_id=import_id, task_id=import_id), request, "us-east-1")
 
 
 async def end_next(store: ImportStore, state: State = State.FAILED) -> str:
     (claim,), _ = await store.claim(1)
     claim = replace(claim, answered=True)
-    await store.finish(claim, state, error="no pool", job_id="j", operation="", status="")
+    await recording.finish(
+        store, claim, state, error="no pool", job_id="j", operation="", status=""
+    )
     return claim.item.id
 
 
 async def end_all(store: ImportStore, state: State) -> None:
-    """End all that waits, as fast as the lane's limit allows."""
+    """End everything that waits, as fast as the lane's limit allows."""
     wait_seconds: float | None = 0.0
     while wait_seconds is not None and wait_seconds < 1:
         await asyncio.sleep(wait_seconds)
         claims, wait_seconds = await store.claim(100)
         await asyncio.gather(
             *(
-                store.finish(claim, state, error="", job_id="", operation="", status="")
+                recording.finish(store, claim, state, error="", job_id="", operation="", status="")
                 for claim in claims
             )
         )
@@ -94,7 +99,7 @@ async def events_of(redis: Any, type_: str) -> list[dict[str, Any]]:
 
 @on_both
 @pytest.mark.parametrize("state", [*BADLY, State.CANCELLED])
-async def test_an_import_that_ended_badly_is_a_new_import_of_the_same_request(
+async def test_an_unsuccessful_import_that_is_retried_is_a_new_import_of_the_same_request(
     store: ImportStore, redis: Any, state: State
 ) -> None:
     more = {"batchId": "b", "priority": "high", "metadata": {"ticket": "7"}, "idempotencyKey": "k"}
@@ -102,7 +107,7 @@ async def test_an_import_that_ended_badly_is_a_new_import_of_the_same_request(
     assert await store.retry(old) == Retried(RetryVerdict.RETRIED, "i1:retry-1")
     new = await loaded(store, "i1:retry-1")
     assert (new.state, new.retry_of, new.batch_id) == (State.WAITING, "i1", "b:retry-1")
-    assert (new.request, new.lane, new.priority) == (old.request, old.lane, "high")
+    assert (new.members, new.lane, new.priority) == (old.members, old.lane, "high")
     assert (new.attempts, new.error, new.job_id, new.finished_at_ms) == (0, "", "", 0)
     assert await loaded(store, "i1") == replace(old, retried_by="i1:retry-1")
     (_, accepted) = await events_of(redis, "import.accepted")
@@ -117,7 +122,7 @@ async def test_an_import_that_ended_badly_is_a_new_import_of_the_same_request(
 
 
 @on_both
-async def test_the_retry_of_a_retry_counts_on_and_its_task_is_owed_an_end(
+async def test_the_retry_of_a_retry_has_the_next_number_and_its_task_must_finish(
     store: ImportStore, redis: Any
 ) -> None:
     await ended(store, "i1", batchId="b")
@@ -131,17 +136,19 @@ async def test_the_retry_of_a_retry_counts_on_and_its_task_is_owed_an_end(
     assert owed == []
     assert await redis.hgetall("imports:tasks:i1:retry-3") == {"i1:retry-3": ""}
     for import_id in ("i1", *(f"i1:retry-{n}" for n in (1, 2, 3))):
-        await store.settle(import_id, import_id)
+        await store.note_task_done(import_id, import_id)
 
 
-async def test_a_name_that_only_looks_like_that_of_a_retry_is_a_name(store: ImportStore) -> None:
+async def test_an_id_that_only_looks_like_that_of_a_retry_is_an_ordinary_id(
+    store: ImportStore,
+) -> None:
     await ended(store, "i1:retry-5", app="d1", batchId="b:retry-5")
     assert (await retry(store, "i1:retry-5")).retry_id == "i1:retry-5:retry-1"
     assert (await loaded(store, "i1:retry-5:retry-1")).batch_id == "b:retry-5:retry-1"
 
 
 @on_both
-async def test_of_many_that_ask_at_once_one_import_comes(store: ImportStore, redis: Any) -> None:
+async def test_many_simultaneous_retries_create_one_import(store: ImportStore, redis: Any) -> None:
     old = await ended(store, "i1", batchId="b")
     verdicts = [r.verdict for r in await asyncio.gather(*(store.retry(old) for _ in range(50)))]
     assert verdicts.count(RetryVerdict.RETRIED) == 1
@@ -150,7 +157,9 @@ async def test_of_many_that_ask_at_once_one_import_comes(store: ImportStore, red
     assert await redis.zcard("imports:waiting:default/us-east-1:normal") == 1
 
 
-async def test_what_may_not_be_tried_again_stays_as_it_is(store: ImportStore, redis: Any) -> None:
+async def test_an_import_that_may_not_be_retried_stays_as_it_is(
+    store: ImportStore, redis: Any
+) -> None:
     await ended(store, "good", State.SUCCEEDED)
     late = await ended(store, "late", State.TIMED_OUT)
     await redis.hset("imports:import:late", "late_outcome", "succeeded")
@@ -161,7 +170,7 @@ async def test_what_may_not_be_tried_again_stays_as_it_is(store: ImportStore, re
     await admit(store, "mine:retry-1", app="dother")
     await end_next(store)
     await store.reject(
-        Entrance(import_id="bad", task_id="bad"), ("-", "-"), ("default", "-"), "appId: is required"
+        Envelope(import_id="bad", task_id="bad"), ("-", "-"), ("default", "-"), "appId: is required"
     )
     await admit(store, "key1", app="dkey1", idempotencyKey="k")
     await admit(store, "key2", app="dkey2", idempotencyKey="k")
@@ -183,9 +192,7 @@ async def test_what_may_not_be_tried_again_stays_as_it_is(store: ImportStore, re
     assert (await retry(store, "fits" + "x" * 116)).verdict is RetryVerdict.RETRIED
 
 
-async def test_a_batch_that_waits_for_more_than_came_is_closed_once(
-    store: ImportStore, redis: Any
-) -> None:
+async def test_an_incomplete_batch_is_closed_once(store: ImportStore, redis: Any) -> None:
     await store.announce_batch("b", 5)
     for n in (1, 2):
         await ended(store, f"i{n}", batchId="b")
@@ -204,7 +211,7 @@ async def batch_of_all_states(store: ImportStore) -> None:
     for n, state in enumerate((*BADLY, State.FAILED, State.CANCELLED, State.SUCCEEDED)):
         await ended(store, f"i{n}", state, batchId="b")
     await store.reject(
-        Entrance(import_id="bad", task_id="bad", batch_id="b"),
+        Envelope(import_id="bad", task_id="bad", batch_id="b"),
         ("-", "-"),
         ("default", "-"),
         "appId: is required",
@@ -212,23 +219,23 @@ async def batch_of_all_states(store: ImportStore) -> None:
     await admit(store, "i9", batchId="b")
 
 
-async def test_the_command_tries_a_batch_again_and_a_second_time_makes_nothing_new(
+async def test_the_command_retries_a_batch_and_a_second_time_creates_nothing_new(
     command: CommandLine, store: ImportStore, redis: Any
 ) -> None:
     await batch_of_all_states(store)
     asked = command("retry", "b")
     assert (asked.returncode, asked.stdout) == (2, "")
     assert (
-        "Try 2 failed and 1 timed_out and 2 rejected imports of batch b again? Say --yes"
+        "Retry 2 failed and 1 timed_out and 2 rejected imports of batch b? Say --yes"
         in asked.stderr
     )
     assert await ImportViews(redis).batch("b:retry-1") is None
 
     done = command("retry", "b", "--yes")
-    assert (done.returncode, done.stderr) == (1, ""), "one of them can't be"
+    assert (done.returncode, done.stderr) == (1, ""), "one of them can't be retried"
     assert done.stdout == (
         "Batch b: 4 imports are tried again as batch b:retry-1.\n"
-        "Import bad has no request that could be tried again: it was refused as it came in.\n"
+        "Import bad was rejected at admission, so there is no valid request to retry.\n"
         "Follow it: amplify-import watch b:retry-1\n"
     )
     counts = await counts_of(redis, "b:retry-1")
@@ -236,7 +243,7 @@ async def test_the_command_tries_a_batch_again_and_a_second_time_makes_nothing_n
 
     again = command("retry", "b", "--yes")
     assert again.stdout.startswith(
-        "Batch b: 0 imports are tried again as batch b:retry-1; 4 were retried already.\n"
+        "Batch b: 0 imports are tried again as batch b:retry-1; 4 had already been retried.\n"
     )
     assert (await counts_of(redis, "b:retry-1")).total == 4
 
@@ -245,10 +252,10 @@ async def test_the_command_tries_a_batch_again_and_a_second_time_makes_nothing_n
     assert cancelled.stdout.startswith("Batch b: 1 import is tried again as batch b:retry-1.\n")
     assert (await loaded(store, "i4:retry-1")).state is State.WAITING
     assert await store.load("i5:retry-1") is None, "it succeeded"
-    assert await store.load("i9:retry-1") is None, "it is under way"
+    assert await store.load("i9:retry-1") is None, "it has not ended"
 
 
-async def test_flags_choose_and_names_nobody_knows_end_with_4(
+async def test_flags_select_imports_and_unknown_ids_exit_with_4(
     command: CommandLine, store: ImportStore, redis: Any
 ) -> None:
     await batch_of_all_states(store)
@@ -260,16 +267,14 @@ async def test_flags_choose_and_names_nobody_knows_end_with_4(
         ("retry", "b:retry-1", "--yes"), ("retry", "nothing"), ("retry", "i0", "--failed")
     )
     assert none.returncode == 0
-    assert none.stdout == (
-        "Batch b:retry-1: no import to try again (failed, timed_out, rejected).\n"
-    )
+    assert none.stdout == ("Batch b:retry-1: no import to retry (failed, timed_out, rejected).\n")
     assert missing.returncode == 4
-    assert "No import and no batch nothing is known" in missing.stderr
+    assert "There is no import or batch nothing" in missing.stderr
     assert flag.returncode == 2
-    assert "flags choose among those of a batch" in flag.stderr
+    assert "the options that choose outcomes work only for a batch" in flag.stderr
 
 
-async def test_the_command_tells_of_a_single_import(
+async def test_the_command_reports_on_a_single_import(
     command: CommandLine, store: ImportStore
 ) -> None:
     await ended(store, "alone", State.CANCELLED)
@@ -278,20 +283,20 @@ async def test_the_command_tells_of_a_single_import(
     done = command("retry", "alone")
     assert done.returncode == 0
     assert done.stdout == (
-        "Import alone is tried again as alone:retry-1.\n"
+        "Import alone is retried as alone:retry-1.\n"
         "Follow it: amplify-import status alone:retry-1\n"
     )
     again, good, long = command.each(("retry", "alone"), ("retry", "good"), ("retry", "x" * 125))
     assert (again.returncode, again.stdout) == (
         0,
-        "Import alone was retried already as alone:retry-1.\n",
+        "Import alone has already been retried as alone:retry-1.\n",
     )
     assert (good.returncode, good.stdout) == (0, "Import good succeeded.\n")
     assert long.returncode == 1
     assert "would be too long" in long.stdout
 
 
-async def test_a_retry_that_was_killed_goes_on_and_the_batch_completes_once(
+async def test_a_killed_retry_is_continued_and_the_batch_completes_once(
     command: CommandLine, store: ImportStore, redis: Any
 ) -> None:
     total = 1500
@@ -302,7 +307,7 @@ async def test_a_retry_that_was_killed_goes_on_and_the_batch_completes_once(
     await end_all(store, State.FAILED)
     with command.running("retry", "b", "--yes") as killed:
         while await redis.zcard("imports:members:b:retry-1") < 100:
-            assert killed.poll() is None, "it was done before it could be killed"
+            assert killed.poll() is None, "the command ended before it could be killed"
         killed.kill()
         killed.wait(20)
     came = await redis.zcard("imports:members:b:retry-1")
@@ -311,7 +316,7 @@ async def test_a_retry_that_was_killed_goes_on_and_the_batch_completes_once(
     done = command("retry", "b", "--yes")
     assert done.stdout.startswith(
         f"Batch b: {total - came:,} imports are tried again as batch b:retry-1; "
-        f"{came:,} were retried already.\n"
+        f"{came:,} had already been retried.\n"
     )
     counts = await counts_of(redis, "b:retry-1")
     assert (counts.accepted, counts.total) == (total, total)
@@ -342,6 +347,6 @@ def test_a_retry_waits_behind_the_job_that_its_predecessor_left_behind(
     producer.wait_for_event("batch.completed", batchId="b:retry-1")
     assert producer.app.AsyncResult(retry_id).get(timeout=20)["outcome"] == "succeeded"
     assert command("watch", "b:retry-1").returncode == 0
-    wait_until(lambda: not producer.redis.exists("imports:unfinished"), "nothing is owed to it")
+    wait_until(lambda: not producer.redis.exists("imports:unfinished"), "no task is unfinished")
     wait_until(lambda: not producer.redis.exists("imports:lanes"), "the lane has nothing to do")
     assert_nothing_left_behind(producer.redis)

@@ -1,4 +1,4 @@
-"""The sandbox as botocore sees it: its model is the second publication of the API."""
+"""The sandbox as seen by botocore, whose model is the second publication of the API."""
 
 import asyncio
 import time
@@ -27,7 +27,15 @@ IMPORT = {
     "WebClientId": "web",
     "IdentityPoolId": "eu-west-1:identity",
 }
-RESULTS = {"ImportBackendAuth", "GetBackendJob", "ListBackendJobs", "GetBackendAuth"}
+BUCKET = {**TARGET, "BucketName": "uploads", "ServiceName": "S3"}
+RESULTS = {
+    "ImportBackendAuth",
+    "GetBackendJob",
+    "ListBackendJobs",
+    "GetBackendAuth",
+    "ImportBackendStorage",
+    "GetBackendStorage",
+}
 
 
 FACTS = {
@@ -39,7 +47,7 @@ FACTS = {
     "times": "epoch",
     "list_order": "newest",
 }
-"""What AWS does not document, as these tests know it; see test_sandbox_undocumented.py."""
+"""Undocumented facts of AWS as these tests set them; see test_sandbox_undocumented.py."""
 
 
 def connect(sandbox: SandboxServer, access_key_id: str = "AKIATEST") -> Any:
@@ -49,7 +57,7 @@ def connect(sandbox: SandboxServer, access_key_id: str = "AKIATEST") -> Any:
         endpoint_url=sandbox.url,
         aws_access_key_id=access_key_id,
         aws_secret_access_key="any",
-        config=Config(retries={"total_max_attempts": 1}, read_timeout=0.5),
+        config=Config(retries={"total_max_attempts": 1}, read_timeout=3),
     )
 
 
@@ -117,6 +125,34 @@ async def test_an_import_is_followed_from_its_start_to_its_config() -> None:
         assert config["IdentityPoolConfigs"]["IdentityPoolName"] == "eu-west-1:identity"
 
 
+async def test_a_bucket_is_imported_beside_a_user_pool() -> None:
+    async with SandboxServer(scripted(outcome="succeed", duration_seconds=0.1)) as sandbox:
+        client = connect(sandbox)
+        pool = await call(client.import_backend_auth, **IMPORT)
+        pending = await failed_call(client.import_backend_storage, **BUCKET)
+        assert "already a pending job" in pending.response["Error"]["Message"]
+        await wait_for_status(client, pool["JobId"], "COMPLETED")
+
+        started = await call(client.import_backend_storage, **BUCKET)
+        assert started["Status"] == "IN_PROGRESS"
+        early = await failed_call(client.get_backend_storage, **TARGET, ResourceName="bucket")
+        assert early.response["ResourceType"] == "BackendStorage"
+        job = await wait_for_status(client, started["JobId"], "COMPLETED")
+        assert job["Operation"] == "ImportBackendStorage"
+        details = await call(client.get_backend_storage, **TARGET, ResourceName="bucket")
+        assert details["ResourceConfig"]["BucketName"] == "uploads"
+        auth = await call(client.get_backend_auth, **TARGET, ResourceName="auth")
+        assert auth["ResourceConfig"]["UserPoolConfigs"]["UserPoolName"] == "eu-west-1_Pool"
+
+
+async def test_a_bucket_must_be_of_s3() -> None:
+    async with SandboxServer(scripted()) as sandbox:
+        refused = await failed_call(
+            connect(sandbox).import_backend_storage, **{**BUCKET, "ServiceName": "Drive"}
+        )
+        assert "serviceName must be one of S3" in refused.response["Error"]["Message"]
+
+
 async def test_without_an_identity_pool_only_the_user_pool_is_imported() -> None:
     async with SandboxServer(scripted(outcome="succeed", duration_seconds=0)) as sandbox:
         client = connect(sandbox)
@@ -128,7 +164,7 @@ async def test_without_an_identity_pool_only_the_user_pool_is_imported() -> None
 
 
 async def test_every_modelled_output_member_is_served() -> None:
-    """A job that fails at once after one that succeeded shows all members, errors included."""
+    """A job that fails at once after one that succeeded shows all members, including errors."""
     async with SandboxServer(scripted(outcome="succeed", duration_seconds=0)) as sandbox:
         client = connect(sandbox)
         model = client.meta.service_model
@@ -146,6 +182,11 @@ async def test_every_modelled_output_member_is_served() -> None:
             "ListBackendJobs": await call(client.list_backend_jobs, **TARGET, MaxResults=2),
             "GetBackendAuth": await call(client.get_backend_auth, **TARGET, ResourceName="auth"),
         }
+        sandbox.script(ScriptedTarget(app_id="d1", environment="prod", duration_seconds=0))
+        answers["ImportBackendStorage"] = await call(client.import_backend_storage, **BUCKET)
+        answers["GetBackendStorage"] = await call(
+            client.get_backend_storage, **TARGET, ResourceName="bucket"
+        )
 
         assert answers.keys() == RESULTS
         for name, answer in answers.items():
@@ -276,7 +317,7 @@ async def test_jobs_are_listed_newest_first_in_pages_and_by_filter() -> None:
             if "NextToken" not in answer:
                 break
             token = {"NextToken": answer["NextToken"]}
-            # A job that comes in between must neither repeat nor hide others.
+            # A new job must neither repeat nor hide others.
             await call(client.import_backend_auth, **IMPORT)
         assert seen == created[::-1]
 

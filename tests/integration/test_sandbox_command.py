@@ -1,4 +1,4 @@
-"""`amplify-import sandbox` as a process of its own."""
+"""`amplify-import sandbox` as a separate process."""
 
 import json
 import re
@@ -28,7 +28,7 @@ def running(*arguments: str) -> Iterator[tuple[subprocess.Popen[str], str]]:
 
 
 @pytest.mark.parametrize("stop", [signal.SIGINT, signal.SIGTERM])
-def test_it_serves_until_it_is_told_to_stop(stop: signal.Signals) -> None:
+def test_the_sandbox_serves_until_it_is_asked_to_stop(stop: signal.Signals) -> None:
     with running("--scenario", "demo") as (process, url):
         with urllib.request.urlopen(f"{url}/sandbox/health", timeout=5) as response:  # noqa: S310 - http
             assert json.load(response)["status"] == "ok"
@@ -55,7 +55,7 @@ def test_a_port_in_use_and_an_unknown_scenario_are_clear_errors() -> None:
             assert "Traceback" not in done.stderr
 
 
-def test_it_lists_the_shipped_scenarios() -> None:
+def test_the_command_lists_the_shipped_scenarios() -> None:
     done = subprocess.run(
         [*COMMAND, "--list-scenarios"], capture_output=True, text=True, timeout=10, check=True
     )

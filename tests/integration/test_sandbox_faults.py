@@ -1,4 +1,4 @@
-"""Each fault over plain HTTP: what the client sees, and what the ledger says really happened."""
+"""Each fault over plain HTTP: what the client sees, and what the ledger has recorded."""
 
 import asyncio
 import json
@@ -166,7 +166,7 @@ async def test_an_answer_may_be_slow(http: aiohttp.ClientSession) -> None:
         assert time.monotonic() - started >= 0.1
 
 
-async def test_some_polls_show_a_status_that_nobody_documented(
+async def test_some_polls_show_an_undocumented_status(
     http: aiohttp.ClientSession,
 ) -> None:
     async with SandboxServer(scripted({"kind": "unknown_status", "times": 2})) as sandbox:

@@ -1,4 +1,4 @@
-"""The sandbox over plain HTTP: routes, request checks, quotas, and what steers and inspects it."""
+"""The sandbox over plain HTTP: routes, request checks, quotas, and its control interface."""
 
 import asyncio
 import json
@@ -32,7 +32,7 @@ def signed(
 
 
 def signing_time(minutes: float) -> str:
-    """Return the header of a request that is signed so many minutes from now."""
+    """Return the header of a request that is signed this many minutes from now."""
     return f"{datetime.now(UTC) + timedelta(minutes=minutes):%Y%m%dT%H%M%SZ}"
 
 
@@ -153,7 +153,7 @@ async def test_an_unsigned_request_is_refused(
         (None, "IncompleteSignatureException", "ISO-8601"),
     ],
 )
-async def test_what_was_signed_at_another_time_is_refused(
+async def test_a_request_signed_at_another_time_is_refused(
     http: aiohttp.ClientSession, minutes: float | None, code: str, says: str
 ) -> None:
     async with SandboxServer() as sandbox:
@@ -186,7 +186,7 @@ async def test_a_clock_may_be_off_by_some_minutes(
         ("/backend/dhalf/auth/prod/import", "Environment"),
     ],
 )
-async def test_what_does_not_exist_is_named_by_its_type(
+async def test_a_missing_resource_is_named_by_its_type(
     http: aiohttp.ClientSession, path: str, resource_type: str
 ) -> None:
     settings = scenario(
@@ -204,7 +204,7 @@ async def test_what_does_not_exist_is_named_by_its_type(
             assert (await post(http, sandbox.url + known, BODY))[0] == 200
 
 
-async def test_starts_and_reads_have_buckets_of_their_own(http: aiohttp.ClientSession) -> None:
+async def test_starts_and_reads_have_separate_buckets(http: aiohttp.ClientSession) -> None:
     quota = {"starts": {"rate": 0.001, "burst": 1}, "reads": {"rate": 0.001, "burst": 2}}
     async with SandboxServer(scenario(quota=quota)) as sandbox:
         starts = [(await post(http, sandbox.url + IMPORT_PATH, BODY))[0] for _ in range(2)]
@@ -267,7 +267,7 @@ async def test_unfinished_jobs_are_limited_per_lane(http: aiohttp.ClientSession)
         assert (await post(http, sandbox.url + IMPORT_PATH, BODY, **elsewhere))[0] == 200
 
 
-async def test_the_ledger_tells_calls_jobs_totals_and_peaks(http: aiohttp.ClientSession) -> None:
+async def test_the_ledger_shows_calls_jobs_totals_and_peaks(http: aiohttp.ClientSession) -> None:
     slow = {"app_id": "dslow", "faults": [{"kind": "slow"}]}
     settings = scenario(
         targets=[slow, {"app_id": "d1", "outcome": "fail", "duration_seconds": 0}],
@@ -315,7 +315,9 @@ async def test_the_ledger_drops_old_calls_and_says_so(http: aiohttp.ClientSessio
         assert snapshot["totals"] == {"ListBackendJobs": {"200": 5}}
 
 
-async def test_a_reset_empties_it_and_may_change_the_scenario(http: aiohttp.ClientSession) -> None:
+async def test_a_reset_empties_the_ledger_and_may_change_the_scenario(
+    http: aiohttp.ClientSession,
+) -> None:
     async with SandboxServer() as sandbox:
         await post(http, sandbox.url + IMPORT_PATH, BODY)
         health = {"status": "ok", "calls": 1, "jobs": 1}

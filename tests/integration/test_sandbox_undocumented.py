@@ -1,4 +1,4 @@
-"""What AWS does not document is a switch of the sandbox: each is seen over HTTP."""
+"""Each undocumented fact of AWS is a setting of the sandbox, and its effect is seen over HTTP."""
 
 import asyncio
 import json
@@ -64,7 +64,7 @@ async def serve() -> AsyncIterator[Serve]:
         yield start
 
 
-async def test_words_are_those_of_the_scenario(serve: Serve) -> None:
+async def test_names_and_statuses_come_from_the_scenario(serve: Serve) -> None:
     client = await serve(
         seconds=0.2, operation="A", list_operation="B", under_way="busy", completed="done"
     )
@@ -77,7 +77,7 @@ async def test_words_are_those_of_the_scenario(serve: Serve) -> None:
     assert (listed["operation"], listed["status"]) == ("B", "done")
 
 
-def test_words_that_are_not_given_are_drawn_by_the_seed() -> None:
+def test_names_and_statuses_that_are_not_given_depend_on_the_seed() -> None:
     drawn = [Undocumented().drawn(seed) for seed in range(200)]
     assert {facts.operation for facts in drawn} == set(OPERATIONS)
     assert {facts.times for facts in drawn} == set(DRAWN_TIMES)
@@ -127,7 +127,7 @@ async def test_the_order_of_a_list_is_that_of_the_scenario(serve: Serve) -> None
     assert sorted(orders["shuffled"]) == list(range(8))
 
 
-async def test_what_is_over_may_not_be_listed_or_be_forgotten(serve: Serve) -> None:
+async def test_finished_jobs_may_be_hidden_or_forgotten(serve: Serve) -> None:
     hiding = await serve(lists_finished=False)
     started = await hiding.start()
     assert await hiding.jobs() == []
@@ -142,7 +142,7 @@ async def test_what_is_over_may_not_be_listed_or_be_forgotten(serve: Serve) -> N
 
 
 @pytest.mark.parametrize(("blocks", "status"), [(True, 400), (False, 200)])
-async def test_jobs_of_another_kind_may_stand_in_the_way(
+async def test_jobs_of_another_kind_may_block_a_start(
     serve: Serve, *, blocks: bool, status: int
 ) -> None:
     client = await serve(

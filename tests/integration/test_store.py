@@ -1,4 +1,5 @@
-"""The scripts, on a real server: each edge of the state machine, each promise of the store."""
+"""The scripts, on a real server: each transition of the state machine, each promise of the
+store."""
 
 import asyncio
 import json
@@ -11,12 +12,14 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from redis import Redis
 
-from tests.conftest import GENEROUS, MakeStore
-from tests.support import assert_nothing_left_behind, members
+from tests.support import assert_nothing_left_behind, members, recording
+from tests.support.stores import GENEROUS, MakeStore
 from worker.domain.claims import Call, Claim, Doubt
-from worker.domain.outcomes import Entrance, LaneLimits, Verdict
-from worker.domain.requests import ImportRequest
+from worker.domain.decisions import PauseLane
+from worker.domain.outcomes import Envelope, LaneLimits, Verdict
+from worker.domain.recording import Observed
 from worker.domain.states import EDGES, State
+from worker.operations.registry import OPERATIONS
 from worker.store.scripts import script_texts, with_library
 from worker.store.store import ImportStore
 
@@ -26,8 +29,8 @@ LANE = "default/us-east-1"
 
 
 async def admit(store: ImportStore, import_id: str = "i1", app: str = "d1", **more: Any) -> Any:
-    request = ImportRequest.parse(members(app, **more))
-    return await store.admit(Entrance(import_id=import_id, task_id=import_id), request, "us-east-1")
+    request = OPERATIONS.parse(members(app, **more))
+    return await store.admit(Envelope(import_id=import_id, task_id=import_id), request, "us-east-1")
 
 
 async def claim_one(store: ImportStore) -> Claim:
@@ -37,19 +40,21 @@ async def claim_one(store: ImportStore) -> Claim:
 
 
 async def start(store: ImportStore, claim: Claim, delay_seconds: float = 0) -> bool:
-    return await store.run(
-        claim, job_id="j1", operation="Op", status="IN_PROGRESS", delay_seconds=delay_seconds
+    return await recording.run(
+        store, claim, job_id="j1", operation="Op", status="IN_PROGRESS", delay_seconds=delay_seconds
     )
 
 
 async def doubt(store: ImportStore, claim: Claim) -> bool:
-    return await store.doubt(
-        claim, Doubt.UNKNOWN, error="HTTP 504", delay_seconds=0, in_outage=False
+    return await recording.doubt(
+        store, claim, Doubt.UNKNOWN, error="HTTP 504", delay_seconds=0, in_outage=False
     )
 
 
 async def end(store: ImportStore, claim: Claim, state: State, error: str = "") -> Any:
-    return await store.finish(claim, state, error=error, job_id="", operation="", status="")
+    return await recording.finish(
+        store, claim, state, error=error, job_id="", operation="", status=""
+    )
 
 
 async def events(redis: Any) -> list[dict[str, Any]]:
@@ -74,7 +79,7 @@ async def _to_waiting(store: ImportStore) -> None:
 
 
 async def _rejected(store: ImportStore) -> None:
-    await store.reject(Entrance(import_id="i1", task_id="i1"), ("-", "-"), ("-", "-"), "appId: no")
+    await store.reject(Envelope(import_id="i1", task_id="i1"), ("-", "-"), ("-", "-"), "appId: no")
 
 
 async def _to_starting(store: ImportStore) -> Claim:
@@ -88,7 +93,7 @@ async def _to_running(store: ImportStore) -> Claim:
 
 
 async def _back_to_waiting(store: ImportStore) -> None:
-    await store.requeue(await _to_starting(store), delay_seconds=30)
+    await recording.retry(store, await _to_starting(store), delay_seconds=30)
 
 
 def _end_from(reach: Callable[[ImportStore], Awaitable[Claim]], state: State) -> Walk:
@@ -116,7 +121,7 @@ WALKS: dict[str, Walk] = {
 
 
 @pytest.mark.parametrize("letter", sorted(WALKS))
-async def test_each_edge_is_walked_by_a_script(make_store: MakeStore, letter: str) -> None:
+async def test_each_transition_is_made_by_a_script(make_store: MakeStore, letter: str) -> None:
     store = await make_store()
     await WALKS[letter](store)
     (edge,) = (edge for edge in EDGES if edge.letter == letter)
@@ -124,7 +129,7 @@ async def test_each_edge_is_walked_by_a_script(make_store: MakeStore, letter: st
 
 
 @pytest.mark.parametrize("state", [State.REJECTED])
-async def test_an_edge_that_is_not_in_the_table_is_refused(
+async def test_a_transition_that_is_not_in_the_table_is_refused(
     make_store: MakeStore, state: State
 ) -> None:
     store = await make_store()
@@ -161,26 +166,26 @@ async def test_an_idempotency_key_makes_two_ids_one_import(
     ]
 
 
-async def test_an_import_id_that_is_taken_by_another_request_is_told(
+async def test_an_import_id_that_is_taken_by_another_request_is_reported(
     make_store: MakeStore, redis: Any
 ) -> None:
     store = await make_store()
     await admit(store, "i1", app="d1")
     assert (await admit(store, "i1", app="d2")).verdict is Verdict.REUSED
-    entrance = Entrance(import_id="i1", task_id="i1")
+    envelope = Envelope(import_id="i1", task_id="i1")
     for _ in range(2):
-        refused = await store.reject(entrance, ("-", "-"), ("-", "-"), "appId: no")
+        refused = await store.reject(envelope, ("-", "-"), ("-", "-"), "appId: no")
         assert refused.verdict is Verdict.REUSED
     assert await types(redis) == ["import.accepted"]
 
 
-async def test_a_later_asker_with_the_same_key_is_owed_the_end_that_was_reached(
+async def test_a_later_task_with_the_same_key_gets_the_end_that_was_reached(
     make_store: MakeStore,
 ) -> None:
     store = await make_store(lease_seconds=0.02)
     await admit(store, "first", idempotencyKey="k")
     await end(store, await claim_one(store), State.SUCCEEDED)
-    await store.settle("first", "first")
+    await store.note_task_done("first", "first")
     await admit(store, "second", idempotencyKey="k")
     await asyncio.sleep(0.03)
     (overdue,) = await store.overdue(10, 60)
@@ -188,8 +193,8 @@ async def test_a_later_asker_with_the_same_key_is_owed_the_end_that_was_reached(
 
 
 async def _reject_invalid(store: ImportStore) -> None:
-    entrance = Entrance(import_id="i1", task_id="i1")
-    await store.reject(entrance, ("-", "-"), ("-", "-"), "appId: no")
+    envelope = Envelope(import_id="i1", task_id="i1")
+    await store.reject(envelope, ("-", "-"), ("-", "-"), "appId: no")
 
 
 async def _to_failed(store: ImportStore) -> None:
@@ -199,13 +204,13 @@ async def _to_failed(store: ImportStore) -> None:
 @pytest.mark.parametrize(
     ("reach", "again"), [(_to_failed, _to_waiting), (_reject_invalid, _reject_invalid)]
 )
-async def test_whoever_comes_again_after_the_end_is_owed_it_again(
+async def test_a_task_repeated_after_the_end_gets_the_end_again(
     make_store: MakeStore, reach: Walk, again: Walk
 ) -> None:
-    """It was shown as waiting before it was known: the worker may die before it says otherwise."""
+    """A repeated task is shown as waiting first, and the worker may die before it shows the end."""
     store = await make_store(lease_seconds=0.02)
     await reach(store)
-    await store.settle("i1", "i1")
+    await store.note_task_done("i1", "i1")
     assert await store.overdue(10, 60) == []
     await again(store)
     await asyncio.sleep(0.03)
@@ -213,13 +218,13 @@ async def test_whoever_comes_again_after_the_end_is_owed_it_again(
     assert (overdue.item.id, overdue.tasks) == ("i1", {"i1": ""})
 
 
-async def test_a_task_keeps_what_it_was_sent_with_whoever_comes_again(
+async def test_a_repeated_task_keeps_what_it_was_first_sent_with(
     make_store: MakeStore,
 ) -> None:
     store = await make_store(lease_seconds=0.02)
-    request = ImportRequest.parse(members("d1"))
+    request = OPERATIONS.parse(members("d1"))
     await store.admit(
-        Entrance(import_id="i1", task_id="i1", signature="{its chain}"), request, "us-east-1"
+        Envelope(import_id="i1", task_id="i1", signature="{its chain}"), request, "us-east-1"
     )
     await end(store, await claim_one(store), State.FAILED)
     await admit(store)
@@ -245,7 +250,7 @@ async def test_a_hundred_racing_claimers_get_exactly_the_bucket(make_store: Make
     assert len(ids) == len(set(ids)) == 7
 
 
-async def test_a_bucket_refills_at_its_rate_and_says_when(make_store: MakeStore) -> None:
+async def test_a_bucket_refills_at_its_rate_and_reports_when(make_store: MakeStore) -> None:
     store = await make_store(LaneLimits(start_rate=20, start_burst=1))
     for n in range(5):
         await admit(store, f"i{n}", app=f"d{n}")
@@ -260,7 +265,7 @@ async def test_a_bucket_refills_at_its_rate_and_says_when(make_store: MakeStore)
     assert asyncio.get_running_loop().time() - began >= 4 / 20
 
 
-async def test_max_running_holds_starts_back_until_a_job_is_over(make_store: MakeStore) -> None:
+async def test_max_running_delays_starts_until_a_job_is_over(make_store: MakeStore) -> None:
     store = await make_store()
     await store.configure(GENEROUS, {LANE: LaneLimits(max_running=2)}, by="the test")
     for n in range(3):
@@ -273,27 +278,27 @@ async def test_max_running_holds_starts_back_until_a_job_is_over(make_store: Mak
     assert [claim.item.id for claim in (await store.claim(10))[0]] == ["i2"]
 
 
-async def test_a_start_that_is_put_off_gives_its_place_under_max_running_away(
+async def test_a_postponed_start_frees_its_place_under_max_running(
     make_store: MakeStore,
 ) -> None:
     store = await make_store()
     await store.configure(GENEROUS, {LANE: LaneLimits(max_running=1)}, by="the test")
     for n in range(2):
         await admit(store, f"i{n}", app=f"d{n}")
-    await store.requeue(await claim_one(store), delay_seconds=20)
+    await recording.retry(store, await claim_one(store), delay_seconds=20)
     assert (await claim_one(store)).item.id == "i1"
 
 
-async def test_an_import_that_was_in_doubt_keeps_its_target_while_it_waits_to_retry(
+async def test_an_import_with_an_earlier_unknown_outcome_keeps_its_target_while_it_waits_to_retry(
     make_store: MakeStore,
 ) -> None:
-    """Else another one's job there could be taken for the one that it may have started."""
+    """Otherwise another import's job there could be taken for its own."""
     store = await make_store()
     for n in range(2):
         await admit(store, f"i{n}", app="dsame")
     claim = (await store.claim(10))[0][0]
     await doubt(store, claim)
-    await store.requeue(await claim_one(store), delay_seconds=0.05, counted=True)
+    await recording.retry(store, await claim_one(store), delay_seconds=0.05)
     assert (await store.claim(10))[0] == []
     await asyncio.sleep(0.06)
     assert (await claim_one(store)).item.id == "i0"
@@ -314,7 +319,7 @@ async def test_one_import_per_target_at_a_time_in_order_of_admission(
         await end(store, poll, State.SUCCEEDED)
 
 
-async def test_a_silent_start_is_in_doubt_and_its_late_answer_does_not_count(
+async def test_an_unanswered_start_has_an_unknown_outcome_and_its_late_answer_does_not_count(
     make_store: MakeStore,
 ) -> None:
     store = await make_store(lease_seconds=0.05)
@@ -326,12 +331,12 @@ async def test_a_silent_start_is_in_doubt_and_its_late_answer_does_not_count(
     assert taken_over.item.doubt == Doubt.UNKNOWN
     assert not await start(store, late)
     assert await end(store, late, State.FAILED) is None
-    assert not await store.requeue(late)
+    assert not await recording.requeue(store, late)
     assert not await doubt(store, late)
     assert await start(store, taken_over)
 
 
-async def test_a_silent_start_is_asked_about_once_no_list_can_lag_behind_it(
+async def test_an_unanswered_start_is_reconciled_once_no_list_can_lag_behind_it(
     make_store: MakeStore,
 ) -> None:
     store = await make_store(lease_seconds=0.05, settle_seconds=60)
@@ -343,17 +348,17 @@ async def test_a_silent_start_is_asked_about_once_no_list_can_lag_behind_it(
     assert wait_seconds == pytest.approx(60, abs=0.01)
 
 
-async def test_a_silent_poll_is_simply_due_again(make_store: MakeStore) -> None:
+async def test_an_unanswered_poll_is_simply_due_again(make_store: MakeStore) -> None:
     store = await make_store(lease_seconds=0.05)
     late = await _to_running(store)
     await asyncio.sleep(0.1)
     again = await claim_one(store)
     assert again.call is Call.POLL
-    assert not await store.reschedule(late)
-    assert await store.reschedule(again)
+    assert not await recording.poll_again(store, late)
+    assert await recording.poll_again(store, again)
 
 
-async def test_an_import_in_doubt_keeps_its_target(make_store: MakeStore) -> None:
+async def test_an_import_with_an_unknown_outcome_keeps_its_target(make_store: MakeStore) -> None:
     store = await make_store()
     await admit(store, "i1", app="dsame")
     await admit(store, "i2", app="dsame")
@@ -364,9 +369,7 @@ async def test_an_import_in_doubt_keeps_its_target(make_store: MakeStore) -> Non
     assert inquiry.item.doubts == 1
 
 
-async def test_a_record_that_somebody_deleted_does_not_stop_its_lane(
-    make_store: MakeStore, redis: Any
-) -> None:
+async def test_a_deleted_record_does_not_stop_its_lane(make_store: MakeStore, redis: Any) -> None:
     store = await make_store()
     await admit(store, "gone", app="d1")
     await admit(store, "there", app="d2")
@@ -378,18 +381,19 @@ async def test_a_record_that_somebody_deleted_does_not_stop_its_lane(
 async def throttle(
     store: ImportStore, claim: Claim, retry_after: float | None = None
 ) -> tuple[bool, str]:
-    return await store.throttle_lane(
-        claim, retry_after_seconds=retry_after, limit_type="RATE", concurrent=False
+    return await recording.throttle(
+        store, claim, retry_after_seconds=retry_after, limit_type="RATE", concurrent=False
     )
 
 
-async def test_a_throttled_import_goes_back_to_the_head_uncounted(make_store: MakeStore) -> None:
+async def test_a_throttled_import_returns_to_the_head_without_a_counted_attempt(
+    make_store: MakeStore,
+) -> None:
     store = await make_store()
     await admit(store, "first", app="d1")
     claim = await claim_one(store)
     await admit(store, "second", app="d2")
     assert (await throttle(store, claim, retry_after=0.1))[0]
-    await store.requeue(claim)
     claims, wait_seconds = await store.claim(10)
     assert claims == []
     assert wait_seconds == pytest.approx(0.1, abs=0.05)
@@ -398,11 +402,14 @@ async def test_a_throttled_import_goes_back_to_the_head_uncounted(make_store: Ma
     assert [(claim.item.id, claim.item.attempts) for claim in claims] == [("first", 1)]
 
 
-async def test_a_storm_of_late_429s_counts_once(make_store: MakeStore) -> None:
-    store = await make_store()
+@pytest.mark.parametrize("start_rate", [0.01, 1000], ids=["busy", "rested"])
+async def test_many_late_429s_count_once(make_store: MakeStore, start_rate: float) -> None:
+    """This holds even if the bucket was full again before the first of them came."""
+    store = await make_store(LaneLimits(start_rate=start_rate, start_burst=1000))
     for n in range(20):
         await admit(store, f"i{n}", app=f"d{n}")
     claims, _ = await store.claim(20)
+    await asyncio.sleep(0.05)
     counted = [(await throttle(store, claim))[0] for claim in claims]
     assert counted == [True] + [False] * 19
 
@@ -415,12 +422,18 @@ async def test_a_429_on_polls_leaves_starts_alone(make_store: MakeStore) -> None
 
 
 async def pause(store: ImportStore, *, probe: bool = False) -> bool:
-    return await store.pause_lane(
-        LANE, "expired", probe=probe, delay_seconds=0.05, delay_max_seconds=1
+    return await recording.pause_lane(
+        store, LANE, "expired", probe=probe, delay_seconds=0.05, delay_max_seconds=1
     )
 
 
-async def test_a_paused_lane_lets_one_probe_through_and_tells_once(
+async def refuse(store: ImportStore, probe: Claim, delay_seconds: float = 300) -> None:
+    assert probe.probe
+    observed = Observed(probe_seconds=0.05, probe_max_seconds=1)
+    await store.record(probe, PauseLane("expired", delay_seconds), observed)
+
+
+async def test_a_paused_lane_lets_one_probe_through_and_is_reported_once(
     make_store: MakeStore, redis: Any
 ) -> None:
     store = await make_store()
@@ -429,13 +442,13 @@ async def test_a_paused_lane_lets_one_probe_through_and_tells_once(
     claim = await claim_one(store)
     assert await pause(store)
     assert not await pause(store)
-    await store.requeue(claim)
+    await recording.requeue(store, claim)
     assert (await store.claim(10))[0] == []
     await asyncio.sleep(0.06)
     (probe,) = (await store.claim(10))[0]
     assert probe.probe
     assert (await store.claim(10))[0] == [], "one probe at a time"
-    await store.resume_lane(LANE)
+    await recording.resume_lane(store, LANE)
     assert len((await store.claim(10))[0]) == 2
     assert [type_ for type_ in await types(redis) if type_.startswith("lane.")] == [
         "lane.paused",
@@ -449,32 +462,30 @@ async def test_a_failed_probe_makes_the_next_one_wait_longer(make_store: MakeSto
     await pause(store)
     await asyncio.sleep(0.06)
     probe = await claim_one(store)
-    await pause(store, probe=True)
-    await store.requeue(probe)
+    await refuse(store, probe, delay_seconds=0)
     claims, wait_seconds = await store.claim(10)
     assert claims == []
     assert wait_seconds == pytest.approx(0.1, abs=0.03)
 
 
-async def test_an_import_that_failed_as_a_probe_stands_back_for_others(
+async def test_an_import_that_failed_as_a_probe_lets_others_go_first(
     make_store: MakeStore,
 ) -> None:
-    """One app whose calls are refused must not keep its whole lane paused."""
+    """A single app whose calls are refused must not keep the whole lane paused."""
     store = await make_store()
     for n in range(2):
         await admit(store, f"i{n}", app=f"d{n}")
     await pause(store)
     await asyncio.sleep(0.06)
     refused = await claim_one(store)
-    await pause(store, probe=True)
-    await store.requeue(refused, delay_seconds=300)
+    await refuse(store, refused)
     await asyncio.sleep(0.11)
     other = await claim_one(store)
     assert (refused.item.id, other.item.id) == ("i0", "i1")
     assert other.probe
 
 
-async def test_an_import_that_failed_as_a_probe_is_the_next_one_where_it_is_alone(
+async def test_an_import_that_failed_as_a_probe_is_the_next_probe_if_it_is_alone(
     make_store: MakeStore,
 ) -> None:
     store = await make_store()
@@ -484,8 +495,7 @@ async def test_an_import_that_failed_as_a_probe_is_the_next_one_where_it_is_alon
         await asyncio.sleep(0.11)
         probe = await claim_one(store)
         assert probe.probe
-        await store.requeue(probe, delay_seconds=300)
-        await store.pause_lane(LANE, "", probe=True, delay_seconds=0.05, delay_max_seconds=0.05)
+        await refuse(store, probe)
 
 
 async def test_a_batch_is_complete_when_all_that_was_announced_is_over(
@@ -493,8 +503,8 @@ async def test_a_batch_is_complete_when_all_that_was_announced_is_over(
 ) -> None:
     store = await make_store()
     await store.announce_batch("b", 3)
-    entrance = Entrance(import_id="bad", task_id="bad", batch_id="b")
-    await store.reject(entrance, ("-", "-"), ("-", "-"), "appId: is required")
+    envelope = Envelope(import_id="bad", task_id="bad", batch_id="b")
+    await store.reject(envelope, ("-", "-"), ("-", "-"), "appId: is required")
     await admit(store, "i1", app="d1", batchId="b")
     await end(store, await claim_one(store), State.FAILED)
     assert "batch.completed" not in await types(redis)
@@ -569,40 +579,39 @@ async def test_an_event_is_a_cloudevent_with_the_members_of_the_result(
     }
 
 
-async def test_stuck_is_told_once(make_store: MakeStore, redis: Any) -> None:
+async def test_a_stuck_import_is_reported_once(make_store: MakeStore, redis: Any) -> None:
     store = await make_store()
-    await store.reschedule(await _to_running(store), stuck=True)
-    await store.reschedule(await claim_one(store), stuck=True)
+    await recording.poll_again(store, await _to_running(store), stuck=True)
+    await recording.poll_again(store, await claim_one(store), stuck=True)
     assert (await types(redis)).count("import.stuck") == 1
 
 
-async def test_nothing_is_left_behind_but_what_the_catalogue_says(
+async def test_nothing_is_left_behind_except_what_the_catalog_allows(
     make_store: MakeStore, store_url: str
 ) -> None:
-    """Every script has run; each key that remains is catalogued, and expires or is kept."""
+    """Every script has run; each key that remains is cataloged, and expires or is kept."""
     store = await make_store()
     await admit(store, "i1", app="dsame", idempotencyKey="k", batchId="b")
     await admit(store, "i2", app="dsame", batchId="b")
     await store.reject(
-        Entrance(import_id="i3", task_id="i3", batch_id="b"), ("-", "-"), ("-", "-"), "no"
+        Envelope(import_id="i3", task_id="i3", batch_id="b"), ("-", "-"), ("-", "-"), "no"
     )
     claim = (await store.claim(10))[0][0]
     assert await store.grant_more(claim) == 0
     await throttle(store, claim)
-    await store.requeue(claim)
-    await asyncio.sleep(0.1)  # the limiter lets the bucket fill
+    await asyncio.sleep(0.1)  # the bucket fills
     for import_id in ("i1", "i2"):
         claim = await claim_one(store)
         await doubt(store, claim)
         await start(store, await claim_one(store))
-        (claim,) = (await store.claim(10))[0]  # the one behind it turns out to wait for the target
+        (claim,) = (await store.claim(10))[0]  # the import behind it must wait for the target
         ended = await end(store, claim, State.SUCCEEDED)
         assert ended.item.id == import_id
     for import_id in ("i1", "i2", "i3"):
-        await store.settle(import_id, import_id)
+        await store.note_task_done(import_id, import_id)
     await pause(store)
-    await store.resume_lane(LANE)
-    await store.count_failure(LANE, 1)
+    await recording.resume_lane(store, LANE)
+    await recording.count_failure(store, LANE, 1)
     await store.sweep()
     await store.claim(10)
     await store.wait_for_hint(0.01)

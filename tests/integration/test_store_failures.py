@@ -1,6 +1,8 @@
-"""The store, the broker or the way to them fails: workers wait, go on, and lose and double nothing.
+"""The store, the broker or the network fails: workers wait, then continue without loss or
+repetition.
 
-Real servers, real workers. A `Load` is imports by all doors, and what must have become of them.
+Servers and workers are real. A `Load` is imports through all entry points, and the checks of what
+became of them.
 """
 
 import json
@@ -15,8 +17,8 @@ from pathlib import Path
 import pytest
 
 from tests.proxy import Proxy
-from tests.servers import Certificates, PatientProducer, SentinelSet, Server, tls_program
 from tests.support import CommandLine, Sandbox, Worker, environment_for, members, wait_until
+from tests.support.servers import Certificates, RetryingProducer, SentinelSet, Server, tls_program
 from worker.store.connection import SOCKET_TIMEOUT_SECONDS
 
 TERMINAL = {f"import.{state}" for state in ("succeeded", "failed", "rejected", "timed_out")}
@@ -28,22 +30,22 @@ StartWorker = Callable[..., Worker]
 
 @pytest.fixture
 def server(tmp_path: Path) -> Iterator[Server]:
-    """A server alone, which survives its own death."""
+    """A single server, which survives a kill."""
     with Server(tmp_path / "server") as server:
         yield server
 
 
 @pytest.fixture
 def proxy(server: Server) -> Iterator[Proxy]:
-    """The way to that server."""
+    """The network between workers and that server."""
     with Proxy(server.port) as proxy:
         yield proxy
 
 
 @pytest.fixture
-def producer(server: Server) -> Iterator[PatientProducer]:
-    """A producer right beside that server."""
-    with PatientProducer(server.url) as producer:
+def producer(server: Server) -> Iterator[RetryingProducer]:
+    """A producer that is connected directly to that server."""
+    with RetryingProducer(server.url) as producer:
         yield producer
 
 
@@ -56,7 +58,7 @@ def sentinels(tmp_path: Path) -> Iterator[SentinelSet]:
 
 @pytest.fixture
 def start_worker(sandbox: Sandbox, tmp_path: Path) -> Iterator[StartWorker]:
-    """Start real workers on a server of any URL; each must stop by itself when asked."""
+    """A function that starts real workers on a server of any URL; each must stop when asked."""
     workers: list[Worker] = []
 
     def start(url: str, **settings: str) -> Worker:
@@ -73,7 +75,7 @@ def start_worker(sandbox: Sandbox, tmp_path: Path) -> Iterator[StartWorker]:
 class Load:
     """Imports by task, batch and stream."""
 
-    def __init__(self, producer: PatientProducer, sandbox: Sandbox, count: int, name: str) -> None:
+    def __init__(self, producer: RetryingProducer, sandbox: Sandbox, count: int, name: str) -> None:
         self._producer = producer
         self._sandbox = sandbox
         self._name = name
@@ -87,12 +89,12 @@ class Load:
         }
 
     def has_started(self, count: int = 5) -> bool:
-        """Tell whether so many of its jobs were started."""
+        """Return whether at least this many of its jobs were started."""
         jobs = self._sandbox.jobs()
         return len([job for job in jobs if job["target"].startswith(f"d{self._name}")]) >= count
 
     def wait_until_over(self, seconds: float = 60) -> None:
-        """Wait until everything has ended, and check that it ended once and well."""
+        """Wait until everything has ended, and check that it ended once and successfully."""
         wait_until(lambda: self._ended().keys() >= self.apps, f"all of {self._name} ends", seconds)
         assert set(self._ended().values()) == {1}, "one terminal event each"
         jobs = Counter(job["target"] for job in self._sandbox.jobs())
@@ -114,10 +116,10 @@ class Load:
 
 
 @pytest.mark.timeout(300)
-def test_a_primary_that_is_killed_is_left_for_the_replica(
+def test_workers_switch_to_the_replica_of_a_killed_primary(
     sentinels: SentinelSet, sandbox: Sandbox, start_worker: StartWorker
 ) -> None:
-    with PatientProducer(sentinels.url) as producer:
+    with RetryingProducer(sentinels.url) as producer:
         worker = start_worker(sentinels.url)
         before = Load(producer, sandbox, 8, "before")
         wait_until(before.has_started, "some have started")
@@ -135,16 +137,16 @@ def test_a_primary_that_is_killed_is_left_for_the_replica(
 
 
 @pytest.mark.timeout(300)
-def test_a_primary_that_steps_down_is_left_for_the_replica(
+def test_workers_switch_to_the_replica_of_a_demoted_primary(
     sentinels: SentinelSet, sandbox: Sandbox, start_worker: StartWorker
 ) -> None:
-    with PatientProducer(sentinels.url) as producer:
+    with RetryingProducer(sentinels.url) as producer:
         start_worker(sentinels.url)
         before = Load(producer, sandbox, 8, "before")
         wait_until(before.has_started, "some have started")
         old = sentinels.primary
         sentinels.fail_over()
-        # Until it is demoted, the old primary takes messages that nobody will ever see.
+        # Until it is demoted, the old primary accepts messages that are lost.
         wait_until(lambda: sentinels.role(old) == "slave", "it is demoted", 60)
         after = Load(producer, sandbox, 4, "after")
         before.wait_until_over(150)
@@ -161,25 +163,25 @@ def test_doctor_names_the_primary_and_counts_its_replicas(sentinels: SentinelSet
 
 @pytest.fixture
 def certificates(tmp_path: Path) -> Certificates:
-    """What servers with TLS show to their clients."""
+    """The certificates of servers with TLS."""
     return Certificates(tmp_path / "certificates")
 
 
 @pytest.fixture
 def tls_server(tmp_path: Path, certificates: Certificates) -> Iterator[Server]:
-    """A server that speaks TLS only."""
+    """A server that speaks only TLS."""
     program = tls_program()
     with Server(tmp_path / "tls", program=program, certificates=certificates) as server:
         yield server
 
 
 @pytest.mark.timeout(300)
-def test_a_primary_that_is_killed_is_left_over_tls_as_well(
+def test_workers_switch_to_the_replica_over_tls_as_well(
     tmp_path: Path, certificates: Certificates, sandbox: Sandbox, start_worker: StartWorker
 ) -> None:
     with (
         SentinelSet(tmp_path / "set", certificates=certificates) as sentinels,
-        PatientProducer(sentinels.url) as producer,
+        RetryingProducer(sentinels.url) as producer,
     ):
         start_worker(sentinels.url)
         Load(producer, sandbox, 3, "before").wait_until_over()
@@ -192,7 +194,7 @@ def test_a_primary_that_is_killed_is_left_over_tls_as_well(
 def test_everything_works_over_tls(
     tls_server: Server, sandbox: Sandbox, start_worker: StartWorker
 ) -> None:
-    with PatientProducer(tls_server.url) as producer:
+    with RetryingProducer(tls_server.url) as producer:
         start_worker(tls_server.url)
         Load(producer, sandbox, 3, "tls").wait_until_over()
 
@@ -212,8 +214,8 @@ def test_a_certificate_that_is_not_trusted_is_named(
     assert "CERTIFICATE_VERIFY_FAILED" in done.stdout
 
 
-def test_a_server_that_is_killed_and_started_again_is_found_again(
-    server: Server, producer: PatientProducer, sandbox: Sandbox, start_worker: StartWorker
+def test_workers_reconnect_to_a_server_that_was_killed_and_started_again(
+    server: Server, producer: RetryingProducer, sandbox: Sandbox, start_worker: StartWorker
 ) -> None:
     start_worker(server.url)
     load = Load(producer, sandbox, 8, "load")
@@ -226,21 +228,21 @@ def test_a_server_that_is_killed_and_started_again_is_found_again(
     Load(producer, sandbox, 2, "later").wait_until_over()
 
 
-def test_a_broker_that_dies_with_messages_unacknowledged_is_found_again(
+def test_workers_reconnect_to_a_broker_that_died_with_unacknowledged_messages(
     proxy: Proxy,
-    producer: PatientProducer,
+    producer: RetryingProducer,
     sandbox: Sandbox,
     start_worker: StartWorker,
     tmp_path: Path,
 ) -> None:
     with (
         Server(tmp_path / "broker") as broker,
-        PatientProducer(broker.url) as sender,
+        RetryingProducer(broker.url) as sender,
     ):
         worker = start_worker(proxy.url, IMPORTS_BROKER_URL=broker.url)
-        proxy.stall()  # a task that is being carried out waits for the store
+        proxy.stall()  # a running task waits for the store
         tasks = [sender.send(members(f"dheld{n}")) for n in range(3)]
-        wait_until(lambda: worker.log.count("] received") == 3, "they are being carried out")
+        wait_until(lambda: worker.log.count("] received") == 3, "the tasks are running")
         broker.kill()
         time.sleep(1)
         broker.start()
@@ -252,7 +254,7 @@ def test_a_broker_that_dies_with_messages_unacknowledged_is_found_again(
 
 
 def test_workers_wait_for_memory_and_lose_nothing(
-    server: Server, producer: PatientProducer, sandbox: Sandbox, start_worker: StartWorker
+    server: Server, producer: RetryingProducer, sandbox: Sandbox, start_worker: StartWorker
 ) -> None:
     worker = start_worker(server.url)
     load = Load(producer, sandbox, 8, "load")
@@ -265,9 +267,9 @@ def test_workers_wait_for_memory_and_lose_nothing(
     Load(producer, sandbox, 2, "later").wait_until_over()
 
 
-def test_a_server_that_is_a_replica_for_a_while_is_waited_for(
+def test_workers_wait_for_a_server_that_is_temporarily_a_replica(
     server: Server,
-    producer: PatientProducer,
+    producer: RetryingProducer,
     sandbox: Sandbox,
     start_worker: StartWorker,
     tmp_path: Path,
@@ -281,7 +283,10 @@ def test_a_server_that_is_a_replica_for_a_while_is_waited_for(
         load = Load(producer, sandbox, 8, "load")
         wait_until(load.has_started, "some have started")
         there.replicaof("127.0.0.1", server.port)
-        wait_until(lambda: there.info("replication")["master_link_status"] == "up", "it follows")
+        wait_until(
+            lambda: there.info("replication")["master_link_status"] == "up",
+            "the server is a replica",
+        )
         there.replicaof("NO", "ONE")
         here.replicaof("127.0.0.1", another.port)
         wait_until(lambda: "read only replica" in worker.log, "the worker is refused")
@@ -291,8 +296,8 @@ def test_a_server_that_is_a_replica_for_a_while_is_waited_for(
         Load(producer, sandbox, 2, "later").wait_until_over()
 
 
-def test_a_network_that_swallows_everything_for_a_while_is_waited_out(
-    proxy: Proxy, producer: PatientProducer, sandbox: Sandbox, start_worker: StartWorker
+def test_workers_wait_out_a_network_that_drops_everything_for_a_while(
+    proxy: Proxy, producer: RetryingProducer, sandbox: Sandbox, start_worker: StartWorker
 ) -> None:
     start_worker(proxy.url)
     load = Load(producer, sandbox, 8, "load")
@@ -304,15 +309,15 @@ def test_a_network_that_swallows_everything_for_a_while_is_waited_out(
     Load(producer, sandbox, 2, "later").wait_until_over()
 
 
-def test_connections_that_are_cut_at_random_are_made_again(
-    proxy: Proxy, producer: PatientProducer, sandbox: Sandbox, start_worker: StartWorker
+def test_connections_that_are_cut_at_random_are_reopened(
+    proxy: Proxy, producer: RetryingProducer, sandbox: Sandbox, start_worker: StartWorker
 ) -> None:
-    dice = random.Random(1)
+    rng = random.Random(1)
     start_worker(proxy.url)
     load = Load(producer, sandbox, 8, "load")
     for _ in range(20):
-        time.sleep(dice.uniform(0, 0.5))
-        proxy.cut(dice, dice.random())
+        time.sleep(rng.uniform(0, 0.5))
+        proxy.cut(rng, rng.random())
     proxy.refuse()
     time.sleep(3)
     proxy.flow()
@@ -320,8 +325,8 @@ def test_connections_that_are_cut_at_random_are_made_again(
     Load(producer, sandbox, 2, "later").wait_until_over()
 
 
-def test_a_connection_that_dies_unseen_is_replaced(
-    proxy: Proxy, producer: PatientProducer, sandbox: Sandbox, start_worker: StartWorker
+def test_a_connection_that_dies_silently_is_replaced(
+    proxy: Proxy, producer: RetryingProducer, sandbox: Sandbox, start_worker: StartWorker
 ) -> None:
     start_worker(proxy.url)
     Load(producer, sandbox, 2, "before").wait_until_over()

@@ -1,4 +1,4 @@
-"""When an import may start, by its task's `countdown` and `expires`, and who is told of it."""
+"""When imports may start, by their tasks' `countdown` and `expires`, and what is reported."""
 
 import asyncio
 import json
@@ -10,21 +10,24 @@ from typing import Any
 import pytest
 from celery.exceptions import TaskRevokedError
 
-from tests.conftest import MakeStore, StartWorker
 from tests.support import (
     CommandLine,
     Producer,
     Sandbox,
+    StartWorker,
     assert_nothing_left_behind,
     members,
+    recording,
     wait_until,
 )
+from tests.support.stores import MakeStore
 from worker.domain.claims import Call, Claim, Doubt
-from worker.domain.outcomes import Entrance, StopRule
-from worker.domain.requests import ImportRequest
+from worker.domain.outcomes import Envelope, StopRule
 from worker.domain.states import State
-from worker.store.lanes import LaneControl
-from worker.store.store import ImportStore, StoreConfig
+from worker.operations.registry import OPERATIONS
+from worker.store.config import StoreConfig
+from worker.store.control import LaneControl
+from worker.store.store import ImportStore
 
 LANE = "default/us-east-1"
 CONFIG = StoreConfig(
@@ -45,9 +48,9 @@ def in_ms(seconds: float) -> int:
 
 async def admit(store: ImportStore, import_id: str, app: str = "", **more: Any) -> None:
     times = {name: more.pop(name) for name in ("not_before_ms", "expires_at_ms") if name in more}
-    request = ImportRequest.parse(members(app or f"d{import_id}", **more))
-    entrance = Entrance(import_id=import_id, task_id=import_id, **times)
-    await store.admit(entrance, request, "us-east-1")
+    request = OPERATIONS.parse(members(app or f"d{import_id}", **more))
+    envelope = Envelope(import_id=import_id, task_id=import_id, **times)
+    await store.admit(envelope, request, "us-east-1")
 
 
 async def claim_one(store: ImportStore) -> Claim:
@@ -65,7 +68,7 @@ Place = Callable[[ImportStore, Any, int], Awaitable[object]]
 
 
 async def waits(store: ImportStore, redis: Any, at: int) -> None:
-    await LaneControl(redis, CONFIG).hold(LANE, "freeze")
+    await LaneControl(redis, CONFIG).pause(LANE, "freeze")
     await admit(store, "i1", expires_at_ms=at)
 
 
@@ -84,7 +87,7 @@ async def is_held_by_its_batch(store: ImportStore, _: Any, at: int) -> None:
 
 async def is_to_be_started_again(store: ImportStore, _: Any, at: int) -> None:
     await admit(store, "i1", expires_at_ms=at)
-    await store.requeue(await claim_one(store), delay_seconds=60, counted=True, error="no")
+    await recording.retry(store, await claim_one(store), delay_seconds=60, error="no")
 
 
 async def is_to_start_later(store: ImportStore, _: Any, at: int) -> None:
@@ -120,40 +123,45 @@ async def test_an_import_that_has_not_started_in_time_is_cancelled_wherever_it_w
     assert not await redis.exists("imports:expiring")
 
 
-async def test_one_that_has_expired_before_it_came_starts_never(store: ImportStore) -> None:
+async def test_an_import_that_expired_before_it_arrived_never_starts(store: ImportStore) -> None:
     for n in range(120):  # more than one claim cancels
         await admit(store, f"i{n}", expires_at_ms=in_ms(-5))
-    assert await store.claim(200) == ([], 0), "more are left, and are not to wait"
+    assert await store.claim(200) == ([], 0), "more are left, and must not wait"
     for _ in range(2):
         assert (await store.claim(200))[0] == []
     states = [await state_of(store, f"i{n}") for n in range(120)]
     assert set(states) == {State.CANCELLED}
 
 
-async def test_a_start_that_was_made_in_time_goes_on(store: ImportStore, redis: Any) -> None:
+async def test_an_import_that_was_started_in_time_continues(store: ImportStore, redis: Any) -> None:
     await admit(store, "i1", expires_at_ms=in_ms(0.3))
     claim = await claim_one(store)
     await asyncio.sleep(0.4)
     await store.claim(10)
     assert await state_of(store, "i1") is State.STARTING
-    assert await store.run(claim, job_id="j", operation="", status="", delay_seconds=2)
+    assert await recording.run(store, claim, job_id="j", operation="", status="", delay_seconds=2)
     await redis.zadd("imports:expiring", {"i1": 1})
     await store.claim(10)
     assert await state_of(store, "i1") is State.RUNNING
     assert not await redis.exists("imports:expiring")
 
 
-async def test_a_start_that_may_have_been_made_is_asked_for_before_it_expires(
+async def test_a_start_with_an_unknown_outcome_is_reconciled_before_it_expires(
     store: ImportStore,
 ) -> None:
     await admit(store, "i1", expires_at_ms=in_ms(0.3))
-    await store.doubt(
-        await claim_one(store), Doubt.UNKNOWN, error="reset", delay_seconds=0.4, in_outage=False
+    await recording.doubt(
+        store,
+        await claim_one(store),
+        Doubt.UNKNOWN,
+        error="reset",
+        delay_seconds=0.4,
+        in_outage=False,
     )
     await asyncio.sleep(0.5)
     claim = await claim_one(store)
     assert claim.call is Call.RECONCILE
-    await store.requeue(claim, counted=True, error="no job of it")
+    await recording.retry(store, claim, error="no job of it")
     assert (await store.claim(10))[0] == []
     await asyncio.sleep(1.1)
     assert (await store.claim(10))[0] == []
@@ -161,7 +169,7 @@ async def test_a_start_that_may_have_been_made_is_asked_for_before_it_expires(
 
 
 async def test_an_import_lasts_as_long_as_anybody_wants_it(store: ImportStore, redis: Any) -> None:
-    await LaneControl(redis, CONFIG).hold(LANE, "freeze")
+    await LaneControl(redis, CONFIG).pause(LANE, "freeze")
     for name, later in {"soon": 0.2, "late": 60, "never": None}.items():
         first, second = f"{name}-1", f"{name}-2"
         key = {"idempotencyKey": name}
@@ -180,26 +188,26 @@ async def test_an_import_lasts_as_long_as_anybody_wants_it(store: ImportStore, r
 
 
 @on_both
-async def test_an_import_starts_no_earlier_than_it_is_to_whatever_the_lane_goes_through(
+async def test_an_import_never_starts_before_its_time_whatever_happens_to_its_lane(
     store: ImportStore, redis: Any
 ) -> None:
     await admit(store, "later", not_before_ms=in_ms(1))
     _, wait_seconds = await store.claim(10)
     assert wait_seconds is not None
-    assert 0.5 < wait_seconds <= 1, "nobody looks in vain meanwhile"
+    assert 0.5 < wait_seconds <= 1, "no conductor looks before that"
     control = LaneControl(redis, CONFIG)
-    await control.hold(LANE, "freeze")
+    await control.pause(LANE, "freeze")
     await control.resume(LANE)
     assert (await store.claim(10))[0] == []
-    await store.pause_lane(LANE, "no", probe=False, delay_seconds=0, delay_max_seconds=1)
-    assert (await store.claim(10))[0] == [], "not as a probe either"
-    await store.resume_lane(LANE)
+    await recording.pause_lane(store, LANE, "no", probe=False, delay_seconds=0, delay_max_seconds=1)
+    assert (await store.claim(10))[0] == [], "it does not start as a probe either"
+    await recording.resume_lane(store, LANE)
     await asyncio.sleep(1.1)
     assert (await claim_one(store)).item.id == "later"
 
 
 def freeze(producer: Producer, command: CommandLine) -> None:
-    """Pause the lane by hand, once it is known."""
+    """Pause the lane as an operator, once it is known."""
     producer.send(members("dfirst")).get(timeout=20)
     assert command("lanes", "pause", LANE, "--reason", "freeze").returncode == 0
 
@@ -248,7 +256,7 @@ def test_a_message_that_comes_again_after_its_expiry_ends_no_import_that_runs(
 
 
 @by_both
-def test_a_countdown_is_waited_for_in_the_store(
+def test_an_import_waits_for_its_countdown_in_the_store(
     start_worker: StartWorker, producer: Producer, sandbox: Sandbox
 ) -> None:
     worker = start_worker(IMPORTS_LEASE_SECONDS="2")
@@ -262,7 +270,7 @@ def test_a_countdown_is_waited_for_in_the_store(
     )
     assert batch.get(timeout=10)["accepted"] == 1
     assert producer.send(members("dnow")).get(timeout=10)["outcome"] == "succeeded"
-    wait_until(lambda: not producer.redis.exists("unacked"), "none is held in the worker")
+    wait_until(lambda: not producer.redis.exists("unacked"), "no message is held in the worker")
     assert {task.state for task in later} == {"WAITING"}
     assert {task.get(timeout=30)["outcome"] for task in later} == {"succeeded"}
     producer.wait_for_event("batch.completed", batchId="b")
@@ -285,7 +293,7 @@ def test_a_task_whose_result_is_ignored_writes_no_state(
         producer.send(members("dbad"), ignore_result=True),
         producer.send(members("Not-An-App"), ignore_result=True),
         producer.send(members("dlate"), ignore_result=True, expires=-1),
-        producer.send(members(), ignore_result=True, shadow="x" * 20_000),  # Celery can't take it
+        producer.send(members(), ignore_result=True, shadow="x" * 20_000),  # Celery can't decode it
     ]
 
     def all_have_ended() -> bool:
@@ -299,7 +307,7 @@ def test_a_task_whose_result_is_ignored_writes_no_state(
     assert producer.send(members("dtold")).get(timeout=20)["outcome"] == "succeeded"
 
 
-def test_states_under_way_outlive_the_retention_time(
+def test_non_final_states_outlive_the_retention_time(
     start_worker: StartWorker, producer: Producer, sandbox: Sandbox, command: CommandLine
 ) -> None:
     for name in ("dtask", "dstream"):

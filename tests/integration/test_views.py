@@ -1,4 +1,4 @@
-"""What people are shown of the store, read from a real server that the real scripts wrote."""
+"""What people see of the store, read from a real server that the real scripts wrote to."""
 
 import asyncio
 import json
@@ -6,12 +6,12 @@ from typing import Any
 
 import pytest
 
-from tests.conftest import GENEROUS
-from tests.support import members
+from tests.support import members, recording
+from tests.support.stores import GENEROUS
 from worker.domain.claims import Claim, Doubt
-from worker.domain.outcomes import Entrance, LaneLimits
-from worker.domain.requests import ImportRequest
+from worker.domain.outcomes import Envelope, LaneLimits
 from worker.domain.states import State
+from worker.operations.registry import OPERATIONS
 from worker.store.store import ImportStore
 from worker.store.views import ImportViews
 
@@ -30,22 +30,27 @@ def views(redis: Any) -> ImportViews:
 
 
 async def admit(store: ImportStore, app: str, batch_id: str = "", **more: Any) -> None:
-    entrance = Entrance(import_id=f"import-{app}", task_id=f"import-{app}", batch_id=batch_id)
-    request = ImportRequest.parse(members(more.pop("target", app), **more))
-    await store.admit(entrance, request, "us-east-1")
+    envelope = Envelope(import_id=f"import-{app}", task_id=f"import-{app}", batch_id=batch_id)
+    request = OPERATIONS.parse(members(more.pop("target", app), **more))
+    await store.admit(envelope, request, "us-east-1")
 
 
 async def run(store: ImportStore, claim: Claim, delay_seconds: float = 0) -> None:
-    await store.run(
-        claim, job_id="j1", operation="Import", status="CREATING", delay_seconds=delay_seconds
+    await recording.run(
+        store,
+        claim,
+        job_id="j1",
+        operation="Import",
+        status="CREATING",
+        delay_seconds=delay_seconds,
     )
 
 
 async def finish(store: ImportStore, claim: Claim, state: State, error: str = "") -> None:
-    await store.finish(claim, state, error=error, job_id="", operation="", status="")
+    await recording.finish(store, claim, state, error=error, job_id="", operation="", status="")
 
 
-async def test_what_is_not_known_is_none_or_empty(views: ImportViews) -> None:
+async def test_unknown_things_are_none_or_empty(views: ImportViews) -> None:
     assert await views.find("nobody") is None
     assert await views.batch("nobody") is None
     assert await views.members("nobody") == []
@@ -72,7 +77,7 @@ async def test_a_batch_is_complete_when_all_that_was_announced_is_over(
     counts = await views.batch("b")
     assert counts is not None
     assert counts.completed
-    assert counts.ended_badly == 1
+    assert counts.unsuccessful == 1
     once = {State.SUCCEEDED, State.FAILED}
     assert counts.by_state == {state: int(state in once) for state in State}
     assert counts.completed_at_ms > 0
@@ -101,13 +106,15 @@ async def test_lanes_show_their_load_pause_and_throttle(
     store: ImportStore, views: ImportViews
 ) -> None:
     await store.configure(GENEROUS, {"other/eu-west-1": LaneLimits(max_running=7)}, by="w1")
-    # Lanes that are due share a claim, and an idle one is due until it was looked at.
+    # Lanes that are due share a claim, and an idle lane is due until a conductor has looked at it.
     assert (await store.claim(1))[0] == []
     for app in ("d1", "d2", "d3"):
         await admit(store, app)
     claims, _ = await store.claim(2)
     await run(store, claims[0], 60)
-    await store.pause_lane(LANE, "expired", probe=False, delay_seconds=30, delay_max_seconds=60)
+    await recording.pause_lane(
+        store, LANE, "expired", probe=False, delay_seconds=30, delay_max_seconds=60
+    )
     (lane,) = await views.busy_lanes()
     assert (lane.name, lane.account, lane.waiting, lane.running) == (LANE, "default", 1, 2)
     assert lane.paused_reason == "expired"
@@ -117,10 +124,11 @@ async def test_lanes_show_their_load_pause_and_throttle(
     assert [view.name for view in await views.lanes()] == [LANE, "other/eu-west-1"]
     idle = (await views.lanes())[1]
     assert (idle.waiting, idle.running, idle.max_running) == (0, 0, 7)
-    assert idle.configured_by == "w1"
+    assert idle.configured is not None
+    assert idle.configured.by == "w1"
 
 
-async def test_whereabouts_tell_what_an_import_waits_for(
+async def test_whereabouts_show_what_an_import_waits_for(
     store: ImportStore, views: ImportViews
 ) -> None:
     async def where(app: str) -> Any:
@@ -139,15 +147,17 @@ async def test_whereabouts_tell_what_an_import_waits_for(
     assert (parked.holder, parked.ahead) == ("import-d1", None)
 
     await run(store, first, 60)
-    await store.requeue(second, delay_seconds=30)
-    await store.doubt(third, Doubt.UNKNOWN, error="reset", delay_seconds=10, in_outage=False)
+    await recording.retry(store, second, delay_seconds=30)
+    await recording.doubt(
+        store, third, Doubt.UNKNOWN, error="reset", delay_seconds=10, in_outage=False
+    )
     assert [(await where(app)).claimed for app in ("d1", "d2", "d3")] == [False] * 3
     assert 50 < (await where("d1")).due_seconds <= 60
     assert 20 < (await where("d2")).due_seconds <= 30
     assert 5 < (await where("d3")).due_seconds <= 10
 
 
-async def test_events_are_read_forwards_backwards_and_as_they_come(
+async def test_events_are_read_forwards_backwards_and_as_they_arrive(
     store: ImportStore, views: ImportViews, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("worker.store.views.READ_AT_ONCE", 2)
@@ -170,7 +180,7 @@ async def test_events_are_read_forwards_backwards_and_as_they_come(
     assert json.dumps(event)
 
 
-async def test_the_server_tells_what_the_doctor_asks(views: ImportViews) -> None:
+async def test_the_server_reports_what_the_doctor_needs(views: ImportViews) -> None:
     facts = await views.server()
     assert facts.name == "Valkey"
     assert facts.version[0].isdigit()

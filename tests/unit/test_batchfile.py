@@ -1,4 +1,4 @@
-"""Batch files as people really write them, and what is said about the bad ones."""
+"""Batch files in the forms that people use, and the errors that are reported for bad ones."""
 
 import csv
 import gzip
@@ -71,13 +71,13 @@ def test_cells_become_members_of_the_right_type_and_empty_ones_are_absent(batch_
     ]
 
 
-def test_metadata_may_stand_in_one_column_as_json(batch_of: Any) -> None:
+def test_metadata_may_be_one_column_of_json(batch_of: Any) -> None:
     batch = batch_of(f'{HEADER},metadata\n{ROW},"{{""team"": ""blue""}}"\n{OTHER_ROW},blue\n')
     assert [row.members["metadata"] for row in batch.rows] == [{"team": "blue"}]
     assert problems(batch) == ["line 3: metadata: is not JSON"]
 
 
-def test_lines_are_the_files_own_behind_cells_that_span_several(batch_of: Any) -> None:
+def test_line_numbers_stay_right_after_cells_that_span_several_lines(batch_of: Any) -> None:
     batch = batch_of(
         f'{HEADER},metadata.note\n\n{ROW},"one\ntwo\nthree"\n'
         "d2,,us-east-1_AbCdEf123,webclient,nativeclient,\n"
@@ -97,9 +97,9 @@ def test_every_bad_value_is_named(batch_of: Any) -> None:
         "D1,staging,us-east-1_AbCdEf123,webclient,nativeclient,-1,no spaces,urgent\n"
     )
     assert batch.rows == []
-    said = problems(batch)
-    assert said[0] == "line 2: deadlineSeconds: is not a number"
-    assert [text.split(": ")[:2] for text in said[1:]] == [
+    errors = problems(batch)
+    assert errors[0] == "line 2: deadlineSeconds: is not a number"
+    assert [text.split(": ")[:2] for text in errors[1:]] == [
         ["line 3", member] for member in ("importId", "appId", "priority", "deadlineSeconds")
     ]
 
@@ -139,11 +139,11 @@ def test_a_target_an_import_id_and_a_batch_may_not_contradict_an_earlier_line(
 
 
 @pytest.mark.parametrize(
-    ("content", "said"),
+    ("content", "message"),
     [
         (b"", "is empty"),
         (b"\n \n", "is empty"),
-        (f"{HEADER}\n".encode(), "holds no requests"),
+        (f"{HEADER}\n".encode(), "contains no requests"),
         (b"appId,colour\n", "line 1: unknown column 'colour'"),
         (b"appId;userPoolId\n", "line 1: the header lacks backendEnvironmentName, webClientId"),
         (b"appId:userPoolId\n", "separated by commas, semicolons, tabs or vertical bars"),
@@ -155,24 +155,24 @@ def test_a_target_an_import_id_and_a_batch_may_not_contradict_an_earlier_line(
         (f"{HEADER}\n{ROW}\nd\xe9".encode("latin-1"), "line 3: is not UTF-8"),
         (f"{HEADER}\n{ROW}\n".encode("utf-16")[:-1], "line 2: is not UTF-16"),
         (f"{HEADER}\n{ROW}".encode("utf-16-le"), "as UTF-16 with a byte order mark"),
-        (gzip.compress(f"{HEADER}\n{ROW}".encode())[:-9], "is gzip that is damaged or cut off"),
+        (gzip.compress(f"{HEADER}\n{ROW}".encode())[:-9], "is a damaged or truncated gzip file"),
         (b"PK\x03\x04rest", "is a spreadsheet, or a ZIP file"),
         (b"\xd0\xcf\x11\xe0rest", "is a spreadsheet, or a ZIP file"),
         (b"sep=;\nappId;colour\n", "line 2: unknown column 'colour'"),
         (f"[{json.dumps(members())}\n{json.dumps(members())}]".encode(), "line 1: a comma or ]"),
-        (f"[{json.dumps(members())}] x".encode(), "line 1: something stands behind the end"),
+        (f"[{json.dumps(members())}] x".encode(), "line 1: there is something after the end"),
         (f"[\n\n{json.dumps(members())},\n{{".encode(), "line 4: the element that begins here"),
         (b"[" * 100_000, "line 1: the element that begins here is not JSON"),
         (f'{HEADER}\n{ROW}\n"d2,staging\n'.encode(), "line 3: is not CSV, or a quote"),
         (f"{HEADER}\n{ROW}{'x' * MAX_LINE_BYTES}".encode(), "line 2: is longer than 65536 bytes"),
     ],
 )
-def test_what_is_no_batch_file_is_an_error_that_says_why(
-    batch_of: Any, content: bytes, said: str
+def test_a_file_that_is_not_a_batch_file_is_refused_with_a_reason(
+    batch_of: Any, content: bytes, message: str
 ) -> None:
     with pytest.raises(BatchFileError) as raised:
         batch_of(content)
-    assert said in str(raised.value)
+    assert message in str(raised.value)
 
 
 @pytest.mark.parametrize("pack", [bytes, gzip.compress])
@@ -182,7 +182,7 @@ def test_no_more_is_read_or_inflated_than_a_batch_can_hold(
     monkeypatch.setattr("worker.cli.batchtext.MAX_FILE_BYTES", 1024**2)
     row = f"{HEADER}\n{ROW}".encode()
     assert batch_of(pack(row + b"\n" * (1024**2 - len(row)))).rows
-    with pytest.raises(BatchFileError, match="holds more than 1 MiB; split it"):
+    with pytest.raises(BatchFileError, match="is larger than 1 MiB; split it"):
         batch_of(pack(row + b"\n" * (1024**2 - len(row) + 1)))
 
 
@@ -214,7 +214,7 @@ ONE = json.dumps(members())
         (f"{ONE}\r", "apps.csv", ""),
     ],
 )
-def test_how_a_file_is_written_is_found_out_and_said(
+def test_the_format_of_a_file_is_detected_and_reported(
     batch_of: Any, content: str | bytes, name: str, detected: Any
 ) -> None:
     batch = batch_of(content, name)
@@ -223,7 +223,7 @@ def test_how_a_file_is_written_is_found_out_and_said(
     assert batch.detected == ("semicolons, UTF-8, gzip" if detected is ... else detected)
 
 
-def test_the_header_alone_says_what_separates_the_columns(batch_of: Any) -> None:
+def test_the_separator_is_detected_from_the_header_alone(batch_of: Any) -> None:
     row = "d1;staging;us-east-1_AbCdEf123;webclient;nativeclient;a,b,c|d,e,f,g,h"
     batch = batch_of(f"{HEADER.replace(',', ';')};metadata.a,b\n{row}")
     assert [r.members["metadata"] for r in batch.rows] == [{"a,b": "a,b,c|d,e,f,g,h"}]
@@ -232,7 +232,9 @@ def test_the_header_alone_says_what_separates_the_columns(batch_of: Any) -> None
 @pytest.mark.parametrize(
     "app_id", ["AppId", "App Id", "app_id", "APP-ID", " app\u00a0id ", "\ufeffappid\u200b", "APPID"]
 )
-def test_names_are_compared_without_case_blanks_and_signs(batch_of: Any, app_id: str) -> None:
+def test_column_names_are_compared_without_case_blanks_and_punctuation(
+    batch_of: Any, app_id: str
+) -> None:
     table = batch_of(f"\ufeff{HEADER.replace('appId', app_id)},Meta Data.Cost Center\n{ROW},42\n")
     assert [row.members for row in table.rows] == [members(metadata={"Cost Center": "42"})]
     row = {app_id if name == "appId" else name: value for name, value in members().items()}
@@ -240,14 +242,14 @@ def test_names_are_compared_without_case_blanks_and_signs(batch_of: Any, app_id:
 
 
 @pytest.mark.parametrize("blank", [" ", "\t", "\u00a0", "\u3000", "\ufeff", "\u200b", "\u2060"])
-def test_nothing_that_cannot_be_seen_counts_around_a_value(batch_of: Any, blank: str) -> None:
+def test_invisible_characters_around_a_value_are_ignored(batch_of: Any, blank: str) -> None:
     cells = ",".join(f"{blank}{cell}{blank}" for cell in ROW.split(","))
     assert [row.members for row in batch_of(f"{HEADER}\n{cells}\n{blank}").rows] == [members()]
     row = {name: f"{blank}{value}{blank}" for name, value in members().items()}
     assert [r.members for r in batch_of(json.dumps(row), "apps.jsonl").rows] == [members()]
 
 
-def test_empty_columns_and_cells_are_nothing_and_a_value_without_a_name_is_refused(
+def test_empty_columns_and_cells_are_ignored_and_a_value_without_a_column_name_is_refused(
     batch_of: Any,
 ) -> None:
     named = HEADER.replace("userPoolId", ",userPoolId")
@@ -295,7 +297,7 @@ def test_the_elements_of_an_array_have_the_lines_on_which_they_begin(batch_of: A
     ]
 
 
-def test_the_digest_is_that_of_the_content_and_the_fingerprint_that_of_the_row(
+def test_the_digest_depends_on_the_content_and_the_fingerprint_on_the_row(
     batch_of: Any,
 ) -> None:
     one, same = batch_of(f"{HEADER}\n{ROW}\n"), batch_of(f"{HEADER}\n{ROW}\n", "other.csv")
@@ -321,7 +323,7 @@ PIECES = [
     ),
     suffix=st.sampled_from([".csv", ".jsonl", ""]),
 )
-def test_no_content_is_a_traceback(
+def test_no_content_causes_a_traceback(
     tmp_path_factory: pytest.TempPathFactory, content: bytes, suffix: str
 ) -> None:
     path = tmp_path_factory.getbasetemp() / f"junk{suffix}"
@@ -342,4 +344,6 @@ def test_ten_times_the_rows_take_about_ten_times_as_long(tmp_path: Path) -> None
         assert len(read_batch(path).rows) == rows
         return time.process_time() - began
 
-    assert cpu_seconds(50_000) < 40 * cpu_seconds(5_000)  # quadratic would be a hundred times
+    assert cpu_seconds(50_000) < 40 * cpu_seconds(
+        5_000
+    )  # quadratic behavior would take a hundred times as long

@@ -1,4 +1,4 @@
-"""Celery's configuration: JSON only, nothing lost with a worker, the contract's queues."""
+"""Celery's configuration: only JSON, no loss with a worker, and the queues of the contract."""
 
 from typing import Any
 
@@ -40,13 +40,13 @@ def test_a_message_in_another_form_is_refused(content_type: str) -> None:
         read(b"x", content_type, "binary")
 
 
-def test_a_task_is_acknowledged_when_it_is_done() -> None:
+def test_a_task_is_acknowledged_after_it_has_run() -> None:
     config = config_of()
     assert config["task_acks_late"]
     assert config["task_reject_on_worker_lost"]
 
 
-def test_the_queues_are_declared_as_a_producer_that_knows_their_names_declares_them() -> None:
+def test_the_queues_are_declared_like_those_of_a_producer_that_knows_only_their_names() -> None:
     queues = {queue.name: queue for queue in config_of()["task_queues"]}
     assert queues.keys() == {"imports", "imports.admit", "imports.finish"}
     elsewhere = config_of(broker_url="amqp://broker")["task_queues"]
@@ -64,7 +64,7 @@ def test_a_result_is_kept_as_long_as_its_import() -> None:
     assert config_of(retention_seconds=3600)["result_expires"] == 3600
 
 
-def test_broker_and_results_are_those_of_the_settings() -> None:
+def test_broker_and_result_backend_come_from_the_settings() -> None:
     config = config_of(redis_url="redis://store", broker_url="amqp://broker")
     assert (config["broker_url"], config["result_backend"]) == ("amqp://broker", "redis://store")
 
@@ -79,7 +79,7 @@ def test_broker_and_results_are_those_of_the_settings() -> None:
         ("amqps://broker", "confirm_publish", "visibility_timeout"),
     ],
 )
-def test_each_broker_is_asked_for_what_keeps_messages_safe(
+def test_each_broker_gets_the_options_that_keep_messages_safe(
     broker_url: str, safe: str, foreign: str
 ) -> None:
     options = config_of(broker_url=broker_url)["broker_transport_options"]
@@ -88,7 +88,7 @@ def test_each_broker_is_asked_for_what_keeps_messages_safe(
 
 
 @pytest.mark.parametrize(("lease", "visible"), [(60, 60), (2, 10)])
-def test_what_a_dead_worker_had_taken_comes_back_after_about_a_lease(
+def test_messages_of_a_dead_worker_are_redelivered_after_about_a_lease(
     lease: float, visible: float
 ) -> None:
     options = config_of(broker_url="redis://store", lease_seconds=lease)["broker_transport_options"]
@@ -96,12 +96,14 @@ def test_what_a_dead_worker_had_taken_comes_back_after_about_a_lease(
     assert (options["visibility_timeout"], sweep) == (visible, 5)
 
 
-def test_a_redis_broker_that_does_not_answer_is_given_up_after_a_while() -> None:
+def test_an_unresponsive_redis_broker_is_given_up_after_a_while() -> None:
     options = config_of(broker_url="redis://store")["broker_transport_options"]
     assert 0 < options["socket_connect_timeout"] <= 10
     assert 0 < options["socket_timeout"] <= 10
     assert 0 < options["health_check_interval"] <= 10
-    assert config_of()["broker_channel_error_retry"], "nor does one that refuses end the worker"
+    assert config_of()["broker_channel_error_retry"], (
+        "a broker that refuses connections does not end the worker either"
+    )
     assert options["socket_keepalive"]
 
 

@@ -1,4 +1,4 @@
-"""From an answer to a decision: the design's table row by row, and what hides between rows."""
+"""From an answer to a decision: the design's table row by row, and the cases between rows."""
 
 from dataclasses import replace
 from typing import Any
@@ -12,24 +12,24 @@ from worker.domain.claims import Call, Claim, Doubt
 from worker.domain.decisions import (
     Decision,
     End,
-    GiveBack,
     NoteLate,
     PauseLane,
     PollAgain,
+    Reconcile,
+    Requeue,
     Retry,
     Run,
     Start,
     Throttle,
     Undecided,
-    Verify,
     WaitBehind,
 )
 from worker.domain.facts import SLACK_SECONDS, LaneFacts, Times
 from worker.domain.imports import Import
 from worker.domain.policy import LATE_MAX_SECONDS, Policy
-from worker.domain.requests import ImportRequest
 from worker.domain.rules import decide_poll, decide_reconcile, decide_start
 from worker.domain.states import State
+from worker.operations.registry import OPERATIONS
 
 POLICY = Policy(
     max_attempts=5,
@@ -41,9 +41,10 @@ POLICY = Policy(
     failure_statuses=frozenset({"FAILED"}),
     settle_seconds=10,
     missing_grace_seconds=60,
+    operations=("ImportBackendAuth", "ImportBackendStorage"),
 )
 MIDDLE = 0.5
-"""The jitter that leaves a poll's interval as it is."""
+"""The jitter that does not change a poll's interval."""
 
 
 def request_json(**changes: Any) -> str:
@@ -54,7 +55,7 @@ def request_json(**changes: Any) -> str:
         "webClientId": "w",
         "nativeClientId": "n",
     }
-    return ImportRequest.parse({**members, **changes}).to_json()
+    return OPERATIONS.parse({**members, **changes}).to_json()
 
 
 ITEM = Import(
@@ -68,7 +69,7 @@ ITEM = Import(
     attempts=1,
 )
 SEEN = LaneFacts(times=Times.GOOD, list_lag_seconds=0.0, lists_finished=True)
-"""What a lane has shown whose first job has ended: jobs tell their age, lists show all of them."""
+"""The facts of a lane whose first job has ended: jobs report their age, lists show all jobs."""
 
 RUNNING: dict[str, Any] = {"state": State.RUNNING, "job_id": "job-1", "status": "CREATING"}
 
@@ -102,11 +103,12 @@ def reconcile(
     answer: Answer,
     doubt: Doubt,
     age_seconds: float = 100,
+    elapsed_seconds: float = 0,
     earlier: str = "",
     facts: LaneFacts = SEEN,
     **item: Any,
 ) -> Decision:
-    """Decide on the list of jobs that was asked for because of `doubt`; it says "why"."""
+    """Decide on the list of jobs that was requested because of `doubt`, whose error is "why"."""
     of_doubt: dict[str, Any] = {"doubt": doubt.value, "doubt_error": "why"}
     if doubt is Doubt.UNKNOWN:
         of_doubt["doubts"] = 1
@@ -117,6 +119,7 @@ def reconcile(
         lease="l",
         item=replace(ITEM, **{**of_doubt, **item}),
         age_seconds=age_seconds,
+        elapsed_seconds=elapsed_seconds,
         earlier_jobs=frozenset({earlier} - {""}),
         facts=facts,
     )
@@ -153,7 +156,7 @@ START_ROWS: list[tuple[str, Answer, Decision]] = [
         seen(job(status="Failed")),
         End(State.FAILED, "the job ended with status Failed", job(status="Failed")),
     ),
-    ("200 with a status nobody documented: running", seen(NEW), Run(NEW, 4)),
+    ("200 with an undocumented status: running", seen(NEW), Run(NEW, 4)),
     (
         "200 without a jobId, an error: terminal",
         seen(Job(error="denied")),
@@ -172,26 +175,34 @@ START_ROWS: list[tuple[str, Answer, Decision]] = [
     (
         "200 without a jobId, under way: reconcile",
         seen(NAMELESS),
-        Verify(Doubt.UNKNOWN, 10, "the answer held no jobId"),
+        Reconcile(Doubt.UNKNOWN, 10, "the answer held no jobId"),
     ),
-    ("200 with nothing: reconcile", seen(), Verify(Doubt.UNKNOWN, 10, "the answer held no jobId")),
+    (
+        "200 with nothing: reconcile",
+        seen(),
+        Reconcile(Doubt.UNKNOWN, 10, "the answer held no jobId"),
+    ),
     (
         "400: look for a pending job",
         answered(Kind.BAD_REQUEST),
-        Verify(Doubt.REFUSED, 0, "said so"),
+        Reconcile(Doubt.REFUSED, 0, "said so"),
     ),
     ("a pending job: wait behind it", answered(Kind.CONFLICT), WaitBehind(4, "said so")),
     ("404: rejected", answered(Kind.NOT_FOUND), End(State.REJECTED, "said so")),
-    ("429: the limiter is told", THROTTLED, SLOW_DOWN),
+    ("429: the limiter learns of it", THROTTLED, SLOW_DOWN),
     (
         "429, too many jobs: starts wait for one to end",
         answered(Kind.THROTTLED, concurrent=True),
         Throttle(None, "", concurrent=True),
     ),
     ("credentials: the lane pauses", answered(Kind.CREDENTIALS), REFUSED_CREDENTIALS),
-    ("a wrong clock of ours: left to other workers", answered(Kind.CLOCK), GiveBack()),
-    ("5xx and the like: reconcile", answered(Kind.UNKNOWN), Verify(Doubt.UNKNOWN, 10, "said so")),
-    ("unreachable: reconcile", answered(Kind.UNREACHABLE), Verify(Doubt.UNKNOWN, 10, "said so")),
+    ("a wrong clock of ours: left to other workers", answered(Kind.CLOCK), Requeue()),
+    (
+        "5xx and the like: reconcile",
+        answered(Kind.UNKNOWN),
+        Reconcile(Doubt.UNKNOWN, 10, "said so"),
+    ),
+    ("unreachable: reconcile", answered(Kind.UNREACHABLE), Reconcile(Doubt.UNKNOWN, 10, "said so")),
 ]
 
 POLL_ROWS: list[tuple[str, Answer, Decision]] = [
@@ -203,35 +214,39 @@ POLL_ROWS: list[tuple[str, Answer, Decision]] = [
     ("200 under way: poll again", seen(job()), PollAgain(job(), 4)),
     ("200 with success: succeeded", seen(DONE), End(State.SUCCEEDED, "", DONE)),
     ("200 with failure: failed", seen(BROKEN), End(State.FAILED, "no such pool", BROKEN)),
-    ("200 with a status nobody documented: still running", seen(NEW), PollAgain(NEW, 4)),
+    ("200 with an undocumented status: still running", seen(NEW), PollAgain(NEW, 4)),
     ("200 without a jobId: as if unreadable", seen(NAMELESS), PollAgain(NAMELESS, 4)),
     ("200 with nothing: as if unreadable", seen(), PollAgain(Job(), 4)),
-    ("400: reconcile", answered(Kind.BAD_REQUEST), Verify(Doubt.GONE, 0, "said so")),
-    ("404 after the grace: reconcile", answered(Kind.NOT_FOUND), Verify(Doubt.GONE, 0, "said so")),
+    ("400: reconcile", answered(Kind.BAD_REQUEST), Reconcile(Doubt.GONE, 0, "said so")),
+    (
+        "404 after the grace: reconcile",
+        answered(Kind.NOT_FOUND),
+        Reconcile(Doubt.GONE, 0, "said so"),
+    ),
     ("429: the limiter is told", THROTTLED, SLOW_DOWN),
     ("credentials: the lane pauses", answered(Kind.CREDENTIALS), REFUSED_CREDENTIALS),
-    ("a wrong clock of ours: left to other workers", answered(Kind.CLOCK), GiveBack()),
+    ("a wrong clock of ours: left to other workers", answered(Kind.CLOCK), Requeue()),
     ("5xx and the like: poll again", answered(Kind.UNKNOWN), PollAgain(Job(), 4)),
     ("unreachable: poll again", answered(Kind.UNREACHABLE), PollAgain(Job(), 4)),
 ]
 
 RECONCILE_ROWS: list[tuple[str, Doubt, Answer, Decision]] = [
-    ("a doubtful start, its job is found: adopted", Doubt.UNKNOWN, seen(job()), Run(job(), 4)),
+    ("an unknown outcome, its job is found: adopted", Doubt.UNKNOWN, seen(job()), Run(job(), 4)),
     (
-        "a doubtful start, its job is over",
+        "an unknown outcome, its job is over",
         Doubt.UNKNOWN,
         seen(DONE),
         End(State.SUCCEEDED, "", DONE),
     ),
-    ("a doubtful start, no job: again", Doubt.UNKNOWN, seen(), Retry(1.5, "why")),
+    ("an unknown outcome, no job: again", Doubt.UNKNOWN, seen(), Retry(1.5, "why")),
     (
-        "a doubtful start, an older job is over: again",
+        "an unknown outcome, an older job is over: again",
         Doubt.UNKNOWN,
         seen(job(status="COMPLETED", ago=9999)),
         Retry(1.5, "why"),
     ),
     (
-        "a doubtful start, an older job is pending: wait behind it",
+        "an unknown outcome, an older job is pending: wait behind it",
         Doubt.UNKNOWN,
         seen(job(ago=9999)),
         WaitBehind(4, "why"),
@@ -267,7 +282,12 @@ RECONCILE_ROWS: list[tuple[str, Doubt, Answer, Decision]] = [
         seen(),
         WaitBehind(4, "why"),
     ),
-    ("a lost job is found again: poll it", Doubt.GONE, seen(job("x"), job()), PollAgain(job(), 4)),
+    (
+        "a lost job is found again: it is polled",
+        Doubt.GONE,
+        seen(job("x"), job()),
+        PollAgain(job(), 4),
+    ),
     ("a lost job is found ended", Doubt.GONE, seen(job("x"), DONE), End(State.SUCCEEDED, "", DONE)),
     (
         "a lost job is not found: failed",
@@ -290,20 +310,30 @@ RECONCILE_ROWS: list[tuple[str, Doubt, Answer, Decision]] = [
         WaitBehind(4, "why"),
     ),
     (
-        "a lost import, the list is refused: ask again, whatever the deadline",
+        "a lost import, the list is refused: reconcile again, whatever the deadline",
         Doubt.LOST,
         answered(Kind.BAD_REQUEST),
-        Verify(Doubt.LOST, 4, "why"),
+        Reconcile(Doubt.LOST, 4, "why"),
     ),
-    ("429: the limiter is told", Doubt.UNKNOWN, THROTTLED, SLOW_DOWN),
+    ("429: the limiter learns of it", Doubt.UNKNOWN, THROTTLED, SLOW_DOWN),
     ("credentials: the lane pauses", Doubt.GONE, answered(Kind.CREDENTIALS), REFUSED_CREDENTIALS),
-    ("a wrong clock of ours: left to others", Doubt.UNKNOWN, answered(Kind.CLOCK), GiveBack()),
-    ("5xx: ask again", Doubt.UNKNOWN, answered(Kind.UNKNOWN), Verify(Doubt.UNKNOWN, 4, "why")),
     (
-        "unreachable: ask again",
+        "a wrong clock of this worker: left to others",
+        Doubt.UNKNOWN,
+        answered(Kind.CLOCK),
+        Requeue(),
+    ),
+    (
+        "5xx: reconcile again",
+        Doubt.UNKNOWN,
+        answered(Kind.UNKNOWN),
+        Reconcile(Doubt.UNKNOWN, 4, "why"),
+    ),
+    (
+        "unreachable: reconcile again",
         Doubt.GONE,
         answered(Kind.UNREACHABLE),
-        Verify(Doubt.GONE, 4, "why"),
+        Reconcile(Doubt.GONE, 4, "why"),
     ),
 ]
 
@@ -315,16 +345,16 @@ LATE_ROWS: list[tuple[str, Answer, Decision]] = [
         seen(BROKEN),
         NoteLate(State.FAILED, BROKEN, "no such pool"),
     ),
-    ("it still runs: less and less often", seen(job()), PollAgain(job(), 720)),
+    ("it still runs: polled less and less often", seen(job()), PollAgain(job(), 720)),
     (
-        "AWS forgot it: followed no longer",
+        "AWS has forgotten it: no longer followed",
         answered(Kind.NOT_FOUND),
         NoteLate(None, error="said so"),
     ),
     ("a 400 is no better", answered(Kind.BAD_REQUEST), NoteLate(None, error="said so")),
-    ("429: the limiter is told", THROTTLED, SLOW_DOWN),
+    ("429: the limiter learns of it", THROTTLED, SLOW_DOWN),
     ("credentials: the lane pauses", answered(Kind.CREDENTIALS), REFUSED_CREDENTIALS),
-    ("a wrong clock of ours: left to other workers", answered(Kind.CLOCK), GiveBack()),
+    ("a wrong clock of ours: left to other workers", answered(Kind.CLOCK), Requeue()),
     ("5xx: asked again, whatever the deadline", answered(Kind.UNKNOWN), PollAgain(Job(), 720)),
 ]
 
@@ -339,7 +369,7 @@ def test_a_late_poll_is_decided_by_the_table(
     assert poll(answer, age_seconds=7200, state=state) == decision
 
 
-def test_late_polls_come_hourly_at_last_and_never_more_often_than_others() -> None:
+def test_late_polls_become_hourly_and_are_never_more_frequent_than_others() -> None:
     assert POLICY.late_delay(1) == 60
     assert POLICY.late_delay(30 * 86400) == 3600
 
@@ -374,10 +404,10 @@ def test_a_reconciliation_is_decided_by_the_table(
 
 
 def test_a_conflict_after_a_doubt_may_be_our_own_job() -> None:
-    assert start(answered(Kind.CONFLICT), doubts=1) == Verify(Doubt.CONFLICT, 0, "said so")
+    assert start(answered(Kind.CONFLICT), doubts=1) == Reconcile(Doubt.CONFLICT, 0, "said so")
 
 
-def test_a_conflict_with_our_own_job_adopts_it() -> None:
+def test_a_conflict_with_the_imports_own_job_adopts_it() -> None:
     assert reconcile(seen(job()), Doubt.CONFLICT, doubts=1) == Run(job(), 4)
 
 
@@ -399,7 +429,9 @@ def test_no_job_is_adopted_while_every_call_was_refused(doubt: Doubt) -> None:
 
 
 @pytest.mark.parametrize("doubt", [Doubt.UNKNOWN, Doubt.REFUSED, Doubt.CONFLICT])
-def test_after_a_doubt_the_job_is_adopted_whatever_the_last_answer_was(doubt: Doubt) -> None:
+def test_after_an_unknown_outcome_the_job_is_adopted_whatever_the_last_answer_was(
+    doubt: Doubt,
+) -> None:
     assert reconcile(seen(job()), doubt, doubts=1) == Run(job(), 4)
 
 
@@ -413,22 +445,22 @@ def test_after_a_doubt_the_job_is_adopted_whatever_the_last_answer_was(doubt: Do
         (None, False),
     ],
 )
-def test_a_job_older_than_our_first_call_is_never_ours(ago: float | None, adopted: bool) -> None:  # noqa: FBT001 - a column of the table
+def test_a_job_older_than_the_first_call_is_never_adopted(ago: float | None, adopted: bool) -> None:  # noqa: FBT001 - a column of the table
     decision = reconcile(seen(job(status="COMPLETED", ago=ago)), Doubt.UNKNOWN, age_seconds=100)
     assert isinstance(decision, End) is adopted
 
 
-def test_the_job_of_an_earlier_import_is_never_ours() -> None:
+def test_the_job_of_an_earlier_import_is_never_adopted() -> None:
     decision = reconcile(seen(DONE), Doubt.UNKNOWN, earlier=DONE.job_id)
     assert decision == Retry(1.5, "why")
 
 
-def test_of_several_candidates_the_oldest_is_ours() -> None:
+def test_the_oldest_of_several_candidates_is_adopted() -> None:
     jobs = (job("newest", ago=1), job("oldest", ago=99), job("middle", ago=50))
     assert reconcile(seen(*jobs), Doubt.UNKNOWN) == Run(job("oldest", ago=99), 4)
 
 
-def test_the_oldest_candidate_is_ours_though_a_job_of_an_earlier_import_is_older() -> None:
+def test_the_oldest_candidate_is_adopted_even_if_a_job_of_an_earlier_import_is_older() -> None:
     jobs = (job("earlier", ago=101), job("ours", ago=90), job("later", ago=3))
     decision = reconcile(seen(*jobs), Doubt.UNKNOWN, earlier="earlier")
     assert decision == Run(job("ours", ago=90), 4)
@@ -448,12 +480,12 @@ def test_no_start_is_repeated_after_the_deadline() -> None:
     assert decision == End(State.TIMED_OUT, "no job was found before the deadline; last: why")
 
 
-def test_a_job_found_after_the_deadline_is_still_ours() -> None:
+def test_the_outcome_of_a_job_found_after_the_deadline_still_counts() -> None:
     assert reconcile(seen(DONE), Doubt.UNKNOWN, age_seconds=9999) == End(State.SUCCEEDED, "", DONE)
 
 
 @pytest.mark.parametrize("doubt", [Doubt.UNKNOWN, Doubt.GONE])
-def test_questions_without_answers_end_at_the_deadline(doubt: Doubt) -> None:
+def test_reconciling_without_answers_ends_at_the_deadline(doubt: Doubt) -> None:
     decision = reconcile(answered(Kind.UNKNOWN), doubt, age_seconds=7200)
     assert isinstance(decision, End)
     assert decision.state is State.TIMED_OUT
@@ -469,7 +501,7 @@ def test_a_running_import_ends_at_its_deadline(kind: Kind) -> None:
     assert "CREATING" in decision.error
 
 
-def test_a_job_that_ended_in_time_or_not_is_believed() -> None:
+def test_the_outcome_of_a_job_counts_even_if_it_ended_after_the_deadline() -> None:
     assert poll(seen(DONE), age_seconds=10**6) == End(State.SUCCEEDED, "", DONE)
 
 
@@ -488,7 +520,7 @@ def test_the_requests_own_deadline_replaces_the_operators() -> None:
 @pytest.mark.parametrize(
     ("remaining", "seconds"), [(1000, 60), (60.5, 60), (59, 59), (20, 20), (4, 4), (0.5, 4)]
 )
-def test_the_last_poll_comes_at_the_deadline(remaining: float, seconds: float) -> None:
+def test_the_last_poll_is_made_at_the_deadline(remaining: float, seconds: float) -> None:
     decision = poll(seen(job()), age_seconds=7200 - remaining, polls=99, stuck=True)
     assert decision == PollAgain(job(), seconds)
 
@@ -497,17 +529,25 @@ def test_the_last_poll_comes_at_the_deadline(remaining: float, seconds: float) -
     ("age_seconds", "already", "stuck"),
     [(1799, False, False), (1800, False, True), (1800, True, False), (3000, True, False)],
 )
-def test_an_import_is_called_stuck_once(age_seconds: float, already: bool, stuck: bool) -> None:  # noqa: FBT001 - columns of the table
+def test_an_import_is_reported_as_stuck_once(
+    age_seconds: float,
+    already: bool,  # noqa: FBT001 - a column of the table
+    stuck: bool,  # noqa: FBT001 - a column of the table
+) -> None:
     assert poll(seen(job()), age_seconds, stuck=already) == PollAgain(job(), 4, stuck)
 
 
-def test_polls_grow_apart() -> None:
+def test_the_intervals_between_polls_grow() -> None:
     assert poll(seen(job()), polls=2) == PollAgain(job(), 9)
 
 
 @pytest.mark.parametrize(
     ("age_seconds", "decision"),
-    [(0, PollAgain(Job(), 4)), (59, PollAgain(Job(), 4)), (60, Verify(Doubt.GONE, 0, "said so"))],
+    [
+        (0, PollAgain(Job(), 4)),
+        (59, PollAgain(Job(), 4)),
+        (60, Reconcile(Doubt.GONE, 0, "said so")),
+    ],
 )
 def test_a_new_job_may_be_unknown_for_a_while(age_seconds: float, decision: Decision) -> None:
     assert poll(answered(Kind.NOT_FOUND), age_seconds) == decision
@@ -515,7 +555,11 @@ def test_a_new_job_may_be_unknown_for_a_while(age_seconds: float, decision: Deci
 
 @pytest.mark.parametrize(
     ("known_seconds", "decision"),
-    [(0, PollAgain(Job(), 4)), (59, PollAgain(Job(), 4)), (60, Verify(Doubt.GONE, 0, "said so"))],
+    [
+        (0, PollAgain(Job(), 4)),
+        (59, PollAgain(Job(), 4)),
+        (60, Reconcile(Doubt.GONE, 0, "said so")),
+    ],
 )
 def test_a_job_of_a_later_attempt_is_as_new_as_one_of_the_first(
     known_seconds: int, decision: Decision
@@ -524,9 +568,9 @@ def test_a_job_of_a_later_attempt_is_as_new_as_one_of_the_first(
     assert poll(answered(Kind.NOT_FOUND), age_seconds=600, **times) == decision
 
 
-def test_a_new_job_that_is_denied_is_looked_for_once_the_list_can_hold_it() -> None:
+def test_a_new_job_that_is_not_found_is_reconciled_once_the_list_can_show_it() -> None:
     decision = poll(answered(Kind.BAD_REQUEST), age_seconds=3)
-    assert decision == Verify(Doubt.GONE, POLICY.settle_seconds - 3, "said so")
+    assert decision == Reconcile(Doubt.GONE, POLICY.settle_seconds - 3, "said so")
 
 
 @pytest.mark.parametrize("kind", [Kind.UNKNOWN, Kind.UNREACHABLE])
@@ -563,7 +607,7 @@ answers = st.builds(
 lanes = st.builds(
     LaneFacts,
     times=st.sampled_from(Times),
-    list_operations=st.sampled_from([frozenset(), frozenset({"ImportBackendAuth"})]),
+    list_operations=st.sampled_from([{}, {"ImportBackendAuth": frozenset({"ImportBackendAuth"})}]),
     left=st.sampled_from([{}, {"CREATING": 5.0}]),
     list_lag_seconds=st.none() | st.floats(0, 100),
     lists_finished=st.none() | st.booleans(),
@@ -573,8 +617,8 @@ jitters = st.floats(0, 1, exclude_max=True)
 
 
 @st.composite
-def claims(draw: st.DrawFn, call: Call, running: bool) -> Claim:  # noqa: FBT001 - named by callers
-    """Draw a claim as the store gives it out: what is reconciled has a doubt."""
+def claims(draw: st.DrawFn, call: Call, running: bool) -> Claim:  # noqa: FBT001 - callers name it
+    """Draw a claim as the store returns it: a claim to reconcile has a doubt."""
     doubts_of_starts = [Doubt.UNKNOWN, Doubt.REFUSED, Doubt.CONFLICT]
     doubt = Doubt.GONE if running else draw(st.sampled_from(doubts_of_starts))
     item = replace(
@@ -613,14 +657,14 @@ def decided(draw: st.DrawFn, call: Call, *, running: bool) -> tuple[Claim, Decis
 
 
 starts = decided(Call.START, running=False)
-doubtful_starts = decided(Call.RECONCILE, running=False)
+unknown_starts = decided(Call.RECONCILE, running=False)
 polls = decided(Call.POLL, running=True)
 lost_jobs = decided(Call.RECONCILE, running=True)
 steady = settings(derandomize=True, database=None, deadline=None, max_examples=300)
 
 
 @steady
-@given(case=starts | doubtful_starts | polls | lost_jobs)
+@given(case=starts | unknown_starts | polls | lost_jobs)
 def test_any_answer_to_any_claim_is_one_decision_with_a_sane_delay(
     case: tuple[Claim, Decision],
 ) -> None:
@@ -635,24 +679,24 @@ def test_any_answer_to_any_claim_is_one_decision_with_a_sane_delay(
 def test_a_running_import_is_never_started_again(case: tuple[Claim, Decision]) -> None:
     _, decision = case
     assert isinstance(
-        decision, PollAgain | End | Throttle | PauseLane | GiveBack | Verify | Undecided
+        decision, PollAgain | End | Throttle | PauseLane | Requeue | Reconcile | Undecided
     )
     if isinstance(decision, End):
         assert decision.state in (State.SUCCEEDED, State.FAILED, State.TIMED_OUT)
-    if isinstance(decision, Verify | Undecided):
+    if isinstance(decision, Reconcile | Undecided):
         assert decision.doubt is Doubt.GONE
 
 
 @steady
 @given(case=starts)
-def test_a_start_is_never_repeated_without_asking(case: tuple[Claim, Decision]) -> None:
+def test_a_start_is_never_repeated_without_reconciling(case: tuple[Claim, Decision]) -> None:
     _, decision = case
     assert not isinstance(decision, Retry | PollAgain)
 
 
 @steady
-@given(case=doubtful_starts)
-def test_an_adopted_job_is_ours(case: tuple[Claim, Decision]) -> None:
+@given(case=unknown_starts)
+def test_an_adopted_job_is_the_imports_own(case: tuple[Claim, Decision]) -> None:
     claim, decision = case
     adopted = getattr(decision, "job", Job())
     if adopted == Job():
@@ -675,7 +719,7 @@ def test_a_running_import_follows_no_other_job_than_its_own(case: tuple[Claim, D
 
 
 @steady
-@given(case=doubtful_starts)
+@given(case=unknown_starts)
 def test_attempts_and_deadline_bound_the_retries(case: tuple[Claim, Decision]) -> None:
     claim, decision = case
     if isinstance(decision, Retry):
@@ -683,15 +727,15 @@ def test_attempts_and_deadline_bound_the_retries(case: tuple[Claim, Decision]) -
         assert claim.age_seconds < POLICY.deadline_seconds
 
 
-def test_of_a_lost_import_the_newest_job_counts_and_none_that_is_older_than_its_batch() -> None:
+def test_a_lost_import_adopts_the_newest_job_that_is_not_older_than_its_batch() -> None:
     jobs = seen(job("older", ago=103), job("first", "FAILED", ago=90), job("last", ago=10))
     assert reconcile(jobs, Doubt.LOST) == Run(job("last", ago=10), 4)
     assert reconcile(seen(job("older", "COMPLETED", ago=103)), Doubt.LOST) == Start(("older",))
 
 
-def test_no_deadline_runs_for_a_lost_import_that_nobody_can_be_asked_for() -> None:
+def test_a_lost_import_that_cannot_be_reconciled_has_no_deadline() -> None:
     decision = reconcile(answered(Kind.UNKNOWN), Doubt.LOST, age_seconds=10**6)
-    assert decision == Verify(Doubt.LOST, 4, "why")
+    assert decision == Reconcile(Doubt.LOST, 4, "why")
 
 
 NEW_LANE = LaneFacts()
@@ -704,9 +748,9 @@ WITHOUT_TIMES = replace(SEEN, times=Times.BAD)
         ("no job: started, and its jobs are known", seen(), Start(())),
         ("a job that is over: known to be older", seen(DONE), Start(("job-1",))),
         ("a job under way: wait behind it", seen(job()), WaitBehind(4, "why")),
-        ("a list that is refused tells nothing", answered(Kind.BAD_REQUEST), Start(None)),
+        ("a refused list proves nothing", answered(Kind.BAD_REQUEST), Start(None)),
         ("no such app: the start will say so", answered(Kind.NOT_FOUND), Start(None)),
-        ("5xx: asked again", answered(Kind.UNKNOWN), Verify(Doubt.BEFORE, 4, "why")),
+        ("5xx: asked again", answered(Kind.UNKNOWN), Reconcile(Doubt.BEFORE, 4, "why")),
     ],
 )
 def test_the_list_before_a_start_is_decided_by_the_table(
@@ -715,7 +759,7 @@ def test_the_list_before_a_start_is_decided_by_the_table(
     assert reconcile(answer, Doubt.BEFORE, age_seconds=0) == decision, what
 
 
-def test_without_times_a_job_that_was_not_listed_before_is_ours() -> None:
+def test_without_times_a_job_that_was_not_listed_before_is_adopted() -> None:
     timeless = seen(job("old", "COMPLETED", ago=None), job("new", ago=None))
     decision = reconcile(
         timeless, Doubt.UNKNOWN, facts=WITHOUT_TIMES, listed_jobs=frozenset({"old"})
@@ -723,7 +767,7 @@ def test_without_times_a_job_that_was_not_listed_before_is_ours() -> None:
     assert decision == Run(job("new", ago=None), 4)
 
 
-def test_without_any_evidence_a_job_is_waited_for_and_then_left_to_a_person() -> None:
+def test_without_any_evidence_the_import_waits_for_the_job_and_then_becomes_undecided() -> None:
     pending = reconcile(seen(job(ago=None)), Doubt.UNKNOWN, facts=WITHOUT_TIMES)
     assert pending == WaitBehind(4, "why")
     over = reconcile(seen(job(status="COMPLETED", ago=None)), Doubt.UNKNOWN, facts=WITHOUT_TIMES)
@@ -732,12 +776,66 @@ def test_without_any_evidence_a_job_is_waited_for_and_then_left_to_a_person() ->
     assert "job-1" in over.reason
 
 
-def test_a_new_job_by_another_name_than_ours_bear_is_left_to_a_person() -> None:
-    facts = replace(SEEN, list_operations=frozenset({"ImportBackendAuth"}))
+def test_a_new_job_with_another_operation_name_leaves_the_import_undecided() -> None:
+    facts = replace(SEEN, list_operations={"ImportBackendAuth": frozenset({"ImportBackendAuth"})})
     other = Job(job_id="x", operation="UpdateAuth", status="COMPLETED", created_seconds_ago=5)
     decision = reconcile(seen(other), Doubt.UNKNOWN, facts=facts)
     assert isinstance(decision, Undecided)
     assert decision.jobs == ("x",)
+
+
+@pytest.mark.parametrize("listed_jobs", [None, frozenset[str]()])
+def test_until_the_lane_knows_the_operation_name_only_an_import_is_a_candidate(
+    listed_jobs: frozenset[str] | None,
+) -> None:
+    # The list before the start may have lagged behind this job.
+    other = Job(job_id="x", operation="UpdateAuth", status="COMPLETED", created_seconds_ago=5)
+    ours = replace(other, job_id="y", operation="IMPORT_AUTH")
+    undecided = reconcile(seen(other), Doubt.UNKNOWN, listed_jobs=listed_jobs)
+    assert isinstance(undecided, Undecided)
+    assert undecided.jobs == ("x",)
+    decision = reconcile(seen(other, ours), Doubt.UNKNOWN, listed_jobs=listed_jobs)
+    assert decision == End(State.SUCCEEDED, "", ours)
+
+
+def test_a_delayed_answer_adopts_no_job_that_may_be_older_than_the_start() -> None:
+    """The answer was given 88 to 100 s after the start; the job may be as old, or 7 s older."""
+    foreign = seen(job(status="COMPLETED", ago=95))
+    asked_again = reconcile(foreign, Doubt.UNKNOWN, age_seconds=100, elapsed_seconds=12)
+    assert asked_again == Reconcile(Doubt.UNKNOWN, 4, "why")
+    given_up = reconcile(foreign, Doubt.UNKNOWN, age_seconds=100, elapsed_seconds=12, polls=5)
+    assert isinstance(given_up, Undecided)
+    ours = seen(job(status="COMPLETED", ago=89))
+    taken = reconcile(ours, Doubt.UNKNOWN, age_seconds=100, elapsed_seconds=12)
+    assert isinstance(taken, End)
+
+
+STORAGE = "ImportBackendStorage"
+NAMED = {STORAGE: frozenset({"Bucket"})}
+
+
+@pytest.mark.parametrize(
+    ("requested", "name", "facts", "is_ours"),
+    [
+        ("ImportBackendAuth", "importStorage", SEEN, False),
+        ("ImportBackendAuth", "importAuth", SEEN, True),
+        ("ImportBackendAuth", "Import", SEEN, True),
+        (STORAGE, "IMPORT_BACKEND_STORAGE", SEEN, True),
+        (STORAGE, "ImportBackendAuth", SEEN, False),
+        (STORAGE, "Bucket", SEEN, False),
+        (STORAGE, "Bucket", replace(SEEN, operations=NAMED), True),
+        (STORAGE, "Bucket", replace(SEEN, list_operations=NAMED), True),
+        (STORAGE, "ImportBackendStorage", replace(SEEN, list_operations=NAMED), False),
+        ("ImportBackendAuth", "Bucket", replace(SEEN, list_operations=NAMED), False),
+        ("ImportBackendAuth", "ImportAuth", replace(SEEN, list_operations=NAMED), True),
+    ],
+)
+def test_a_job_of_another_operation_is_not_adopted(
+    requested: str, name: str, facts: LaneFacts, *, is_ours: bool
+) -> None:
+    found = Job(job_id="x", operation=name, status="COMPLETED", created_seconds_ago=5)
+    decision = reconcile(seen(found), Doubt.UNKNOWN, facts=facts, requested_operation=requested)
+    assert isinstance(decision, End if is_ours else Undecided)
 
 
 def test_an_empty_list_proves_nothing_where_lists_hide_finished_jobs() -> None:
@@ -746,26 +844,26 @@ def test_an_empty_list_proves_nothing_where_lists_hide_finished_jobs() -> None:
 
 
 def test_in_a_lane_that_has_shown_nothing_yet_three_lists_must_lack_the_job() -> None:
-    assert reconcile(seen(), Doubt.UNKNOWN, facts=NEW_LANE) == Verify(Doubt.UNKNOWN, 4, "why")
-    assert isinstance(reconcile(seen(), Doubt.UNKNOWN, facts=NEW_LANE, polls=2), Verify)
+    assert reconcile(seen(), Doubt.UNKNOWN, facts=NEW_LANE) == Reconcile(Doubt.UNKNOWN, 4, "why")
+    assert isinstance(reconcile(seen(), Doubt.UNKNOWN, facts=NEW_LANE, polls=2), Reconcile)
     assert reconcile(seen(), Doubt.UNKNOWN, facts=NEW_LANE, polls=3) == Retry(1.5, "why")
 
 
-def test_a_list_counts_once_it_can_hold_the_job() -> None:
+def test_a_list_counts_once_it_can_show_the_job() -> None:
     called: dict[str, Any] = {"first_start_at_ms": 1000, "last_start_at_ms": 1000}
     decision = reconcile(seen(), Doubt.UNKNOWN, age_seconds=3, **called)
-    assert decision == Verify(Doubt.UNKNOWN, POLICY.settle_seconds - 3, "why")
+    assert decision == Reconcile(Doubt.UNKNOWN, POLICY.settle_seconds - 3, "why")
 
 
-def test_a_lane_whose_lists_lag_longer_than_set_is_waited_for_twice_as_long() -> None:
+def test_lists_that_lag_longer_than_configured_are_waited_for_twice_as_long() -> None:
     lagging = replace(SEEN, list_lag_seconds=40.0)
-    assert reconcile(seen(), Doubt.UNKNOWN, age_seconds=79, facts=lagging) == Verify(
+    assert reconcile(seen(), Doubt.UNKNOWN, age_seconds=79, facts=lagging) == Reconcile(
         Doubt.UNKNOWN, 1, "why"
     )
     assert isinstance(reconcile(seen(), Doubt.UNKNOWN, age_seconds=80, facts=lagging), Retry)
 
 
-def test_what_was_called_longer_ago_than_lists_remember_is_left_to_a_person() -> None:
+def test_a_call_older_than_the_memory_of_lists_leaves_the_import_undecided() -> None:
     deadline: dict[str, Any] = {"request_json": request_json(deadlineSeconds=30 * 86400.0)}
     memory = POLICY.list_memory_seconds
     late = reconcile(seen(), Doubt.UNKNOWN, age_seconds=memory + 1, **deadline)
@@ -780,9 +878,9 @@ def test_what_was_called_longer_ago_than_lists_remember_is_left_to_a_person() ->
     )
 
 
-def test_a_refusal_is_final_once_the_list_can_hold_what_it_may_be_about() -> None:
+def test_a_refusal_is_final_once_the_list_can_show_the_job_that_may_have_caused_it() -> None:
     unsure = replace(SEEN, list_lag_seconds=None)
-    assert reconcile(seen(), Doubt.REFUSED, age_seconds=3, facts=unsure) == Verify(
+    assert reconcile(seen(), Doubt.REFUSED, age_seconds=3, facts=unsure) == Reconcile(
         Doubt.REFUSED, 7, "why"
     )
     assert reconcile(seen(), Doubt.REFUSED, age_seconds=10, facts=unsure) == End(
@@ -798,7 +896,7 @@ def test_a_refusal_is_final_once_the_list_can_hold_what_it_may_be_about() -> Non
     ],
     ids=["lists hide finished jobs", "lists may have forgotten it"],
 )
-def test_a_job_that_is_gone_where_it_may_have_ended_first_is_left_to_a_person(
+def test_a_missing_job_that_may_have_ended_leaves_the_import_undecided(
     facts: LaneFacts, age_seconds: float
 ) -> None:
     decision = reconcile(seen(), Doubt.GONE, facts=facts, age_seconds=age_seconds)
@@ -812,12 +910,12 @@ def test_an_undecided_import_ends_at_its_deadline() -> None:
     assert decision.state is State.TIMED_OUT
 
 
-def test_a_job_that_is_gone_after_it_was_seen_to_end_has_ended_so() -> None:
+def test_a_missing_job_keeps_the_outcome_with_which_it_was_seen_to_end() -> None:
     ended = reconcile(seen(), Doubt.GONE, status="COMPLETED")
     assert ended == End(State.SUCCEEDED, job=Job(job_id="job-1", status="COMPLETED"))
 
 
-def test_of_several_new_jobs_without_times_none_is_taken() -> None:
+def test_of_several_new_jobs_without_times_none_is_adopted() -> None:
     jobs = (job("a", "COMPLETED", ago=None), job("b", "FAILED", ago=None))
     decision = reconcile(
         seen(*jobs), Doubt.UNKNOWN, facts=WITHOUT_TIMES, listed_jobs=frozenset({"old"})
@@ -869,7 +967,7 @@ def test_a_status_in_which_a_job_stays_is_suspected_to_be_final(
         assert "IMPORTS_SUCCESS_STATUSES" in decision.suspicion
 
 
-def test_a_job_that_is_over_and_not_listed_is_looked_for_until_lists_can_show_it() -> None:
+def test_an_ended_job_that_is_not_listed_is_reconciled_until_lists_can_show_it() -> None:
     def decide(known_seconds: float) -> Decision:
         claim = Claim(
             call=Call.POLL,

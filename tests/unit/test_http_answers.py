@@ -1,4 +1,4 @@
-"""Raw HTTP answers of the API, under the page's names, under botocore's and under none."""
+"""Raw HTTP answers of the API, with the error names of the documentation, of botocore, or none."""
 
 import json
 import time
@@ -10,14 +10,15 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from worker.domain.answers import Answer, Job, Kind
-from worker.operations.http import Response, next_token_of, read
+from worker.operations.http import Page, Response, read, read_page
 
 DATE = "Tue, 14 Nov 2023 22:13:20 GMT"
 DATE_EPOCH = 1_700_000_000
 
 
 def answer_of(status: int, body: object = b"", **headers: str) -> Answer:
-    """Read an answer; a body that is not bytes is sent as JSON, `retry_after` is `retry-after`."""
+    """Read an answer. A body that is not bytes is sent as JSON; `retry_after` becomes
+    `retry-after`."""
     content = body if isinstance(body, bytes) else json.dumps(body).encode()
     return read(Response(status, {k.replace("_", "-"): v for k, v in headers.items()}, content))
 
@@ -53,7 +54,7 @@ def test_an_empty_list_has_no_jobs() -> None:
     assert answer_of(200, {"jobs": []}) == Answer(kind=Kind.OK)
 
 
-def test_what_is_no_job_in_a_list_is_passed_over() -> None:
+def test_a_list_entry_that_is_not_a_job_is_skipped() -> None:
     answer = answer_of(200, {"jobs": [None, "x", 5, ["jobId"], {"jobId": "a"}]})
     assert answer.jobs == (Job(job_id="a"),)
 
@@ -64,18 +65,48 @@ def test_a_member_of_the_wrong_type_is_absent(value: object) -> None:
     assert answer_of(200, dict.fromkeys(members, value)).job == Job()
 
 
+def page_of(status: int, body: object) -> Page | Answer:
+    return read_page(Response(status, {}, json.dumps(body).encode()))
+
+
 @pytest.mark.parametrize(
-    ("body", "token"),
+    ("body", "page"),
     [
-        ({"jobs": [], "nextToken": "t"}, "t"),
-        ({"jobs": []}, ""),
-        ({"nextToken": None}, ""),
-        ([], ""),
+        ({"jobs": [], "nextToken": "t"}, Page((), "t")),
+        ({"jobs": []}, Page((), "")),
+        ({"jobs": [{"jobId": "j"}], "nextToken": None}, Page((Job(job_id="j"),), "")),
+        ({"jobs": [], "nextToken": "t" * 2000}, Page((), "t" * 2000)),
     ],
     ids=repr,
 )
-def test_the_token_of_the_next_page_is_read(body: object, token: str) -> None:
-    assert next_token_of(Response(200, {}, json.dumps(body).encode())) == token
+def test_a_page_is_read_with_the_token_of_the_next(body: object, page: Page) -> None:
+    assert page_of(200, body) == page
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        {"nextToken": "t"},
+        {"jobs": None},
+        {"jobs": {}},
+        {},
+        {"jobs": [{"jobId": "a"}, None]},
+        {"jobs": ["a"]},
+        {"jobs": [], "nextToken": 5},
+        {"jobs": [], "nextToken": {"token": "t"}},
+    ],
+    ids=repr,
+)
+def test_an_answer_with_an_unreadable_list_is_not_a_page(body: object) -> None:
+    answer = page_of(200, body)
+    assert isinstance(answer, Answer)
+    assert answer.kind is Kind.UNKNOWN
+
+
+def test_an_error_is_not_a_page() -> None:
+    answer = page_of(429, {"jobs": [], "message": "slow down"})
+    assert isinstance(answer, Answer)
+    assert answer.kind is Kind.THROTTLED
 
 
 @pytest.mark.parametrize(
@@ -98,9 +129,7 @@ def test_an_unreadable_success_is_unknown(body: bytes) -> None:
 
 @pytest.mark.parametrize("status", [200, 400])
 @pytest.mark.parametrize("opening", [b"[", b'{"a":'])
-def test_a_body_nested_without_end_is_unreadable_like_any_other(
-    status: int, opening: bytes
-) -> None:
+def test_a_deeply_nested_body_is_unreadable_like_any_other(status: int, opening: bytes) -> None:
     expected = Kind.BAD_REQUEST if status == 400 else Kind.UNKNOWN
     assert answer_of(status, opening * 100_000).kind is expected
 
@@ -117,7 +146,7 @@ def test_a_body_nested_without_end_is_unreadable_like_any_other(
     ],
 )
 @pytest.mark.parametrize("place", ["header", "header with a link", "code", "__type", "nowhere"])
-def test_the_status_decides_wherever_the_name_stands(
+def test_the_status_decides_wherever_the_error_name_is(
     status: int, code: str, kind: Kind, place: str
 ) -> None:
     headers, members = {}, {"message": "no luck"}
@@ -157,7 +186,7 @@ def test_the_status_decides_wherever_the_name_stands(
     ],
 )
 @pytest.mark.parametrize("body", [b"", b"{}", b"[]"])
-def test_a_status_says_enough_without_a_body(status: int, kind: Kind, body: bytes) -> None:
+def test_a_status_is_enough_without_a_body(status: int, kind: Kind, body: bytes) -> None:
     assert answer_of(status, body).kind is kind
 
 
@@ -186,13 +215,13 @@ def test_a_status_says_enough_without_a_body(status: int, kind: Kind, body: byte
         (502, Kind.UNKNOWN),
     ],
 )
-def test_what_a_proxy_says_rejects_nothing(
+def test_the_answer_of_a_proxy_rejects_nothing(
     status: int, kind: Kind, body: bytes, content_type: str
 ) -> None:
     assert answer_of(status, body, content_type=content_type).kind is kind
 
 
-def test_json_that_calls_itself_text_is_read() -> None:
+def test_json_declared_as_text_is_read() -> None:
     body = {"code": "NotFoundException", "message": "no such app"}
     assert answer_of(404, body, content_type="text/json").kind is Kind.NOT_FOUND
 
@@ -228,38 +257,38 @@ def test_json_that_calls_itself_text_is_read() -> None:
         ("", Kind.BAD_REQUEST),
     ],
 )
-def test_a_400_may_be_a_throttle_or_a_matter_of_credentials(code: str, kind: Kind) -> None:
+def test_a_400_may_be_a_throttle_or_concern_credentials(code: str, kind: Kind) -> None:
     assert answer_of(400, {"code": code}).kind is kind
 
 
 @pytest.mark.parametrize(
-    ("ahead_seconds", "said"),
+    ("ahead_seconds", "message"),
     [(241, "241 s ahead of AWS's"), (-241, "241 s behind AWS's"), (3600, "3600 s ahead of AWS's")],
 )
-def test_a_refusal_is_our_clocks_fault_when_it_is_minutes_off(
-    ahead_seconds: float, said: str
+def test_a_refusal_is_blamed_on_the_workers_clock_if_it_is_minutes_off(
+    ahead_seconds: float, message: str
 ) -> None:
     body = json.dumps({"code": "InvalidSignatureException", "message": "Signature expired"})
     for status in (400, 403):
         answer = read(Response(status, {"date": DATE}, body.encode(), DATE_EPOCH + ahead_seconds))
         assert answer.kind is Kind.CLOCK
-        assert said in answer.error
+        assert message in answer.error
         assert "Signature expired" in answer.error
 
 
 @pytest.mark.parametrize(("age", "kind"), [("3600", Kind.CREDENTIALS), ("x", Kind.CLOCK)])
-def test_a_refusal_from_a_cache_is_as_old_as_it_says(age: str, kind: Kind) -> None:
+def test_the_age_of_a_cached_refusal_is_taken_into_account(age: str, kind: Kind) -> None:
     headers = {"date": DATE, "age": age}
     assert read(Response(403, headers, b"{}", DATE_EPOCH + 3600)).kind is kind
 
 
-def test_an_old_refusal_is_no_clocks_fault_once_our_time_was_taken() -> None:
+def test_an_old_refusal_is_not_blamed_on_the_clock_after_the_workers_time_was_accepted() -> None:
     late = Response(403, {"date": DATE}, b"{}", DATE_EPOCH + 3600, clock_is_right=True)
     assert read(late).kind is Kind.CREDENTIALS
 
 
 @pytest.mark.parametrize(("status", "kind"), [(400, Kind.UNKNOWN), (404, Kind.UNKNOWN)])
-def test_an_error_that_was_cut_off_says_nothing_of_the_request(status: int, kind: Kind) -> None:
+def test_a_truncated_error_proves_nothing_about_the_request(status: int, kind: Kind) -> None:
     assert read(Response(status, {}, b"", cut_off=True)).kind is kind
 
 
@@ -274,7 +303,7 @@ def test_an_error_that_was_cut_off_says_nothing_of_the_request(status: int, kind
         (404, DATE, 3600, Kind.NOT_FOUND),
     ],
 )
-def test_no_other_answer_is_our_clocks_fault(
+def test_no_other_answer_is_blamed_on_the_workers_clock(
     status: int, date: str, ahead_seconds: float, kind: Kind
 ) -> None:
     response = Response(status, {"date": date}, b"{}", DATE_EPOCH + ahead_seconds)
@@ -306,14 +335,14 @@ def test_a_limits_type_is_read_under_any_name(code: str, member: str) -> None:
         ({}, False),
     ],
 )
-def test_a_limit_of_unfinished_jobs_is_told_from_a_rate(
+def test_a_limit_of_unfinished_jobs_is_distinguished_from_a_rate(
     body: dict[str, str], *, concurrent: bool
 ) -> None:
     assert answer_of(429, body).concurrent is concurrent
 
 
 @pytest.mark.parametrize("member", ["resourceType", "ResourceType"])
-def test_what_is_not_found_is_named(member: str) -> None:
+def test_a_missing_resource_is_named(member: str) -> None:
     answer = answer_of(404, {"message": "not found", member: "App"})
     assert answer.resource_type == "App"
     assert answer.error == "HTTP 404: not found (App)"
@@ -375,12 +404,12 @@ def test_retry_after_is_read(status: int, header: str, seconds: float | None) ->
 
 
 @pytest.mark.parametrize("header", ["inf", "Infinity", "1e999", "nan"])
-def test_a_retry_after_that_is_no_time_is_none(header: str) -> None:
+def test_an_invalid_retry_after_is_ignored(header: str) -> None:
     assert answer_of(429, b"", retry_after=header, date=DATE).retry_after_seconds is None
 
 
 @pytest.mark.parametrize("date", ["", "today"])
-def test_a_retry_after_date_means_nothing_without_the_servers_own(date: str) -> None:
+def test_a_retry_after_date_is_ignored_without_the_servers_date(date: str) -> None:
     answer = answer_of(429, b"", retry_after="Tue, 14 Nov 2023 22:13:50 GMT", date=date)
     assert answer.retry_after_seconds is None
 
@@ -391,7 +420,7 @@ def test_without_retry_after_there_is_none() -> None:
 
 @pytest.fixture(params=["UTC", "Asia/Tokyo", "America/New_York"])
 def time_zone(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """This machine's time zone, which must not matter."""
+    """Set this machine's time zone, which must not matter."""
     monkeypatch.setenv("TZ", request.param)
     time.tzset()
     yield
@@ -415,13 +444,13 @@ def time_zone(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -
         ("", None),
     ],
 )
-def test_a_jobs_age_is_told_on_the_servers_own_clock(created: str, ago: float | None) -> None:
+def test_a_jobs_age_is_measured_by_the_servers_clock(created: str, ago: float | None) -> None:
     answer = answer_of(200, {"jobs": [{"jobId": "a", "createTime": created}]}, date=DATE)
     assert answer.job.created_seconds_ago == ago
 
 
 @pytest.mark.parametrize("created", ["inf", "-inf", "nan", "1e999"])
-def test_a_creation_that_is_no_time_has_no_age(created: str) -> None:
+def test_an_invalid_creation_time_gives_no_age(created: str) -> None:
     answer = answer_of(200, {"jobId": "a", "createTime": created}, date=DATE)
     assert answer.job.created_seconds_ago is None
 

@@ -99,7 +99,7 @@ def test_a_record_needs_no_more_than_its_state() -> None:
     assert (item.attempts, item.job_id, item.stuck, item.finished_at_ms) == (0, "", False, 0)
 
 
-def test_a_newer_releases_fields_are_passed_over() -> None:
+def test_fields_of_a_newer_release_are_ignored() -> None:
     assert stored(colour="red", lease="abc") == stored()
 
 
@@ -108,12 +108,12 @@ def test_a_number_is_read_however_lua_wrote_it(text: str) -> None:
     assert stored(accepted_at_ms=text).accepted_at_ms == NOON_MS
 
 
-def test_target_and_lane_are_read_as_people_write_them() -> None:
+def test_target_and_lane_have_the_form_in_which_people_write_them() -> None:
     assert (stored().target, stored().lane) == ("d1/staging", "acme/eu-central-1")
 
 
 def test_an_accepted_import_has_its_request() -> None:
-    assert stored().request.user_pool_id == "us-east-1_A"
+    assert stored().members["userPoolId"] == "us-east-1_A"
     assert stored().members["metadata"] == {"ticket": "7"}
 
 
@@ -139,7 +139,7 @@ def test_the_result_has_exactly_the_members_of_the_contract() -> None:
     }
 
 
-def test_what_is_not_yet_known_is_null_in_the_result() -> None:
+def test_unknown_values_are_null_in_the_result() -> None:
     item = Import.from_fields("import-1", {"state": "waiting", "accepted_at_ms": "1"})
     result: dict[str, Any] = item.result()
     unknown = ("jobId", "operation", "status", "error", "outcome", "startedAt", "finishedAt")
@@ -155,7 +155,7 @@ def test_only_an_import_that_is_over_has_an_outcome(state: State) -> None:
     assert item.result()["outcome"] == (state.value if over else None)
 
 
-def test_no_time_is_no_time() -> None:
+def test_a_missing_time_is_none() -> None:
     assert iso_time(0) is None
 
 
@@ -179,7 +179,7 @@ def test_a_time_is_kept_to_the_millisecond(milliseconds: int) -> None:
         (State.CANCELLED, ImportCancelled),
     ],
 )
-def test_a_bad_end_is_an_error_naming_target_job_and_reason(
+def test_an_unsuccessful_end_is_an_error_that_names_target_job_and_reason(
     state: State, kind: type[ImportEndedError]
 ) -> None:
     error = stored(state=state, error="the pool is gone").ended_error()

@@ -1,4 +1,4 @@
-"""What answers about a lane's own jobs teach of AWS."""
+"""What a lane learns about AWS from answers about its own jobs."""
 
 from dataclasses import replace
 from typing import Any
@@ -38,7 +38,7 @@ ITEM = Import(
     started_at_ms=3000,
     changed_at_ms=3000,
 )
-"""Its start was claimed 2 s before its jobId was known."""
+"""An import whose start was claimed 2 s before its job id was known."""
 
 
 def claim(call: Call = Call.POLL, age: float = 32, **item: Any) -> Claim:
@@ -52,7 +52,8 @@ def answer(status: str = "CREATING", *, listed: bool | None = None, **job: Any) 
 
 
 def learned(answer: Answer, **of_claim: Any) -> LaneFacts:
-    return learn(claim(**of_claim), answer, POLICY)
+    elapsed = of_claim.pop("elapsed_seconds", 0.0)
+    return learn(replace(claim(**of_claim), elapsed_seconds=elapsed), answer, POLICY)
 
 
 @pytest.mark.parametrize(
@@ -76,36 +77,51 @@ def test_times_are_good_when_they_fit_the_call_that_made_the_job(
     assert learned(answer(**created)).times is times, what
 
 
+@pytest.mark.parametrize("ago", [13.0, 31.0])
+def test_a_delayed_answer_is_no_reason_to_distrust_times(ago: float) -> None:
+    """Neither does a delayed claim: the age was measured at some time since the request."""
+    assert learned(answer(created_seconds_ago=ago), elapsed_seconds=18.0).times is Times.GOOD
+
+
 def test_times_that_were_bad_once_are_never_trusted_again() -> None:
     bad = learned(answer())
     assert learned(answer(created_seconds_ago=31.0), facts=bad).times is Times.BAD
 
 
-def test_a_recovered_import_teaches_nothing_of_times() -> None:
+def test_a_recovered_import_teaches_nothing_about_times() -> None:
     assert learned(answer(created_seconds_ago=31.0), attempts=0).times is Times.UNKNOWN
 
 
-def test_words_of_lists_are_kept_apart_from_words_of_answers() -> None:
+IMPORT_IT = {"ImportBackendAuth": frozenset({"ImportIt"})}
+
+
+def test_operation_names_in_lists_are_kept_apart_from_those_in_answers() -> None:
     polled = learned(answer())
-    assert polled.operations == {"ImportIt"}
+    assert polled.operations == IMPORT_IT
     assert not polled.list_operations
     listed = learned(answer(listed=True))
     assert not listed.operations
-    assert listed.list_operations == {"ImportIt"}
+    assert listed.list_operations == IMPORT_IT
     assert listed.statuses == {"CREATING"}
 
 
-def test_a_start_teaches_words_alone() -> None:
+def test_a_start_teaches_only_names_and_statuses() -> None:
     facts = learned(answer(), call=Call.START, job_id="", status="")
-    assert facts == LaneFacts(operations=frozenset({"ImportIt"}), statuses=frozenset({"CREATING"}))
+    assert facts == LaneFacts(operations=IMPORT_IT, statuses=frozenset({"CREATING"}))
 
 
-def test_a_lane_keeps_so_many_words_and_no_more() -> None:
+def test_a_lane_keeps_a_limited_number_of_names_and_statuses() -> None:
     facts = LaneFacts()
     for number in range(3 * WORDS):
-        facts = facts.with_words_of(Job(operation=f"o{number}", status=f"s{number}"), listed=False)
+        job = Job(operation=f"o{number}", status=f"s{number}")
+        facts = facts.with_words_of(job, "ImportBackendAuth", listed=False)
         facts = facts.with_change(f"s{number}", 1.0)
-    assert len(facts.operations) == len(facts.statuses) == len(facts.left) == WORDS
+    assert (
+        len(facts.operations["ImportBackendAuth"])
+        == len(facts.statuses)
+        == len(facts.left)
+        == WORDS
+    )
 
 
 def test_a_status_that_a_job_left_is_not_final_and_how_long_it_stayed_is_kept() -> None:
@@ -120,7 +136,7 @@ def test_the_longest_job_is_kept_once_it_is_over() -> None:
 
 
 @pytest.mark.parametrize(
-    ("what", "said", "age", "lag", "finished"),
+    ("what", "received", "age", "lag", "finished"),
     [
         ("the list shows it", answer(listed=True), 32, 0.0, None),
         ("the list shows it, and it is over", answer("COMPLETED", listed=True), 32, 0.0, True),
@@ -130,14 +146,14 @@ def test_the_longest_job_is_kept_once_it_is_over() -> None:
         ("nobody asked the list", answer(), 32, None, None),
     ],
 )
-def test_a_survey_tells_how_a_list_lags_and_whether_it_shows_finished_jobs(
+def test_a_survey_shows_how_a_list_lags_and_whether_it_shows_finished_jobs(
     what: str,
-    said: Answer,
+    received: Answer,
     age: float,
     lag: float | None,
     finished: bool | None,  # noqa: FBT001 - a column of the table
 ) -> None:
-    facts = learned(said, age=age)
+    facts = learned(received, age=age)
     assert (facts.list_lag_seconds, facts.lists_finished) == (lag, finished), what
 
 
@@ -153,7 +169,7 @@ def test_an_answer_without_the_job_teaches_nothing(kind: Kind) -> None:
     assert learned(Answer(kind=kind)) == LaneFacts()
 
 
-def test_the_first_imports_of_a_lane_are_its_surveyors_until_lists_are_known() -> None:
+def test_the_first_imports_of_a_lane_survey_its_lists_until_they_are_known() -> None:
     listed: dict[str, Any] = {"listed_jobs": frozenset[str]()}
     assert is_surveyor(claim(**listed))
     assert not is_surveyor(claim())
@@ -166,8 +182,11 @@ def test_facts_survive_the_store() -> None:
     facts = LaneFacts(
         times=Times.GOOD,
         time_format="ISO 8601",
-        operations=frozenset({"Import: it"}),
-        list_operations=frozenset({"IMPORT"}),
+        operations={
+            "ImportBackendAuth": frozenset({"Import: it"}),
+            "ImportSomething": frozenset({"Import@it: all"}),
+        },
+        list_operations={"ImportBackendAuth": frozenset({"IMPORT"})},
         statuses=frozenset({"A", "B"}),
         left={"A": 1.5},
         suspects=frozenset({"B"}),
@@ -178,3 +197,7 @@ def test_facts_survive_the_store() -> None:
     stored = {name: str(value) for name, value in facts.to_fields().items()}
     assert LaneFacts.from_fields(stored) == facts
     assert LaneFacts.from_fields({}) == LaneFacts()
+
+
+def test_nothing_is_learned_from_an_adopted_job() -> None:
+    assert learned(answer("COMPLETED", listed=True), adopted=True) == LaneFacts()

@@ -1,4 +1,4 @@
-"""The limiter in simulated time: the Lua of the store against buckets that it isn't told of."""
+"""The limiter in simulated time: the store's Lua code against buckets that it does not know."""
 
 from bisect import bisect_left
 
@@ -6,13 +6,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tests.simulation import LearningLimiter, Outcome, Setting, simulate
+from tests.quotas import LearningLimiter, Outcome, Setting, simulate
 
 steady = settings(derandomize=True, database=None, deadline=None, max_examples=60)
 
 
 SHUT = 1e-9
-"""A rate at which nothing is accepted."""
+"""A rate at which no call is accepted."""
 
 
 def backlog(calls: int) -> tuple[tuple[float, int], ...]:
@@ -54,7 +54,7 @@ def test_a_hidden_quota_is_used_and_hardly_ever_exceeded(seed: int) -> None:
 def test_any_rate_is_learned(
     rate: float, burst: float, calls: int, used: float, refused: float
 ) -> None:
-    """What is not used of a high rate is the way up to it: ten seconds to a thousand a second."""
+    """The unused part of a high rate is the time to reach it: ten seconds to 1,000 per second."""
     outcome = spend(rate, burst, calls)
     assert outcome.used >= used
     assert outcome.share_refused <= refused
@@ -67,31 +67,33 @@ def test_any_rate_is_learned(
     way_ms=st.floats(1, 150),
     seed=st.integers(0, 10**6),
 )
-def test_no_bucket_defeats_it(rate: float, burst_seconds: float, way_ms: float, seed: int) -> None:
+def test_the_limiter_copes_with_every_bucket(
+    rate: float, burst_seconds: float, way_ms: float, seed: int
+) -> None:
     way = way_ms / 1000
     setting = Setting(
         rates=((0, rate),),
         burst=max(3, round(rate * burst_seconds)),
         demand=backlog(round(60 + 60 * rate)),
-        way_seconds=way,
+        transit_seconds=way,
         jitter_seconds=way / 5,
         seed=seed,
     )
     outcome = simulate(LearningLimiter(), setting, until=3600)
-    assert len(outcome.accepted) == setting.demand[0][1], "all are done at last"
+    assert len(outcome.accepted) == setting.demand[0][1], "all calls are accepted in the end"
     assert outcome.used >= 0.75
     assert outcome.share_refused <= 0.15
 
 
-@pytest.mark.parametrize(("way_seconds", "used"), [(0.1, 0.98), (0.25, 0.95), (1, 0.85)])
-def test_slow_answers_cost_little(way_seconds: float, used: float) -> None:
-    """A 429 that comes late says nothing of the calls that were granted since."""
+@pytest.mark.parametrize(("transit_seconds", "used"), [(0.1, 0.98), (0.25, 0.95), (1, 0.85)])
+def test_slow_answers_cost_little(transit_seconds: float, used: float) -> None:
+    """A late 429 proves nothing about calls that were granted later."""
     setting = Setting(
         rates=((0, 10),),
         burst=5,
         demand=backlog(1000),
-        way_seconds=way_seconds,
-        jitter_seconds=way_seconds / 5,
+        transit_seconds=transit_seconds,
+        jitter_seconds=transit_seconds / 5,
     )
     assert simulate(LearningLimiter(), setting).used >= used
 
@@ -126,7 +128,7 @@ def test_a_known_limit_is_used_without_a_429(jitter_seconds: float) -> None:
         rates=((0, 10),),
         burst=5,
         demand=backlog(1000),
-        way_seconds=jitter_seconds,
+        transit_seconds=jitter_seconds,
         jitter_seconds=jitter_seconds,
     )
     outcome = simulate(LearningLimiter(rate=10, burst=5), setting)
@@ -135,7 +137,9 @@ def test_a_known_limit_is_used_without_a_429(jitter_seconds: float) -> None:
 
 
 @pytest.mark.parametrize("burst", [5, 10, 20])
-def test_a_fall_is_noticed_within_seconds_and_a_rise_within_tens(burst: int) -> None:
+def test_a_falling_quota_is_noticed_within_seconds_and_a_rising_one_within_tens_of_seconds(
+    burst: int,
+) -> None:
     setting = Setting(
         rates=((0, 20), (60, 5), (120, 20)), burst=burst, demand=backlog(2700), seed=burst
     )
@@ -147,7 +151,7 @@ def test_a_fall_is_noticed_within_seconds_and_a_rise_within_tens(burst: int) -> 
     assert between(outcome.accepted, 145, 155) >= 0.9 * 20 * 10
 
 
-def test_a_known_rate_that_is_too_high_is_lowered_and_comes_back_when_it_can() -> None:
+def test_a_known_rate_that_is_too_high_is_lowered_and_restored_when_possible() -> None:
     limiter = LearningLimiter(rate=10, burst=5)
     setting = Setting(rates=((0, 10), (30, 3), (90, 10)), burst=5, demand=backlog(1100))
     outcome = simulate(limiter, setting)
@@ -162,7 +166,7 @@ def test_a_known_rate_that_is_too_high_is_lowered_and_comes_back_when_it_can() -
 def test_a_quota_that_was_shut_is_used_again_soon_after_it_opens(
     known: dict[str, float], since: float, seconds: float, refused: int, late: float
 ) -> None:
-    """Nothing says that it opens: it is tried more and more seldom, at last about once a minute."""
+    """Nothing reports that it opens: attempts become rarer, down to about one per minute."""
     opens = since + seconds
     setting = Setting(rates=((0, 10), (since, SHUT), (opens, 10)), burst=5, demand=backlog(4000))
     outcome = simulate(LearningLimiter(**known), setting)
@@ -174,7 +178,7 @@ def test_a_burst_is_discovered_and_used_after_a_rest() -> None:
     bursts = [(10.0 * n, 15) for n in range(1, 20)]
     setting = Setting(rates=((0, 10),), burst=20, demand=((0.0, 400), *bursts))
     limiter = LearningLimiter()
-    # Let the backlog pass; then each burst is due while the bucket is full.
+    # Let the backlog end; then each burst is due while the bucket is full.
     setting = Setting(
         rates=((0, 10),), burst=20, demand=((0.0, 400), *((at + 60, n) for at, n in bursts))
     )
@@ -194,13 +198,13 @@ def test_retry_after_is_obeyed() -> None:
     assert limiter.available(60, due=10)
 
 
-def test_429s_of_calls_that_were_on_the_way_are_one_storm() -> None:
+def test_429s_of_calls_in_transit_count_as_one() -> None:
     limiter = LearningLimiter(rate=100, burst=50)
     grants = [limiter.grant(0) for _ in range(limiter.available(0, due=40))]
     before = limiter.rate
     for grant in grants:
         limiter.refused(1.0, grant, 0)
-    assert limiter.rate == before, "a known rate isn't judged by one moment"
+    assert limiter.rate == before, "a known rate does not change because of one moment"
     learning = LearningLimiter()
     learning.state.tokens = 20
     grants = [learning.grant(0) for _ in range(20)]
@@ -218,7 +222,7 @@ def test_429s_of_calls_that_were_on_the_way_are_one_storm() -> None:
     burst=st.integers(1, 50),
     seed=st.integers(0, 1000),
 )
-def test_a_lane_wakes_after_any_rest_without_a_storm(
+def test_a_lane_resumes_after_any_rest_without_many_429s(
     idle_seconds: float, rate: float, burst: int, seed: int
 ) -> None:
     calls = round(20 + 20 * rate)
@@ -245,7 +249,7 @@ JUNK = st.one_of(
 
 @steady
 @given(damage=st.dictionaries(st.sampled_from(FIELDS), JUNK, min_size=1), lost=st.booleans())
-def test_a_limiter_that_is_lost_or_damaged_still_grants_and_soon_is_right(
+def test_a_lost_or_damaged_limiter_still_grants_and_soon_recovers(
     damage: dict[str, str], *, lost: bool
 ) -> None:
     setting = Setting(rates=((0, 10),), burst=5, demand=backlog(150))

@@ -1,4 +1,4 @@
-"""Logs: one JSON line an event, and no secrets in it."""
+"""Logs: one line of JSON for each event, without secrets."""
 
 import json
 import logging
@@ -10,8 +10,9 @@ from typing import Any
 import pytest
 import structlog
 
-from config.logging import MASK, configure_logging, mask_secrets, mask_text
+from config.logging import configure_logging, mask_secrets
 from config.settings import Settings
+from config.text import MASK, mask_text
 
 PASSWORD = "hunter2"
 URL = f"redis://user:{PASSWORD}@store:6379/0"
@@ -19,7 +20,7 @@ URL = f"redis://user:{PASSWORD}@store:6379/0"
 
 @pytest.fixture
 def _kept_logging() -> Iterator[None]:
-    """Give everybody else's logging back afterwards."""
+    """Restore the logging of other tests."""
     loggers = [logging.getLogger(), *map(logging.getLogger, list(logging.root.manager.loggerDict))]
     levels = [logger.level for logger in loggers]
     handlers = logging.getLogger().handlers[:]
@@ -31,7 +32,7 @@ def _kept_logging() -> Iterator[None]:
 
 
 def configured(**settings: str) -> StringIO:
-    """Configure logging; return what will have been written to standard error."""
+    """Configure logging; return what is written to standard error."""
     stream = StringIO()
     with redirect_stderr(stream):
         configure_logging(Settings.model_validate(settings))
@@ -43,7 +44,7 @@ LogLine = Callable[[], dict[str, Any]]
 
 @pytest.fixture
 def log_line(_kept_logging: None) -> LogLine:
-    """Configure JSON logs; return a function that returns the one line written."""
+    """Configure JSON logs; return a function that returns the only line written."""
     stderr = configured(log_format="json", log_level="INFO")
 
     def line() -> dict[str, Any]:
@@ -62,17 +63,17 @@ def log_line(_kept_logging: None) -> LogLine:
         *("password", "PASSWD", "Authorization", "credentials", "signature"),
     ],
 )
-def test_a_value_whose_name_says_secret_is_masked(name: str) -> None:
+def test_a_value_with_a_secret_name_is_masked(name: str) -> None:
     assert mask_secrets(None, "info", {"event": "e", name: PASSWORD}) == {"event": "e", name: MASK}
 
 
 @pytest.mark.parametrize("value", [PASSWORD.encode(), [PASSWORD], {"value": PASSWORD}, 1234])
-def test_a_secret_that_is_no_text_is_masked_too(value: object) -> None:
+def test_a_secret_that_is_not_text_is_masked_too(value: object) -> None:
     assert mask_secrets(None, "info", {"event": "e", "password": value})["password"] == MASK
 
 
 @pytest.mark.parametrize("name", ["import_id", "target", "lane", "attempts", "job_id"])
-def test_a_value_whose_name_says_nothing_is_kept(name: str) -> None:
+def test_a_value_with_an_ordinary_name_is_kept(name: str) -> None:
     assert mask_secrets(None, "info", {name: "acme"}) == {name: "acme"}
 
 
@@ -132,7 +133,7 @@ def test_a_text_of_many_lines_is_still_one_line(log_line: LogLine) -> None:
     assert log_line()["error"] == "two\nlines\r\n\x00"
 
 
-def test_the_standard_librarys_records_go_the_same_way(log_line: LogLine) -> None:
+def test_records_of_the_standard_library_are_processed_the_same_way(log_line: LogLine) -> None:
     logging.getLogger("celery.worker").warning("Connected to %s", URL)
     line = log_line()
     assert line["level"] == "warning"
@@ -165,7 +166,7 @@ def test_no_secret_hides_within_a_value(log_line: LogLine, value: object) -> Non
     assert PASSWORD not in json.dumps(log_line())
 
 
-def test_what_is_below_the_level_is_not_written(log_line: LogLine) -> None:
+def test_events_below_the_level_are_not_written(log_line: LogLine) -> None:
     structlog.get_logger().debug("call.answered")
     logging.getLogger("celery").debug("quiet")
     logging.getLogger("botocore.hooks").info("noise")
@@ -184,7 +185,7 @@ def test_configuring_twice_does_not_double_the_lines() -> None:
 
 @pytest.mark.usefixtures("_kept_logging")
 @pytest.mark.parametrize(("log_format", "opening"), [("auto", "{"), ("console", "2")])
-def test_json_is_written_where_no_terminal_is(log_format: str, opening: str) -> None:
+def test_json_is_written_without_a_terminal(log_format: str, opening: str) -> None:
     stderr = configured(log_format=log_format)
     structlog.get_logger().info("import.started", password=PASSWORD)
     text = stderr.getvalue()
@@ -194,7 +195,7 @@ def test_json_is_written_where_no_terminal_is(log_format: str, opening: str) -> 
 
 
 @pytest.mark.usefixtures("_kept_logging")
-def test_a_terminal_obeys_nothing_that_is_logged() -> None:
+def test_logged_control_characters_do_not_reach_a_terminal() -> None:
     stderr = configured(log_format="console")
     structlog.get_logger().warning("import.failed", error="\x1b]0;taken\x07", name="\x9b 2J")
     logging.getLogger("celery").warning("Received task: %s", "\x1b[2J\x9b")

@@ -1,4 +1,4 @@
-"""The operator's policy: intervals stay within bounds, statuses are read whatever their case."""
+"""The operator's policy: intervals have limits, and the case of statuses is ignored."""
 
 import pytest
 from hypothesis import assume, given, settings
@@ -29,7 +29,7 @@ def policy(poll_min_seconds: float = 3, poll_max_seconds: float = 60) -> Policy:
 @pytest.mark.parametrize(
     ("polls", "seconds"), [(0, 4), (1, 6), (2, 9), (3, 13.5), (10, 60), (10**9, 60)]
 )
-def test_polls_grow_apart_by_half_up_to_the_longest_interval(polls: int, seconds: float) -> None:
+def test_poll_intervals_grow_by_half_up_to_the_longest(polls: int, seconds: float) -> None:
     assert policy(poll_min_seconds=4).poll_delay(polls, 0.5) == pytest.approx(seconds)
 
 
@@ -69,7 +69,7 @@ def test_the_bound_of_a_retry_doubles_up_to_five_minutes(attempts: int, longest:
 
 @steady
 @given(attempts=counts, jitter=jitters)
-def test_a_retry_never_waits_for_nothing_nor_for_ever(attempts: int, jitter: float) -> None:
+def test_the_wait_before_a_retry_is_positive_and_limited(attempts: int, jitter: float) -> None:
     assert 0.5 <= policy().retry_delay(attempts, jitter) <= 0.5 + RETRY_MAX_SECONDS
 
 

@@ -1,4 +1,4 @@
-"""Import requests: what the contract allows is accepted, anything else is refused by name."""
+"""Import requests: what the contract allows is accepted, anything else is refused and named."""
 
 import json
 from collections.abc import Mapping
@@ -12,10 +12,11 @@ from worker.domain.requests import (
     DEFAULT_ACCOUNT,
     MAX_REQUEST_BYTES,
     SHOWN_CHARACTERS,
-    ImportRequest,
     InvalidRequestError,
     derive_import_id,
 )
+from worker.operations.import_backend_auth import ImportBackendAuthRequest
+from worker.operations.registry import OPERATIONS
 
 steady = settings(derandomize=True, database=None, deadline=None, max_examples=60)
 
@@ -78,7 +79,7 @@ good_requests = st.fixed_dictionaries(
     optional={name: PATTERNS[name] for name in OPTIONAL},
 )
 
-any_text = st.text(st.characters())  # lone surrogates too: JSON can spell them
+any_text = st.text(st.characters())  # including lone surrogates, which JSON can encode
 json_values = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats() | any_text,
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(any_text, inner, max_size=3),
@@ -87,9 +88,9 @@ json_values = st.recursive(
 
 
 def refusal(members: object) -> InvalidRequestError:
-    """Return the error that `members` are refused with."""
+    """Return the error with which `members` are refused."""
     with pytest.raises(InvalidRequestError) as caught:
-        ImportRequest.parse(members)
+        OPERATIONS.parse(members)
     return caught.value
 
 
@@ -102,14 +103,14 @@ def named(error: InvalidRequestError) -> list[str]:
 
 
 def repeats_much_of(error: InvalidRequestError, value: object) -> bool:
-    """Tell whether the message holds more of the value than an error may show."""
+    """Return whether the message repeats more of the value than an error may show."""
     text, longest = str(value), SHOWN_CHARACTERS + 1
     starts = range(len(text) - longest + 1)
     return any(text[start : start + longest] in str(error) for start in starts)
 
 
 def deepest_json() -> Any:
-    """Return the most deeply nested list that the JSON decoder reads at this depth of the stack."""
+    """Return the most deeply nested list that the JSON decoder reads at this stack depth."""
     for depth in range(2000, 0, -1):
         try:
             return json.loads("[" * depth + "]" * depth)
@@ -119,7 +120,7 @@ def deepest_json() -> Any:
 
 
 def test_the_contract_has_exactly_these_members() -> None:
-    assert set(ImportRequest.model_fields) == set(FIELD_OF.values())
+    assert set(ImportBackendAuthRequest.model_fields) == {"operation", *FIELD_OF.values()}
 
 
 @pytest.mark.parametrize(("member", "value"), FULL.items(), ids=FULL)
@@ -127,7 +128,7 @@ def test_the_contract_has_exactly_these_members() -> None:
 def test_a_member_is_accepted_in_both_spellings(spelling: str, member: str, value: Any) -> None:
     name = member if spelling == "camelCase" else FIELD_OF[member]
     others = {other: kept for other, kept in REQUIRED.items() if other != member}
-    request = ImportRequest.parse({**others, name: value})
+    request = OPERATIONS.parse({**others, name: value})
     assert getattr(request, FIELD_OF[member]) == value
 
 
@@ -138,7 +139,7 @@ def test_a_required_member_is_required(member: str) -> None:
 
 
 def test_optional_members_have_the_defaults_of_the_contract() -> None:
-    request = ImportRequest.parse(REQUIRED)
+    request = OPERATIONS.parse(REQUIRED)
     assert request.account == DEFAULT_ACCOUNT == "default"
     assert request.priority == "normal"
     assert request.metadata == {}
@@ -150,7 +151,7 @@ def test_optional_members_have_the_defaults_of_the_contract() -> None:
     "region", ["us-east-1", "us-gov-west-1", "ap-southeast-2", "cn-north-1", "us-iso-east-1"]
 )
 def test_the_regions_of_all_partitions_are_accepted(region: str) -> None:
-    assert ImportRequest.parse({**REQUIRED, "region": region}).region == region
+    assert OPERATIONS.parse({**REQUIRED, "region": region}).region == region
 
 
 @pytest.mark.parametrize(
@@ -169,23 +170,23 @@ def test_the_regions_of_all_partitions_are_accepted(region: str) -> None:
     ids=lambda value: value if isinstance(value, str) and len(value) < 32 else "",
 )
 def test_the_longest_value_is_still_accepted(member: str, value: Any) -> None:
-    request = ImportRequest.parse({**REQUIRED, member: value})
+    request = OPERATIONS.parse({**REQUIRED, member: value})
     assert getattr(request, FIELD_OF[member]) == value
 
 
-# Bytes are no JSON, but kombu spells them in it.
+# Bytes are not JSON, but kombu can encode them in it.
 WRONG_TYPES: Final[list[object]] = [True, 5, 1.5, None, b"d1", [], {}, ["x"], {"x": "y"}]
 
 
 @pytest.mark.parametrize("value", WRONG_TYPES, ids=repr)
 @pytest.mark.parametrize("member", [*REQUIRED, "account"])
-def test_text_that_must_be_given_is_never_another_type(member: str, value: object) -> None:
+def test_required_text_must_be_a_string(member: str, value: object) -> None:
     assert named(refusal_of(member, value)) == [member]
 
 
 @pytest.mark.parametrize("value", [value for value in WRONG_TYPES if value is not None], ids=repr)
 @pytest.mark.parametrize("member", ["identityPoolId", "region", "idempotencyKey", "batchId"])
-def test_text_that_may_be_absent_is_never_another_type(member: str, value: object) -> None:
+def test_optional_text_must_be_a_string(member: str, value: object) -> None:
     assert named(refusal_of(member, value)) == [member]
 
 
@@ -208,7 +209,7 @@ TEXTS: Final = [
         pytest.param(lambda text: text + "\ud800", id="a lone surrogate"),
     ],
 )
-def test_text_that_nobody_means_is_refused(member: str, spoil: Any) -> None:
+def test_malformed_text_is_refused(member: str, spoil: Any) -> None:
     value = spoil(FULL[member])
     error = refusal_of(member, value)
     assert named(error) == [member]
@@ -331,7 +332,7 @@ def test_an_overlong_metadata_key_is_not_repeated_in_full() -> None:
         (("app", "id"), "app"),
     ],
 )
-def test_a_member_that_the_contract_does_not_know_is_named(name: object, shown: str) -> None:
+def test_an_unknown_member_is_named(name: object, shown: str) -> None:
     members: dict[object, Any] = {name: "x"}
     error = refusal(members | FULL)
     assert len(error.problems) == 1
@@ -362,7 +363,7 @@ def test_one_member_in_both_spellings_is_refused(member: str) -> None:
 @pytest.mark.parametrize(
     "members", [None, True, 7, 1.5, "text", b"{}", [], [REQUIRED], ("appId",)], ids=repr
 )
-def test_what_is_no_object_is_refused(members: object) -> None:
+def test_a_request_that_is_not_an_object_is_refused(members: object) -> None:
     error = refusal(members)
     assert named(error) == ["request"]
     assert not repeats_much_of(error, members)
@@ -416,15 +417,15 @@ def test_a_value_nested_as_deep_as_json_can_be_is_refused_by_name(member: str) -
 @steady
 @given(members=good_requests)
 def test_a_good_request_survives_a_round_trip_through_json(members: dict[str, Any]) -> None:
-    request = ImportRequest.parse(members)
-    again = ImportRequest.parse(json.loads(request.to_json()))
+    request = OPERATIONS.parse(members)
+    again = OPERATIONS.parse(json.loads(request.to_json()))
     assert again == request
     assert again.fingerprint == request.fingerprint
-    assert ImportRequest.model_validate_json(request.to_json()) == request
+    assert ImportBackendAuthRequest.model_validate_json(request.to_json()) == request
 
 
 def test_absent_members_are_absent_from_the_json() -> None:
-    members = json.loads(ImportRequest.parse(REQUIRED).to_json())
+    members = json.loads(OPERATIONS.parse(REQUIRED).to_json())
     assert members == {**REQUIRED, "account": "default", "priority": "normal", "metadata": {}}
 
 
@@ -433,14 +434,14 @@ def test_absent_members_are_absent_from_the_json() -> None:
 def test_both_spellings_have_the_same_fingerprint(members: dict[str, Any]) -> None:
     in_snake_case = {FIELD_OF[name]: value for name, value in members.items()}
     backwards = dict(reversed(in_snake_case.items()))
-    expected = ImportRequest.parse(members).fingerprint
-    assert ImportRequest.parse(in_snake_case).fingerprint == expected
-    assert ImportRequest.parse(backwards).fingerprint == expected
+    expected = OPERATIONS.parse(members).fingerprint
+    assert OPERATIONS.parse(in_snake_case).fingerprint == expected
+    assert OPERATIONS.parse(backwards).fingerprint == expected
 
 
 def test_the_order_of_metadata_does_not_count_in_the_fingerprint() -> None:
     one, other = {"a": "1", "b": "2"}, {"b": "2", "a": "1"}
-    first, second = (ImportRequest.parse({**REQUIRED, "metadata": m}) for m in (one, other))
+    first, second = (OPERATIONS.parse({**REQUIRED, "metadata": m}) for m in (one, other))
     assert first.fingerprint == second.fingerprint
 
 
@@ -450,7 +451,7 @@ def test_any_changed_member_changes_the_fingerprint(
     members: dict[str, Any], member: str, data: st.DataObject
 ) -> None:
     changed = {**members, member: data.draw(PATTERNS[member])}
-    before, after = ImportRequest.parse(members), ImportRequest.parse(changed)
+    before, after = OPERATIONS.parse(members), OPERATIONS.parse(changed)
     same_but_for_the_batch = before == after.model_copy(update={"batch_id": before.batch_id})
     assert (before.fingerprint == after.fingerprint) == same_but_for_the_batch
 
@@ -466,15 +467,15 @@ def test_each_member_counts_in_the_fingerprint(member: str) -> None:
         "metadata": {"ticket": "OPS-2"},
         "identityPoolId": "us-east-1:0a",
     }
-    changed = ImportRequest.parse({**FULL, member: other[member]})
-    assert changed.fingerprint != ImportRequest.parse(FULL).fingerprint
+    changed = OPERATIONS.parse({**FULL, member: other[member]})
+    assert changed.fingerprint != OPERATIONS.parse(FULL).fingerprint
 
 
 def read_or_refuse(members: object) -> None:
-    """Parse; what is accepted can be stored, what is refused is explained in a printable line."""
+    """Parse; accepted requests can be stored, refusals have a printable explanation."""
     error = None
     try:
-        request = ImportRequest.parse(members)
+        request = OPERATIONS.parse(members)
     except InvalidRequestError as refused:
         error = refused
     if error is None:
@@ -501,11 +502,11 @@ def test_any_json_is_read_or_refused(members: object) -> None:
         max_size=4,
     )
 )
-def test_a_spoiled_request_is_read_or_refused(spoiled: Mapping[str, Any]) -> None:
+def test_a_damaged_request_is_read_or_refused(spoiled: Mapping[str, Any]) -> None:
     read_or_refuse({**FULL, **spoiled})
 
 
-def test_an_import_id_is_derived_the_same_for_ever() -> None:
+def test_the_derived_import_id_never_changes() -> None:
     assert derive_import_id("june", 0) == "ce1a674a-4f4c-5db9-857b-bb5948d12d1a"
 
 

@@ -1,4 +1,4 @@
-"""Token buckets, with time passed in."""
+"""Token buckets; the tests pass the time."""
 
 import pytest
 
@@ -33,7 +33,7 @@ def test_a_rate_may_change_in_the_middle_of_a_wait() -> None:
     bucket = TokenBucket(Bucket(rate=0.05, burst=10), changes)
     for _ in range(10):
         assert bucket.take(0) == 0
-    # Half a token by second 10, then one a second.
+    # Half a token by second 10, then one per second.
     assert bucket.take(10.5) == 0
     assert bucket.take(10.5) == pytest.approx(1)
     assert bucket.take(11.5) == 0
@@ -43,7 +43,7 @@ def test_a_rate_may_change_in_the_middle_of_a_wait() -> None:
     assert bucket.take(20) == pytest.approx(0.05, abs=0.05)
 
 
-def test_an_unnamed_change_is_for_all_buckets_and_a_named_one_for_its_own() -> None:
+def test_a_change_without_a_bucket_affects_all_and_one_with_a_bucket_only_that() -> None:
     quota = Quota.model_validate(
         {
             "starts": {"rate": 1, "burst": 1},
@@ -70,7 +70,7 @@ def test_a_quota_without_buckets_does_not_limit() -> None:
     limiter.check_running(10**6)
 
 
-def test_a_retry_after_date_never_invites_too_early() -> None:
+def test_a_retry_after_date_is_never_too_early() -> None:
     quota = Quota.model_validate(
         {"reads": {"rate": 1, "burst": 1}, "retry_after": "date", "limit_type": "READS"}
     )
@@ -80,5 +80,5 @@ def test_a_retry_after_date_never_invites_too_early() -> None:
     with pytest.raises(ApiError) as caught:
         limiter.admit(OperationClass.READS, now)
     assert caught.value.members == {"limitType": "READS"}
-    # 22:13:20.5 and one second: a token is there at :21.5.
+    # One second after 22:13:20.5 there is a token.
     assert caught.value.headers == {"Retry-After": "Tue, 14 Nov 2023 22:13:22 GMT"}

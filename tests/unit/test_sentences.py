@@ -1,4 +1,4 @@
-"""The lines of a history as people read them."""
+"""The lines of a history as people see them."""
 
 import json
 
@@ -22,14 +22,14 @@ ALL_DETAILS = {
 
 
 @pytest.mark.parametrize("what", [what for what in What if what.value not in TERMINAL])
-def test_all_that_may_happen_has_words_of_its_own(what: What) -> None:
-    told = sentence(Line.from_json(json.dumps({"at": 2000, "what": what, **ALL_DETAILS})))
-    assert told != f"{what}: HTTP 504"
-    assert "$" not in told
+def test_every_kind_of_entry_has_its_own_sentence(what: What) -> None:
+    shown = sentence(Line.from_json(json.dumps({"at": 2000, "what": what, **ALL_DETAILS})))
+    assert shown != f"{what}: HTTP 504"
+    assert "$" not in shown
 
 
 @pytest.mark.parametrize(
-    ("text", "told"),
+    ("text", "shown"),
     [
         ('{"at": 2, "what": "succeeded", "job_id": "j"}', "succeeded"),
         ('{"at": 2, "what": "failed", "error": "no $pool"}', "failed: no $pool"),
@@ -37,17 +37,17 @@ def test_all_that_may_happen_has_words_of_its_own(what: What) -> None:
         ('{"at": 2, "what": "brand_new"}', "brand_new"),
         (
             '{"at": 2, "what": "running", "job_id": "j", "adopted": true}',
-            "job j runs; it was found when AWS was asked",
+            "job j is running; found in the list of jobs",
         ),
         (
             '{"at": 9000, "since": 2000, "times": 1500, "what": "throttled", "seconds": 0}',
-            "throttled by AWS; back to its place, not counted (1,500 times within 7 s)",
+            "throttled by AWS; back in line, the attempt does not count (1,500 times within 7 s)",
         ),
         (
             '{"at": 2, "what": "retry", "seconds": 2.5, "error": "HTTP 504"}',
-            "AWS has no such job; to be started again in 2.5 s: HTTP 504",
+            "AWS has no job for it; next start in 2.5 s: HTTP 504",
         ),
     ],
 )
-def test_a_line_says_what_was_noted(text: str, told: str) -> None:
-    assert sentence(Line.from_json(text)) == told
+def test_a_line_describes_the_recorded_entry(text: str, shown: str) -> None:
+    assert sentence(Line.from_json(text)) == shown

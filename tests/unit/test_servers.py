@@ -1,4 +1,4 @@
-"""URLs of Redis servers: read once, and spelled as kombu, Celery and redis-py each want them."""
+"""URLs of Redis servers: parsed once, and converted for kombu, Celery and redis-py."""
 
 from pathlib import Path
 from typing import Any
@@ -24,7 +24,7 @@ def test_sentinels_are_named_with_their_primary() -> None:
     assert server.tls is None
 
 
-def test_broker_and_results_get_the_sentinels_as_kombu_and_celery_read_them() -> None:
+def test_broker_and_results_get_the_sentinels_in_the_formats_of_kombu_and_celery() -> None:
     config = config_of(WATCHED)
     url = "sentinel://u:p%40ss@a:1/3;sentinel://u:p%40ss@b:26379/3"
     assert config["broker_url"] == config["result_backend"] == url
@@ -34,20 +34,20 @@ def test_broker_and_results_get_the_sentinels_as_kombu_and_celery_read_them() ->
     assert {queue.name for queue in config["task_queues"]} >= {"imports", "imports.admit"}
 
 
-def test_sentinels_may_have_a_login_of_their_own() -> None:
+def test_sentinels_may_have_separate_credentials() -> None:
     server = server_of("sentinel://a?master_name=m&sentinel_username=s&sentinel_password=t%26")
     assert server.login == {}
     assert server.sentinel_arguments.items() >= {"username": "s", "password": "t&"}.items()
 
 
 @pytest.mark.parametrize("url", ["rediss://a", "sentinel://a?master_name=m&ssl=true"])
-def test_a_certificate_is_verified_unless_the_url_says_otherwise(url: str) -> None:
+def test_a_certificate_is_verified_unless_the_url_disables_that(url: str) -> None:
     config = config_of(url)
     for name in ("broker_use_ssl", "redis_backend_use_ssl"):
         assert config[name] == {"ssl_cert_reqs": "required"}
 
 
-def test_tls_is_spelled_beside_the_url(tmp_path: Path) -> None:
+def test_tls_options_are_separate_from_the_url(tmp_path: Path) -> None:
     authority = tmp_path / "my authority.pem"
     authority.touch()
     config = config_of(
@@ -81,7 +81,7 @@ def test_a_plain_url_stays_as_it_is(url: str) -> None:
         ("sentinel://:secret@a?master_name=m&ssl_ca_certs=x", "needs ssl=true"),
         ("sentinel://:secret@a?master_name=m&timeout=3", "timeout is not known"),
         ("redis://:secret@a;redis://:secret@b", "several hosts"),
-        ("redis://:secret@a?master_name=m", "for sentinel://"),
+        ("redis://:secret@a?master_name=m", "only with sentinel://"),
         ("redis://:secret@a?ssl_ca_certs=x", "needs rediss://"),
         ("redis://:sec/ret@a", "percent-encoded"),
         ("redis://:secret@a:port", "percent-encoded"),
@@ -111,7 +111,7 @@ def test_a_bad_url_is_named_and_its_password_is_not(
     assert "sec" not in str(caught.value)
 
 
-def test_a_broker_of_another_make_is_passed_on() -> None:
+def test_another_kind_of_broker_is_passed_through() -> None:
     settings = Settings.model_validate({"broker_url": "amqp://a;amqp://b"})
     assert celery_config(settings)["broker_url"] == "amqp://a;amqp://b"
 
@@ -124,7 +124,7 @@ def test_a_broker_of_another_make_is_passed_on() -> None:
         "redis+socket://u:p%40@/run/a%20b%3B%25/redis.sock?virtual_host=3",
     ],
 )
-def test_a_socket_is_spelled_for_each_driver(url: str) -> None:
+def test_a_socket_url_is_converted_for_each_driver(url: str) -> None:
     server = server_of(url)
     assert (server.path, server.hosts) == ("/run/a b;%/redis.sock", ())
     assert server.redis_url == "unix://u:p%40@/run/a%20b%3B%25/redis.sock?db=3"

@@ -35,12 +35,15 @@ DEFAULTS: dict[str, Any] = {
     "worker_concurrency": 8,
     "log_format": "auto",
     "log_level": "INFO",
+    "metrics_port": 0,
+    "metrics_host": "127.0.0.1",
+    "metrics_store": False,
 }
 
 
 @pytest.fixture(autouse=True)
 def _no_settings(monkeypatch: pytest.MonkeyPatch) -> None:
-    """An environment without settings of ours, whoever runs the tests."""
+    """Remove this project's settings from the environment."""
     for name in os.environ:
         if name.upper().startswith("IMPORTS_"):
             monkeypatch.delenv(name)
@@ -52,7 +55,7 @@ def load(monkeypatch: pytest.MonkeyPatch, **variables: str) -> Settings:
     return load_settings()
 
 
-def test_a_lanes_file_is_found_behind_a_stray_blank(
+def test_a_lanes_file_is_found_despite_a_stray_blank(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     (tmp_path / "lanes.toml").write_text("[defaults]\nmax_running = 7\n")
@@ -61,16 +64,14 @@ def test_a_lanes_file_is_found_behind_a_stray_blank(
 
 
 @pytest.mark.parametrize("variable", ["AWS_REGION", "AWS_DEFAULT_REGION"])
-def test_a_region_that_is_none_stops_the_start(
-    monkeypatch: pytest.MonkeyPatch, variable: str
-) -> None:
-    said = refusal(monkeypatch, **{variable: "us_east_1"})
-    assert said == f'{variable}: must look like eu-central-1, got "us_east_1"'
+def test_an_invalid_region_stops_the_start(monkeypatch: pytest.MonkeyPatch, variable: str) -> None:
+    errors = refusal(monkeypatch, **{variable: "us_east_1"})
+    assert errors == f'{variable}: must look like eu-central-1, got "us_east_1"'
     load(monkeypatch, **{variable: " us-east-1\n"})
     load(monkeypatch, **{variable: " "})
 
 
-def test_a_region_is_one_for_settings_and_requests() -> None:
+def test_settings_and_requests_accept_the_same_regions() -> None:
     assert f"^{REGION.pattern}$" == REGION_PATTERN.pattern
 
 
@@ -118,6 +119,9 @@ def test_every_setting_has_its_default(name: str, value: object) -> None:
         ("IMPORTS_WORKER_CONCURRENCY", "2", 2),
         ("IMPORTS_LOG_FORMAT", "json", "json"),
         ("IMPORTS_LOG_LEVEL", "DEBUG", "DEBUG"),
+        ("IMPORTS_METRICS_PORT", "9464", 9464),
+        ("IMPORTS_METRICS_HOST", "0.0.0.0", "0.0.0.0"),
+        ("IMPORTS_METRICS_STORE", "true", True),
     ],
 )
 def test_a_setting_is_read_from_its_variable(
@@ -128,7 +132,7 @@ def test_a_setting_is_read_from_its_variable(
 
 
 @pytest.mark.parametrize("name", DEFAULTS)
-def test_an_empty_variable_is_none(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+def test_an_empty_variable_counts_as_unset(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
     settings = load(monkeypatch, **{f"IMPORTS_{name.upper()}": ""})
     assert getattr(settings, name) == DEFAULTS[name]
 
@@ -159,6 +163,9 @@ def test_an_empty_variable_is_none(monkeypatch: pytest.MonkeyPatch, name: str) -
         ("IMPORTS_WORKER_CONCURRENCY", "many"),
         ("IMPORTS_LOG_FORMAT", "xml"),
         ("IMPORTS_LOG_LEVEL", "LOUD"),
+        ("IMPORTS_METRICS_PORT", "65536"),
+        ("IMPORTS_METRICS_PORT", "-1"),
+        ("IMPORTS_METRICS_STORE", "perhaps"),
     ],
 )
 def test_a_bad_setting_is_named(monkeypatch: pytest.MonkeyPatch, variable: str, text: str) -> None:
@@ -179,14 +186,14 @@ def test_the_shortest_interval_is_not_longer_than_the_longest(
     assert "IMPORTS_POLL_MAX_SECONDS" in message
 
 
-def test_no_status_stands_for_success_and_for_failure(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_no_status_means_both_success_and_failure(monkeypatch: pytest.MonkeyPatch) -> None:
     message = refusal(monkeypatch, IMPORTS_SUCCESS_STATUSES="done, failed")
     assert "FAILED" in message
     assert "IMPORTS_SUCCESS_STATUSES" in message
     assert "IMPORTS_FAILURE_STATUSES" in message
 
 
-def test_broker_and_results_are_in_the_store_unless_told_otherwise(
+def test_broker_and_results_are_in_the_store_unless_configured_otherwise(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     settings = load(monkeypatch, IMPORTS_REDIS_URL="redis://store")
@@ -205,7 +212,7 @@ def test_a_claim_outlives_its_call(
 
 @pytest.fixture
 def lanes_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A lanes file that the settings name, still to be written."""
+    """The path of the lanes file in the settings; the test writes the file."""
     path = tmp_path / "lanes.toml"
     monkeypatch.setenv("IMPORTS_LANES_FILE", str(path))
     return path
@@ -218,7 +225,7 @@ def lanes_refusal(path: Path) -> str:
     return str(caught.value)
 
 
-def test_without_a_lanes_file_no_lane_has_limits_of_its_own() -> None:
+def test_without_a_lanes_file_no_lane_has_its_own_limits() -> None:
     assert load_settings().lanes == {}
 
 
@@ -233,7 +240,7 @@ def test_a_lanes_file_gives_each_lane_its_limits(lanes_file: Path) -> None:
     }
 
 
-def test_lanes_without_limits_of_their_own_have_those_of_the_file_then_the_variables(
+def test_lanes_without_their_own_limits_have_those_of_the_file_then_the_variables(
     lanes_file: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     lanes_file.write_text("[defaults]\nstart_rate = 2\nmax_running = 9\n")
@@ -270,14 +277,14 @@ def test_a_missing_lanes_file_is_named(lanes_file: Path) -> None:
     assert "IMPORTS_LANES_FILE" in lanes_refusal(lanes_file)
 
 
-def test_a_bad_lanes_file_is_told_when_the_settings_are_loaded(
+def test_a_bad_lanes_file_is_reported_when_the_settings_are_loaded(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     with pytest.raises(SettingsError, match=r"IMPORTS_LANES_FILE .*absent\.toml"):
         load(monkeypatch, IMPORTS_LANES_FILE=str(tmp_path / "absent.toml"))
 
 
-def test_a_lanes_file_that_is_no_text_is_named(lanes_file: Path) -> None:
+def test_a_lanes_file_that_is_not_text_is_named(lanes_file: Path) -> None:
     lanes_file.write_bytes(b"\xff\xfe\x00")
     lanes_refusal(lanes_file)
 
@@ -318,6 +325,6 @@ def test_the_lane_that_holds_a_bad_member_is_named(lanes_file: Path, lane: str) 
     assert "acme/eu-central-1" in lanes_refusal(lanes_file)
 
 
-def test_a_lane_that_is_no_table_is_named(lanes_file: Path) -> None:
+def test_a_lane_that_is_not_a_table_is_named(lanes_file: Path) -> None:
     lanes_file.write_text('[lanes]\n"acme/eu-central-1" = 5\n')
     assert "acme/eu-central-1" in lanes_refusal(lanes_file)

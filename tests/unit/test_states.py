@@ -1,4 +1,4 @@
-"""The life of an import: each lettered edge, and what derives from the table."""
+"""The life of an import: each lettered transition, and what is derived from the table."""
 
 from collections import Counter
 
@@ -7,7 +7,7 @@ import pytest
 from worker.domain.errors import ERROR_OF_STATE
 from worker.domain.states import EDGES, TERMINAL, Edge, State, sources_of
 
-# The contract's own words: `docs/architecture.md` draws these letters.
+# The contract: `docs/architecture.md` shows these letters.
 DRAWN = {
     "a": (None, "waiting"),
     "b": (None, "rejected"),
@@ -27,7 +27,7 @@ DRAWN = {
 
 
 @pytest.mark.parametrize("edge", EDGES, ids=lambda edge: f"{edge.letter}: {edge.cause}")
-def test_an_edge_leads_where_it_is_drawn(edge: Edge) -> None:
+def test_a_transition_leads_to_the_documented_state(edge: Edge) -> None:
     assert (edge.source, edge.target) == DRAWN[edge.letter]
     assert edge.cause
     if edge.source:
@@ -37,11 +37,11 @@ def test_an_edge_leads_where_it_is_drawn(edge: Edge) -> None:
         assert edge.target in (State.WAITING, State.REJECTED)
 
 
-def test_every_drawn_letter_is_one_edge() -> None:
+def test_every_documented_letter_is_one_transition() -> None:
     assert Counter(edge.letter for edge in EDGES) == Counter(list(DRAWN))
 
 
-def test_no_two_edges_join_the_same_states() -> None:
+def test_no_two_transitions_join_the_same_states() -> None:
     assert len({(edge.source, edge.target) for edge in EDGES}) == len(EDGES)
 
 
@@ -49,7 +49,7 @@ def test_exactly_the_five_states_of_the_contract_are_terminal() -> None:
     assert {"succeeded", "failed", "rejected", "timed_out", "cancelled"} == TERMINAL
 
 
-def test_every_state_is_reached_from_the_door() -> None:
+def test_every_state_is_reached_from_admission() -> None:
     reached: set[State | None] = {None}
     for _ in State:
         reached |= {edge.target for edge in EDGES if edge.source in reached}
@@ -81,5 +81,5 @@ def test_a_state_is_entered_from_its_sources_only(target: State, sources: set[st
     assert sources_of(target) == sources
 
 
-def test_every_bad_end_has_its_error() -> None:
+def test_every_unsuccessful_end_has_its_error() -> None:
     assert set(ERROR_OF_STATE) == TERMINAL - {State.SUCCEEDED}

@@ -1,4 +1,4 @@
-"""Times as AWS's services write them."""
+"""Times in the formats of AWS services."""
 
 import pytest
 
@@ -52,5 +52,5 @@ def test_a_time_is_as_exact_as_it_is_written(text: str, within: float) -> None:
 @pytest.mark.parametrize(
     "value", [None, "", "soon", True, [1], {}, "1e400", float("nan"), "2026-13-45", "10:15"]
 )
-def test_what_is_no_time_is_none(value: object) -> None:
+def test_text_that_is_not_a_time_is_none(value: object) -> None:
     assert read_time(value) is None

@@ -1,1 +1,1 @@
-"""The command line: `amplify-import`."""
+"""The command line `amplify-import`."""

@@ -1,4 +1,4 @@
-"""`amplify-import audit`: whether every promise held, of the whole store or of a batch."""
+"""`amplify-import audit`: checks every promise, for the whole store or for one batch."""
 
 import asyncio
 import json
@@ -10,11 +10,11 @@ from rich.table import Table
 from rich.text import Text
 
 from config.settings import Settings, load_settings
+from worker.audit.auditor import AuditReport
+from worker.audit.auditor import audit as audit_store
+from worker.audit.promises import Promise
 from worker.cli.client import make_console, not_known_batch, open_store
 from worker.cli.progress import is_plain
-from worker.store.audit import AuditReport
-from worker.store.audit import audit as audit_store
-from worker.store.promises import Promise
 from worker.store.views import ImportViews
 
 VIOLATIONS_SHOWN: Final = 20
@@ -26,17 +26,17 @@ VIOLATIONS_SHOWN: Final = 20
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
 @click.pass_context
 def audit(context: click.Context, batch_id: str, *, everything: bool, as_json: bool) -> None:
-    """Hold the store against its promises: all of it, or one batch.
+    """Check that every promise held, in the whole store or in one batch.
 
-    It only reads, and may run beside workers. Give it the workers' settings: their lease and
-    retention times are what it measures by. Ends with 1 when a promise did not hold.
+    It only reads, and can run while workers do. Give it the workers' settings, because it measures
+    by their lease and retention times. Exits with 1 if it finds a violation.
     """
     report = asyncio.run(_audit(load_settings(), batch_id))
     if as_json:
         click.echo(json.dumps(_as_json(report)))
     else:
         _print(report, None if everything else VIOLATIONS_SHOWN)
-    context.exit(0 if report.held else 1)
+    context.exit(0 if report.is_clean else 1)
 
 
 async def _audit(settings: Settings, batch_id: str) -> AuditReport:
@@ -59,7 +59,7 @@ async def _audit(settings: Settings, batch_id: str) -> AuditReport:
 
 def _as_json(report: AuditReport) -> dict[str, Any]:
     return {
-        "ok": report.held,
+        "ok": report.is_clean,
         "events": report.events,
         "notCheckable": report.not_checkable,
         "promises": [

@@ -1,4 +1,4 @@
-"""Reads the rows of CSV: what separates its columns, which member each holds, and the cells."""
+"""Reads the rows of a CSV file: detects the separator, reads the header, then the cells."""
 
 import csv
 import re
@@ -6,7 +6,16 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, Final
 
 from worker.cli.batchjson import DECODER, GIVEN_TWICE, GivenTwiceError
-from worker.cli.batchrow import METADATA, METADATA_PREFIX, REQUIRED, Parcel, member_of, trimmed
+from worker.cli.batchrow import (
+    ALWAYS_REQUIRED,
+    METADATA,
+    METADATA_PREFIX,
+    OPERATION,
+    REQUIRED,
+    Parcel,
+    member_of,
+    trimmed,
+)
 from worker.cli.batchtext import BatchFileError, BatchText
 
 SEPARATORS: Final[Mapping[str, str]] = {
@@ -18,12 +27,12 @@ SEPARATORS: Final[Mapping[str, str]] = {
 UNNAMED: Final = ""
 SHOWN: Final = 64
 
-_SEPARATOR_TOLD: Final = re.compile(r"sep=[,;|]?", re.IGNORECASE)
-_NO_HEADER: Final = re.compile(rf'[\s,;|"]*|"?{_SEPARATOR_TOLD.pattern}"?', re.IGNORECASE)
+_SEPARATOR_LINE: Final = re.compile(r"sep=[,;|]?", re.IGNORECASE)
+_NO_HEADER: Final = re.compile(rf'[\s,;|"]*|"?{_SEPARATOR_LINE.pattern}"?', re.IGNORECASE)
 
 
 def separator_of(text: BatchText) -> str:
-    """Return what separates the columns: that by which the header has the most member names."""
+    """Return the separator of the columns: the one that gives the header the most member names."""
     lines = (line for line in text.lines() if not _NO_HEADER.fullmatch(trimmed(line)))
     header = next(lines, "")
 
@@ -35,7 +44,12 @@ def separator_of(text: BatchText) -> str:
 
 
 def csv_rows(text: BatchText, separator: str) -> Iterator[Parcel]:
-    """Yield the rows; raises BatchFileError when the header or the quotes are wrong."""
+    """Yield the rows.
+
+    Raises:
+        BatchFileError: if the header is invalid, or a quote is not closed.
+
+    """
     records = _records(text, separator)
     headers = ((line, cells) for line, cells in records if not _is_for_spreadsheets(cells))
     line, header = next(headers, (1, []))
@@ -45,7 +59,7 @@ def csv_rows(text: BatchText, separator: str) -> Iterator[Parcel]:
 
 
 def _records(text: BatchText, separator: str) -> Iterator[tuple[int, list[str]]]:
-    """Yield the records that hold anything, trimmed, with the line on which each begins."""
+    """Yield the records that are not empty, trimmed, each with the line on which it begins."""
     reader = csv.reader(text.lines(), delimiter=separator, strict=True)
     while True:
         line = reader.line_num + 1
@@ -58,13 +72,13 @@ def _records(text: BatchText, separator: str) -> Iterator[tuple[int, list[str]]]
         if cells is None:
             return
         cells = [trimmed(cell) for cell in cells]
-        if any(cells):  # spreadsheets leave rows of empty cells behind
+        if any(cells):  # spreadsheets often write rows of empty cells
             yield line, cells
 
 
 def _is_for_spreadsheets(cells: Sequence[str]) -> bool:
-    """Whether it is the line `sep=;`, by which programs tell spreadsheets what they use."""
-    return bool(_SEPARATOR_TOLD.fullmatch("".join(cells)))
+    """Return whether this is a line like `sep=;`, which names the separator for spreadsheets."""
+    return bool(_SEPARATOR_LINE.fullmatch("".join(cells)))
 
 
 def _columns(line: int, header: Sequence[str]) -> list[str]:
@@ -76,7 +90,8 @@ def _columns(line: int, header: Sequence[str]) -> list[str]:
             raise BatchFileError(f"line {line}: column {name} is given twice")
     if METADATA in columns and any(name.startswith(METADATA_PREFIX) for name in columns):
         raise BatchFileError(f"line {line}: give metadata as one column or as metadata.KEY columns")
-    if missing := [name for name in REQUIRED if name not in columns]:
+    required = ALWAYS_REQUIRED if OPERATION in columns else REQUIRED
+    if missing := [name for name in required if name not in columns]:
         raise BatchFileError(f"line {line}: the header lacks {', '.join(missing)}")
     return columns
 
@@ -118,7 +133,7 @@ def _parcel(line: int, columns: Sequence[str], cells: Sequence[str]) -> Parcel:
 
 
 def _misplaced(columns: Sequence[str], cells: Sequence[str]) -> str:
-    """Return what is wrong with the number of cells, or with one that no column is for."""
+    """Return the problem if a row has too few cells, or a value in an unnamed column; else ''."""
     if len(cells) < len(columns):
         return f"has {len(cells)} cells, the header has {len(columns)}"
     for number, cell in enumerate(cells, 1):

@@ -1,9 +1,9 @@
-"""Reads a batch file, CSV or JSON, and says which line and member is wrong.
+"""Reads a batch file, CSV or JSON, and reports invalid rows by line and member.
 
-Encoding first (`batchtext`), then the format (`batchcsv`, `batchjson`), then the rows, one by one
-and against each other. A CSV file has member names for a header; an empty cell is an absent member;
-metadata stands in `metadata.KEY` columns or as JSON in one `metadata` column. Lines are counted as
-an editor shows them, also behind quoted cells that span several.
+`batchtext` decodes the file, `batchcsv` and `batchjson` read its rows, and this module checks each
+row, and the rows against each other. The header of a CSV file consists of member names. An empty
+cell is an absent member. Metadata is in `metadata.KEY` columns, or as JSON in one `metadata`
+column. Line numbers are those of an editor, even after quoted cells of several lines.
 """
 
 from collections.abc import Iterator, Sequence
@@ -16,15 +16,16 @@ from worker.cli.batchjson import json_array, json_lines
 from worker.cli.batchrow import IMPORT_ID, Parcel
 from worker.cli.batchtext import GZIP_SUFFIX, BatchFileError, BatchText, read_text
 from worker.domain.requests import ImportRequest, InvalidRequestError, problem_of_import_id
+from worker.operations.registry import OPERATIONS
 
 JSON_SUFFIXES: Final = frozenset({".jsonl", ".ndjson", ".json"})
 
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """A valid request. `members` is what to send, with `importId` where the file gives one.
+    """A valid row. `members` is the request to send, with `importId` if the file gives one.
 
-    `fingerprint` is that of the request: the same content has the same, wherever it stands.
+    `fingerprint` is the request's. It depends only on the content, not on the position.
     """
 
     line: int
@@ -34,23 +35,23 @@ class Row:
 
 @dataclass(frozen=True, slots=True)
 class Problem:
-    """What is wrong with one member of one line. `member` is `row` where it is the whole row."""
+    """A problem with one member of one row. `member` is `row` if the whole row is meant."""
 
     line: int
     member: str
     reason: str
 
     def __str__(self) -> str:
-        """Return the problem as one line for people."""
+        """Return the problem as one line of text."""
         return f"line {self.line}: {self.member}: {self.reason}"
 
 
 @dataclass(frozen=True, slots=True)
 class BatchFile:
-    """What a file holds: the good rows and the problems of the others, in the file's order.
+    """The content of a file: its valid rows and the problems of the others, in the file's order.
 
-    `digest` is the SHA-256 of the content; `batch_id` the one that the rows name, '' where none;
-    `detected` how the file is written, '' where that is UTF-8, and commas or JSON Lines.
+    `digest` is the SHA-256 of the content. `batch_id` is the one in the rows, '' if there is none.
+    `detected` names format and encoding, and is '' for UTF-8 with commas or JSON Lines.
     """
 
     rows: list[Row]
@@ -61,7 +62,7 @@ class BatchFile:
 
     @property
     def bad_rows(self) -> int:
-        """How many rows have problems."""
+        """The number of rows that have problems."""
         return len({problem.line for problem in self.problems})
 
 
@@ -69,9 +70,9 @@ def read_batch(path: str | Path) -> BatchFile:
     """Read and validate a batch file; `-` is standard input.
 
     Raises:
-        BatchFileError: when it is not a batch file: empty, no text, a wrong header, a line out of
-            all proportion.
-        OSError: when it can't be opened or read.
+        BatchFileError: if it is not a batch file: it is empty, is not text, has an invalid header,
+            or has a line that is too long.
+        OSError: if the file can't be opened or read.
 
     """
     text = read_text(path)
@@ -80,19 +81,19 @@ def read_batch(path: str | Path) -> BatchFile:
     for parcel in parcels:
         checker.check(parcel)
     if not checker.rows and not checker.problems:
-        raise BatchFileError("holds no requests")
+        raise BatchFileError("contains no requests")
     detected = "" if is_usual and text.is_plain else f"{layout}, {text.encoding}"
     return BatchFile(checker.rows, checker.problems, text.digest, checker.batch_id, detected)
 
 
 def stem_of(path: str | Path) -> str:
-    """Return a file's name without what says how it is written."""
+    """Return a file's name without the suffixes of its format and of gzip."""
     name = Path(path).name
     return Path(name.removesuffix(GZIP_SUFFIX)).stem
 
 
 def _parcels(text: BatchText, path: str | Path) -> tuple[str, bool, Iterator[Parcel]]:
-    """Return the rows behind the name of their format, and whether that is a usual one."""
+    """Return the name of the file's format, whether it is a usual one, and the rows."""
     first = text.text.lstrip()
     suffix = Path(Path(path).name.removesuffix(GZIP_SUFFIX)).suffix.lower()
     if first.startswith("["):
@@ -115,7 +116,7 @@ class _Checker:
     _line_of_id: dict[str, int] = field(default_factory=dict)
 
     def check(self, parcel: Parcel) -> None:
-        """Keep the row, or what is wrong with it."""
+        """Add the row to `rows`, or its problems to `problems`."""
         problems = [parcel.problem] if parcel.problem else self._check_members(parcel)
         self.problems.extend(Problem(parcel.line, *problem) for problem in problems)
 
@@ -123,7 +124,7 @@ class _Checker:
         members, import_id = _without_import_id(parcel.members)
         problems = list(_problems_of_id(import_id))
         try:
-            request = ImportRequest.parse(members)
+            request = OPERATIONS.parse(members)
         except InvalidRequestError as error:
             return [*problems, *error.problems]
         problems += self._conflicts(parcel.line, request, import_id)
@@ -135,9 +136,10 @@ class _Checker:
     def _conflicts(
         self, line: int, request: ImportRequest, import_id: object
     ) -> Iterator[tuple[str, str]]:
-        """Yield where the row repeats, or contradicts, an earlier one."""
+        """Yield the problems of a row that repeats or contradicts an earlier row."""
         target = f"{request.app_id}/{request.backend_environment_name}"
-        place = f"{request.account}/{request.region}/{target}"  # one text: there are many of them
+        # One string takes less memory than a tuple; a file may have a million rows.
+        place = f"{request.operation}/{request.account}/{request.region}/{target}"
         earlier = self._line_of_target.setdefault(place, line)
         if earlier != line:
             yield "row", f"has the same target as line {earlier}: {target}"
@@ -152,7 +154,7 @@ class _Checker:
 
 
 def _without_import_id(members: object) -> tuple[Any, object]:
-    """Split off the importId; None where there is none."""
+    """Return the members without the importId, and the importId; None if there is none."""
     if not isinstance(members, dict):
         return members, None
     others = {name: value for name, value in members.items() if name != IMPORT_ID}

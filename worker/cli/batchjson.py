@@ -1,4 +1,4 @@
-"""Reads the rows of JSON: one object a line, or one array of objects."""
+"""Reads the rows of a JSON file: one object per line, or one array of objects."""
 
 import json
 import re
@@ -14,7 +14,7 @@ _BLANKS: Final = re.compile(r"\s*")
 
 
 class GivenTwiceError(ValueError):
-    """An object has a name twice; which of its values is meant, nobody knows."""
+    """A JSON object has the same name twice, so it is unclear which value is meant."""
 
 
 def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
@@ -30,7 +30,7 @@ DECODER: Final = json.JSONDecoder(object_pairs_hook=_object)
 
 
 def json_lines(text: BatchText) -> Iterator[Parcel]:
-    """Yield the rows of JSON Lines; a comma behind an object is none of its business."""
+    """Yield the rows of JSON Lines. A comma after an object is ignored."""
     for number, line in enumerate(text.lines(), 1):
         if row := trimmed(line):
             yield _line(number, trimmed(row.removesuffix(",")))
@@ -40,7 +40,7 @@ def json_array(text: BatchText) -> Iterator[Parcel]:
     """Yield the elements of an array, each with the line on which it begins.
 
     Raises:
-        BatchFileError: naming the line from which on it can't be read.
+        BatchFileError: if the array is invalid. The message names the line.
 
     """
     whole = _LINE_END.sub("\n", text.text)
@@ -56,9 +56,9 @@ def json_array(text: BatchText) -> Iterator[Parcel]:
         if whole.startswith(",", place):
             place += 1
         elif not whole.startswith("]", place):
-            raise BatchFileError(f"line {line}: a comma or ] is missing behind this element")
+            raise BatchFileError(f"line {line}: a comma or ] is missing after this element")
     if trimmed(whole[place + 1 :]):
-        raise BatchFileError(f"line {line}: something stands behind the end of the array")
+        raise BatchFileError(f"line {line}: there is something after the end of the array")
 
 
 def _past_blanks(text: str, place: int) -> int:
@@ -85,7 +85,7 @@ def _element(text: str, place: int, line: int) -> tuple[Any, int]:
 
 
 def _parcel(line: int, value: object) -> Parcel:
-    """Give the members their names; what is no object is left to the request's own check."""
+    """Return the row with normalized member names. The check of requests rejects non-objects."""
     if not isinstance(value, dict):
         return Parcel(line, value)
     members: dict[str, Any] = {}

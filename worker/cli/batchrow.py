@@ -1,21 +1,26 @@
-"""A row of a batch file as it is read: which member a name means, and what counts as blank."""
+"""A row of a batch file before it is checked: member names and blank characters."""
 
 import re
 from dataclasses import dataclass
 from typing import Final
 
-from worker.domain.requests import ImportRequest
+from worker.domain.requests import DEFAULT_OPERATION
+from worker.operations.registry import OPERATIONS
 
 IMPORT_ID: Final = "importId"
+OPERATION: Final = "operation"
 METADATA: Final = "metadata"
 METADATA_PREFIX: Final = f"{METADATA}."
 
-REQUIRED: Final = tuple(
-    field.alias or name for name, field in ImportRequest.model_fields.items() if field.is_required()
-)
+REQUIRED: Final = OPERATIONS.required(DEFAULT_OPERATION)
+"""The members that every row must have if the file has no column for the operation."""
 
-# What spreadsheets and web pages put around a value, and nobody sees: zero-width characters, marks
-# of direction, the byte order mark. `\s` is Unicode's space, the no-break space among it.
+ALWAYS_REQUIRED: Final = OPERATIONS.required()
+"""The members that every row must have, whatever its operation."""
+
+# Invisible characters that spreadsheets and web pages put around values: zero-width characters,
+# directional marks and the byte order mark. `\s` is all of Unicode's white space, including the
+# no-break space.
 _UNSEEN: Final = r"\s\u180e\u200b-\u200f\u202a-\u202e\u2060-\u2064\u2066-\u2069\ufeff"
 _AROUND: Final = re.compile(rf"^[{_UNSEEN}]+|[{_UNSEEN}]+\Z")
 _IN_NAMES: Final = re.compile(rf"[{_UNSEEN}_-]+")
@@ -23,7 +28,7 @@ _IN_NAMES: Final = re.compile(rf"[{_UNSEEN}_-]+")
 
 @dataclass(frozen=True, slots=True)
 class Parcel:
-    """The members of one row as read, or why they could not be: member and reason."""
+    """One row as read from the file: its members, or the member and the reason of a problem."""
 
     line: int
     members: object
@@ -31,14 +36,14 @@ class Parcel:
 
 
 def trimmed(text: str) -> str:
-    """Return `text` without what is blank, or can't be seen, at its ends."""
+    """Return `text` without blank and invisible characters at its ends."""
     return text if text.isascii() and text.isalnum() else _AROUND.sub("", text)
 
 
 def member_of(name: str) -> str | None:
-    """Return the member that a name means; None where it means none.
+    """Return the member that a name stands for; None if there is none.
 
-    Case, blanks, `_` and `-` make no difference. Behind `metadata.`, a key is taken as it is.
+    Case, blanks, `_` and `-` make no difference, except in a key after `metadata.`.
     """
     before, dot, key = name.partition(".")
     if dot:
@@ -50,10 +55,4 @@ def _plain(name: str) -> str:
     return _IN_NAMES.sub("", name).lower()
 
 
-_MEMBER_OF: Final = {
-    _plain(member): member
-    for member in (
-        IMPORT_ID,
-        *(field.alias or name for name, field in ImportRequest.model_fields.items()),
-    )
-}
+_MEMBER_OF: Final = {_plain(member): member for member in (IMPORT_ID, *OPERATIONS.members)}

@@ -1,6 +1,6 @@
-"""Reads the text of a batch file, whatever it is encoded in: gzip, and what a byte order mark says.
+"""Reads the text of a batch file, with or without gzip.
 
-Without a mark it is UTF-8.
+A byte order mark says whether it is UTF-8, UTF-16 or UTF-32. Without one, it must be UTF-8.
 """
 
 import codecs
@@ -16,17 +16,17 @@ from pathlib import Path
 from typing import Final
 
 MAX_FILE_BYTES: Final = 256 * 1024 * 1024
-"""The longest file, inflated: a million rows and more."""
+"""The maximum size of a file after decompression. It is enough for more than a million rows."""
 
 MAX_LINE_BYTES: Final = 64 * 1024
-"""The longest line of a file: several times what the longest request needs."""
+"""The maximum length of a line: several times the length of the longest request."""
 
 STANDARD_INPUT: Final = "-"
 GZIP_SUFFIX: Final = ".gz"
 
 _GZIP_MAGIC: Final = b"\x1f\x8b"
 _SPREADSHEET_MAGIC: Final = (b"PK\x03\x04", b"\xd0\xcf\x11\xe0")
-# In this order: the mark of UTF-16 begins that of UTF-32 as well.
+# The order matters: the byte order mark of UTF-32 begins with that of UTF-16.
 _MARKS: Final = (
     (codecs.BOM_UTF8, "utf-8-sig", "UTF-8"),
     (codecs.BOM_UTF32_LE, "utf-32", "UTF-32"),
@@ -39,14 +39,14 @@ _LINE_END: Final = re.compile(r"\r\n?|\n")
 
 
 class BatchFileError(Exception):
-    """A file that is no batch at all. The message names the line if one is to blame."""
+    """The file is not a batch file. The message names the line if the problem is in one line."""
 
 
 @dataclass(frozen=True, slots=True)
 class BatchText:
-    """A file's text. `digest` is the SHA-256 of what it holds, inflated.
+    """The text of a file. `digest` is the SHA-256 of its decompressed bytes.
 
-    `encoding` says how it was written, `is_plain` that it was UTF-8 and nothing else.
+    `encoding` names the encoding, followed by ", gzip" for a compressed file.
     """
 
     text: str
@@ -55,14 +55,14 @@ class BatchText:
 
     @property
     def is_plain(self) -> bool:
-        """Whether there is nothing to say about the encoding."""
+        """Whether the file was UTF-8 without a byte order mark, and not compressed."""
         return self.encoding == _UTF_8
 
     def lines(self) -> Iterator[str]:
-        """Yield the lines with their ends, whichever of the three these are.
+        r"""Yield the lines with their line ends: `\n`, `\r\n` or `\r`.
 
         Raises:
-            BatchFileError: at a line out of all proportion.
+            BatchFileError: if a line is longer than `MAX_LINE_BYTES`.
 
         """
         for number, line in enumerate(io.StringIO(self.text, newline=""), 1):
@@ -75,8 +75,8 @@ def read_text(path: str | Path) -> BatchText:
     """Read a file; `-` is standard input.
 
     Raises:
-        BatchFileError: when it holds no text, or too much.
-        OSError: when it can't be opened or read.
+        BatchFileError: if it is empty, too large, or not text.
+        OSError: if the file can't be opened or read.
 
     """
     content = _read(path)
@@ -88,7 +88,8 @@ def read_text(path: str | Path) -> BatchText:
     text, encoding = _decoded(content)
     if "\0" in text:
         raise BatchFileError(
-            "is no text: it holds NUL; save it as UTF-8, or as UTF-16 with a byte order mark"
+            "is not text: it contains NUL bytes; save it as UTF-8, or as UTF-16 with a byte order"
+            " mark"
         )
     if not text.strip():
         raise BatchFileError("is empty")
@@ -110,12 +111,12 @@ def _inflated(content: bytes) -> bytes:
         with gzip.GzipFile(fileobj=io.BytesIO(content)) as stream:
             return _bounded(stream.read(MAX_FILE_BYTES + 1))
     except (gzip.BadGzipFile, EOFError, zlib.error) as error:
-        raise BatchFileError("is gzip that is damaged or cut off") from error
+        raise BatchFileError("is a damaged or truncated gzip file") from error
 
 
 def _bounded(content: bytes) -> bytes:
     if len(content) > MAX_FILE_BYTES:
-        raise BatchFileError(f"holds more than {MAX_FILE_BYTES // 1024**2} MiB; split it")
+        raise BatchFileError(f"is larger than {MAX_FILE_BYTES // 1024**2} MiB; split it")
     return content
 
 

@@ -1,4 +1,4 @@
-"""What commands share that change many imports: asking first, and going through all of them."""
+"""Shared by the commands that change many imports: a confirmation, and a loop with progress."""
 
 import asyncio
 import signal
@@ -18,20 +18,21 @@ R = TypeVar("R")
 
 
 def confirm(question: str) -> None:
-    """Ask, and go on only after a yes.
+    """Ask the user, and return only if the answer is yes.
 
     Raises:
-        BadInputError: when there is nobody to ask.
+        BadInputError: if standard input is not a terminal.
+        click.Abort: if the answer is no, or the user interrupts.
 
     """
     if sys.stdin is None or not sys.stdin.isatty():
         raise BadInputError(f"{question} Say --yes, or answer at a terminal.")
-    # In an event loop, the first interrupt would only mark the task that waits here as cancelled.
-    heeded = signal.signal(signal.SIGINT, signal.default_int_handler)
+    # asyncio's handler would only cancel the current task, which is blocked here.
+    handler = signal.signal(signal.SIGINT, signal.default_int_handler)
     try:
         click.confirm(question, abort=True)
     finally:
-        signal.signal(signal.SIGINT, heeded)
+        signal.signal(signal.SIGINT, handler)
 
 
 async def for_each(
@@ -41,7 +42,10 @@ async def for_each(
     doing: str,
     total: int,
 ) -> list[R]:
-    """Act on everything, some at a time, showing progress; return what came of each, in order."""
+    """Call `act` for every item, up to `AT_ONCE` at once, and return the results in order.
+
+    Shows the progress as `doing`, out of `total` items.
+    """
     results: list[R] = []
     console = make_console(stderr=True)
     with Progress(console=console, transient=True, disable=is_plain(console)) as progress:

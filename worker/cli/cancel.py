@@ -1,4 +1,4 @@
-"""`amplify-import cancel`: end imports that are not wanted any more."""
+"""`amplify-import cancel`: cancels imports that are no longer wanted."""
 
 import asyncio
 from collections import Counter
@@ -13,8 +13,9 @@ from worker.cli.client import DEFAULT_REASON, not_known, open_store
 from worker.domain.outcomes import Cancellation
 from worker.domain.states import TERMINAL, State
 from worker.runtime import store_config
+from worker.store.batchview import BatchCounts
 from worker.store.store import ImportStore
-from worker.store.views import BatchCounts, ImportViews
+from worker.store.views import ImportViews
 
 UNDER_WAY: Final = frozenset(State) - TERMINAL
 
@@ -22,12 +23,12 @@ UNDER_WAY: Final = frozenset(State) - TERMINAL
 @click.command()
 @click.argument("name", metavar="IMPORT|BATCH")
 @click.option("--reason", default="", metavar="TEXT", help="Why; it becomes the imports' error.")
-@click.option("--yes", is_flag=True, help="Do not ask before a batch is cancelled.")
+@click.option("--yes", is_flag=True, help="Do not ask before cancelling a batch.")
 def cancel(name: str, reason: str, *, yes: bool) -> None:
-    """Cancel an import, or all imports of a batch that are not over.
+    """Cancel an import, or all imports of a batch that have not ended.
 
-    What waits never starts. A job that runs already goes on at AWS; how it ends is only noted. An
-    import whose call is being made is cancelled once that is answered.
+    A waiting import never starts. A job that is already running continues in AWS, and its outcome
+    is only recorded. An import with a call in progress is cancelled when that call is answered.
     """
     asyncio.run(_cancel(name, reason.strip() or DEFAULT_REASON, yes=yes))
 
@@ -38,7 +39,7 @@ async def _cancel(name: str, reason: str, *, yes: bool) -> None:
         store, views = ImportStore(redis, store_config(settings)), ImportViews(redis)
         verdict = await store.cancel(name, reason)
         if verdict is not Cancellation.UNKNOWN:
-            click.echo(f"Import {name} {_told(verdict)}.")
+            click.echo(f"Import {name} {_as_text(verdict)}.")
             return
         counts = await views.batch(name)
         if counts is None:
@@ -54,26 +55,26 @@ async def _cancel(name: str, reason: str, *, yes: bool) -> None:
         )
     verdicts = Counter(cancelled_each)
     cancelled, asked = verdicts[Cancellation.CANCELLED], verdicts[Cancellation.ASKED]
-    more = f", and {asked:,} will be once their calls are answered" if asked else ""
+    more = f", and {asked:,} more when their calls are answered" if asked else ""
     click.echo(f"Batch {name}: {cancelled:,} imports are cancelled{more}.")
     if counts.expected > counts.accepted + counts.known:
         missing = counts.expected - counts.accepted - counts.known
         click.echo(
-            f"{missing:,} more were announced and have not come; to hold them back when they do: "
+            f"{missing:,} more were announced and have not arrived; to hold them back: "
             f"amplify-import batches pause {name}"
         )
 
 
-def _told(verdict: Cancellation) -> str:
+def _as_text(verdict: Cancellation) -> str:
     match verdict:
         case Cancellation.CANCELLED:
             return "is cancelled"
         case Cancellation.ASKED:
-            return "will be cancelled once the call is answered that is being made"
-    return "was over already"
+            return "will be cancelled when the call in progress is answered"
+    return "had already ended"
 
 
 def _confirm(counts: BatchCounts, left: int) -> None:
     running = counts.by_state[State.RUNNING]
-    jobs = f", {running:,} of which have a job that goes on at AWS" if running else ""
+    jobs = f", {running:,} of which have a job that continues in AWS" if running else ""
     confirm(f"Cancel {left:,} imports of batch {counts.batch_id}{jobs}?")

@@ -1,4 +1,4 @@
-"""What a check of `doctor` comes to, and the advice that fits what a server said."""
+"""The checks of `doctor`: their verdicts, and advice for the error messages of servers."""
 
 import asyncio
 import re
@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Final, TypeVar
 
-from worker.cli.client import said_of
+from worker.cli.client import message_of
 
 T = TypeVar("T")
 
@@ -24,7 +24,7 @@ _ADVICE: Final = (
     ),
     (
         re.compile(r"MISCONF"),
-        "free disk space for the server and look into its log: it can't save, and takes no writes",
+        "free disk space for the server and read its log: it can't save, and takes no writes",
     ),
     (re.compile(r"read only replica"), "connect to the primary"),
     (re.compile(r"loading the dataset"), "wait until the server has read its data"),
@@ -34,15 +34,15 @@ _ADVICE: Final = (
     ),
     (
         re.compile(r"Authentication required|already authenticated|invalid username-password"),
-        "give the right user and password in the URL, percent-encoded",
+        "set the right user and password in the URL, percent-encoded",
     ),
     (
         re.compile(r"max number of clients"),
-        "raise maxclients, or end other clients: a worker needs some 40 connections",
+        "raise maxclients, or disconnect other clients: a worker needs about 40 connections",
     ),
     (
         re.compile(r"no permissions?\b|NOPERM|ACL failure", re.IGNORECASE),
-        "grant it to this user; config/redis-acl.conf holds all that is needed",
+        "grant it to this user; config/redis-acl.conf has all permissions that are needed",
     ),
     (
         re.compile(r"blocked by an alarm"),
@@ -52,7 +52,7 @@ _ADVICE: Final = (
 
 
 class Verdict(StrEnum):
-    """How a check came out; a warning needs no mending for imports to work."""
+    """The result of a check. Imports work in spite of a warning."""
 
     OK = "ok"
     WARN = "warn"
@@ -61,7 +61,7 @@ class Verdict(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Check:
-    """One thing that was looked at. `remedy` is what to do, '' where all is well."""
+    """The result of one check. `remedy` says what to do; it is '' if there is nothing to do."""
 
     name: str
     verdict: Verdict
@@ -72,27 +72,30 @@ class Check:
 def judge(
     name: str, detail: str, *, well: bool, remedy: str, otherwise: Verdict = Verdict.FAIL
 ) -> Check:
-    """Return a check that is well, or what else it is and what to do."""
+    """Return an OK check if `well`; else one with the verdict `otherwise` and the remedy."""
     return Check(name, Verdict.OK, detail) if well else Check(name, otherwise, detail, remedy)
 
 
 def failed(
     name: str, what: str, error: BaseException, remedy: str, verdict: Verdict = Verdict.FAIL
 ) -> Check:
-    """Return the check of what an error ended; `remedy` is for causes that nobody knows better."""
-    said = f"{what} {said_of(error)}"
+    """Return the check of something that failed with `error`.
+
+    `remedy` is the advice for errors that have no advice of their own.
+    """
+    said = f"{what} {message_of(error)}"
     return Check(name, verdict, said, advice_on(said, remedy))
 
 
 def advice_on(said: str, otherwise: str) -> str:
-    """Return what to do about what a server said."""
+    """Return the advice for a server's error message; `otherwise` if there is none."""
     return next((advice for sign, advice in _ADVICE if sign.search(said)), otherwise)
 
 
 async def within(
     seconds: float, name: str, checking: Awaitable[Sequence[Check]], remedy: str
 ) -> list[Check]:
-    """Return the checks, or one that says that their time ran out."""
+    """Return the results of `checking`, or one failed check if it takes longer than `seconds`."""
     try:
         async with asyncio.timeout(seconds):
             return [*await checking]
@@ -101,14 +104,14 @@ async def within(
 
 
 async def in_thread(function: Callable[[], T]) -> T:
-    """Run a function that may hang on a thread that nobody waits for at the end."""
+    """Run a function that may hang. Its thread does not delay the end of the program."""
     future: Future[T] = Future()
     future.set_running_or_notify_cancel()
 
     def run() -> None:
         try:
             future.set_result(function())
-        except Exception as error:  # noqa: BLE001 - whatever it is, the caller gets it
+        except Exception as error:  # noqa: BLE001 - any error is passed to the caller
             future.set_exception(error)
 
     threading.Thread(target=run, daemon=True).start()

@@ -1,40 +1,29 @@
-"""What the commands share: the way to the store and to the broker, and how commands end.
+"""Shared by the commands: connections to the store, and errors with their exit codes.
 
-Exit codes are part of the command line's contract; `amplify-import --help` lists them.
+Exit codes are part of the command line's interface. `amplify-import --help` lists them.
 """
 
 import asyncio
 import sys
-from collections.abc import AsyncIterator, Callable, Iterator, Sequence
-from contextlib import asynccontextmanager, contextmanager
-from typing import Any, Final
-from uuid import NAMESPACE_URL, uuid5
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Final
 
 import click
-from amqp.exceptions import AMQPError, ChannelError
-from celery import Celery
-from kombu.exceptions import OperationalError
+from amqp.exceptions import ChannelError
 from redis.asyncio import Redis
 from redis.exceptions import AuthenticationError, RedisError, ResponseError
 from rich.console import Console
 
-from config.logging import mask_text
-from config.names import BATCH_TASK, IMPORTS_QUEUE
 from config.settings import Settings, SettingsError
-from worker.cli.batchfile import Row
+from config.text import mask_text
 from worker.cli.output import ShownConsole, drawn
-from worker.domain.outcomes import NO_RULE, StopRule
-from worker.domain.requests import derive_import_id
 from worker.store.connection import StoreUnavailableError, connect
 from worker.store.views import ImportViews
 
-REQUESTS_A_MESSAGE: Final = 500
-BROKER_ERRORS: Final = (OperationalError, AMQPError, RedisError, OSError)
-SEND_RETRIES: Final = {"max_retries": 2, "interval_start": 0.1, "interval_step": 0.2}
-
 
 class BadInputError(click.ClickException):
-    """What the user gave can't be used."""
+    """The user's input is invalid."""
 
     exit_code = 2
 
@@ -45,46 +34,56 @@ class UnreachableError(click.ClickException):
     exit_code = 3
 
 
+class FailedHereError(click.ClickException):
+    """A command can't run or write something on this machine. The message says what, and where."""
+
+    exit_code = 3
+
+
 class NotKnownError(click.ClickException):
-    """No such import, batch or lane, or none any more."""
+    """There is no such import, batch or lane, or its record has expired."""
 
     exit_code = 4
 
 
-DEFAULT_REASON: Final = "by hand, no reason given"
-"""Of whoever pauses or cancels something and does not say why."""
+DEFAULT_REASON: Final = "by an operator, no reason given"
+"""The reason if an operator pauses or cancels something and gives none."""
 
 
 def not_known(name: str) -> NotKnownError:
-    """Return the error for a name that is neither an import's nor a batch's."""
-    return NotKnownError(f"No import and no batch {name} is known here; it may have expired.")
+    """Return the error for a name that belongs neither to an import nor to a batch."""
+    return NotKnownError(
+        f"There is no import or batch {name} in this store; its record may have expired."
+    )
 
 
 def not_known_batch(batch_id: str) -> NotKnownError:
-    """Return the error for a name that is no batch's."""
-    return NotKnownError(f"No batch {batch_id} is known here; it may have expired.")
+    """Return the error for a name that does not belong to a batch."""
+    return NotKnownError(
+        f"There is no batch {batch_id} in this store; its record may have expired."
+    )
 
 
 def make_console(*, stderr: bool = False) -> Console:
-    """Return a console that prints text as it is: no markup, no guessed colours."""
+    """Return a console that prints text as it is, without markup and highlighting."""
     stream = drawn(sys.stderr if stderr else sys.stdout)
     return ShownConsole(file=stream, markup=False, highlight=False, emoji=False)
 
 
 @asynccontextmanager
 async def open_views(settings: Settings) -> AsyncIterator[ImportViews]:
-    """Open the read side of the store for a while; raises what `open_store` does."""
+    """Yield the read side of the store. Raises the same errors as `open_store`."""
     async with open_store(settings) as redis:
         yield ImportViews(redis)
 
 
 @asynccontextmanager
 async def open_store(settings: Settings) -> AsyncIterator["Redis"]:
-    """Open a connection to the store for a while.
+    """Yield a client of the store; close it at the end.
 
     Raises:
-        SettingsError: when the store's URL is none.
-        UnreachableError: in place of the driver's errors, also those of the body.
+        SettingsError: if the store's URL is invalid.
+        UnreachableError: in place of the driver's errors, also those in the `async with` block.
 
     """
     try:
@@ -96,102 +95,25 @@ async def open_store(settings: Settings) -> AsyncIterator["Redis"]:
     except (RedisError, StoreUnavailableError, OSError) as error:
         where = mask_text(settings.redis_url)
         cause = error.__cause__ if isinstance(error, StoreUnavailableError) else None
-        raise UnreachableError(f"The store at {where} {said_of(cause or error)}") from error
+        raise UnreachableError(f"The store at {where} {message_of(cause or error)}") from error
     finally:
         await redis.aclose()
 
 
 def heed_interrupt() -> None:
-    """Raise the cancellation of this task, should it have been lost.
+    """Raise CancelledError if this task was cancelled but the cancellation was lost.
 
-    `asyncio.wait_for` of Python 3.11, which the driver uses, loses one that arrives just as what
-    it waits for is done (python/cpython#86296); an endless loop would then outlive Ctrl-C.
+    The driver uses `asyncio.wait_for`. In Python 3.11, this loses a cancellation that arrives just
+    as the awaited operation completes (python/cpython#86296). Then Ctrl-C would not end a loop.
     """
     task = asyncio.current_task()
     if task is not None and task.cancelling():
         raise asyncio.CancelledError
 
 
-def submit_batch(
-    app: "Celery",
-    batch_id: str,
-    rows: Sequence[Row],
-    total: int,
-    rule: StopRule = NO_RULE,
-    on_sent: Callable[[int], None] = lambda _: None,
-    recover_since: str | None = None,
-) -> int:
-    """Publish the rows as messages of one batch; return how many messages that took.
-
-    Import ids follow from the batchId and a row's content, task ids from the batchId and the
-    position, so that to submit the same again is harmless, and a mended row is a new import. The
-    batch's stop rule is that of its first message to arrive. `on_sent` is told how many requests
-    each message held. For `recover_since` see `Admitter.admit_batch`.
-
-    Raises:
-        UnreachableError: when the broker can't be reached; what was sent before stays sent.
-
-    """
-    messages = 0
-    with _broker_errors(broker_of(app)):
-        for offset in range(0, len(rows), REQUESTS_A_MESSAGE):
-            chunk = rows[offset : offset + REQUESTS_A_MESSAGE]
-            kwargs = {
-                "batchId": batch_id,
-                "requests": [_request_of(row, batch_id) for row in chunk],
-                "offset": offset,
-                "total": total,
-                "canary": rule.canary,
-                "stopPercent": rule.stop_percent,
-                **({"recoverSince": recover_since} if recover_since else {}),
-            }
-            app.send_task(
-                BATCH_TASK,
-                kwargs=kwargs,
-                queue=IMPORTS_QUEUE,
-                task_id=str(uuid5(NAMESPACE_URL, f"amplify-import:{batch_id}:message:{offset}")),
-                ignore_result=True,  # else the client would listen for each result
-                retry_policy=SEND_RETRIES,
-            )
-            messages += 1
-            on_sent(len(chunk))
-    return messages
-
-
-def broker_of(app: "Celery") -> str:
-    """Return the broker's address for people, without its password.
-
-    Raises:
-        SettingsError: when it is none that Celery knows what to do with.
-
-    """
-    try:
-        app.connection_for_write().release()
-    except (ImportError, KeyError, ValueError) as error:
-        raise SettingsError(f"IMPORTS_BROKER_URL: {error.args[0]}") from error
-    return mask_text(str(app.conf.broker_write_url))
-
-
-def said_of(error: BaseException) -> str:
-    """Return what happened to a connection as the end of a sentence, without secrets."""
+def message_of(error: BaseException) -> str:
+    """Return the error of a connection as the end of a sentence, without secrets."""
     is_answer = isinstance(error, ResponseError | AuthenticationError | ChannelError)
     verb = "refused" if is_answer else "can't be reached"
-    text = str(error).partition(" : <")[0]  # behind it, a Sentinel's connection pools
+    text = str(error).partition(" : <")[0]  # Sentinel errors end with a list of connection pools
     return f"{verb}: {mask_text(text) or type(error).__name__}"
-
-
-def import_id_of(row: Row, batch_id: str) -> str:
-    """Return a row's own importId, or the one that follows from the batchId and its content."""
-    return str(row.members.get("importId") or derive_import_id(batch_id, row.fingerprint))
-
-
-def _request_of(row: Row, batch_id: str) -> dict[str, Any]:
-    return {**row.members, "importId": import_id_of(row, batch_id)}
-
-
-@contextmanager
-def _broker_errors(broker: str) -> Iterator[None]:
-    try:
-        yield
-    except BROKER_ERRORS as error:
-        raise UnreachableError(f"The broker at {broker} {said_of(error)}") from error

@@ -1,4 +1,4 @@
-"""`amplify-import demo`: 200 apps in three simulated accounts, with faults, in under a minute."""
+"""`amplify-import demo`: imports 200 apps into three simulated accounts, with faults."""
 
 import asyncio
 import csv
@@ -18,12 +18,12 @@ from typing import Any, Final
 import click
 
 from worker.cli.batchfile import read_batch
-from worker.cli.client import open_views
-from worker.cli.embedded import EmbeddedServer, LocalError
-from worker.cli.guard import GuardedProcess
-from worker.cli.practice import Practice
+from worker.cli.client import FailedHereError, UnreachableError, open_views
 from worker.cli.run import INTERRUPTED, Plan, import_rows, interruptible, write_results
-from worker.cli.workers import celery_command, code_directory, settings_of, store_environment
+from worker.local.guard import GuardedProcess
+from worker.local.sandbox import LocalSandbox
+from worker.local.server import EmbeddedServer
+from worker.local.workers import celery_command, code_directory, settings_of, store_environment
 from worker.sandbox.loader import load_scenario
 from worker.sandbox.scenario import Scenario
 
@@ -32,13 +32,14 @@ SCENARIO: Final = "demo"
 FLOWER_PORT: Final = 5555
 EVENTS_SHOWN: Final = 3
 MISSING_EVERY: Final = 40
-"""One app in so many is unknown to the sandbox, and ends in a 404."""
+"""One app in this many does not exist in the sandbox, which answers with 404."""
 
 WORK_PREFIX: Final = "amplify-import-demo-"
 KEPT_PREFIX: Final = "amplify-import-kept-"
 STALE_SECONDS: Final = 60.0
 
-# The sandbox's jobs take seconds, not minutes. How many calls its accounts allow is not told.
+# The sandbox's jobs take seconds, not minutes. The quotas of its accounts are not configured:
+# the lanes must learn them.
 DEMO_SETTINGS: Final = {
     "IMPORTS_POLL_MIN_SECONDS": "0.5",
     "IMPORTS_POLL_MAX_SECONDS": "2",
@@ -63,7 +64,7 @@ def demo(context: click.Context, apps: int, *, keep: bool) -> None:
         if keep:
             click.echo(f"\nKept in {directory}")
     if code == INTERRUPTED:
-        click.echo("Interrupted; nothing is left behind.", err=True)
+        click.echo("Interrupted; nothing was left behind.", err=True)
         context.exit(code)
     click.echo(f"\nThat took {time.monotonic() - began:.0f} seconds.")
 
@@ -74,10 +75,11 @@ async def _demonstrate(directory: Path, apps: int) -> int:
     _write_batch(file, list(scenario.accounts), apps)
     _introduce(file, scenario, apps)
     async with AsyncExitStack() as stack:
-        server = await stack.enter_async_context(EmbeddedServer(directory / "state"))
-        practice = Practice(scenario, scenario.accounts, server.directory)
-        await stack.enter_async_context(practice)
-        env = practice.environment(_without_settings(os.environ) | DEMO_SETTINGS)
+        server = EmbeddedServer(directory / "state", lost=UnreachableError)
+        await stack.enter_async_context(server)
+        simulated = LocalSandbox(scenario, scenario.accounts, server.directory)
+        await stack.enter_async_context(simulated)
+        env = simulated.environment(_without_settings(os.environ) | DEMO_SETTINGS)
         stack.enter_context(_flower(server, env))
         plan = Plan(
             batch_id=BATCH_ID,
@@ -89,15 +91,15 @@ async def _demonstrate(directory: Path, apps: int) -> int:
         await write_results(plan, settings_of(server.url))
         await _show_lanes(server, scenario)
         await _show_events(server)
-        _show_ledger(practice.sandbox.snapshot())
+        _show_ledger(simulated.sandbox.snapshot())
     return 0
 
 
 @contextmanager
 def _work_directory(*, keep: bool) -> Iterator[Path]:
-    """Make a directory, and remove it in the end unless it is to be kept.
+    """Create a directory, and remove it at the end unless `keep` is set.
 
-    Nobody can do that after a SIGKILL: the next demo removes what an earlier one left.
+    A demo that was killed can't remove its directory, so the next demo does.
     """
     _remove_stale()
     directory = Path(tempfile.mkdtemp(prefix=KEPT_PREFIX if keep else WORK_PREFIX))
@@ -154,13 +156,13 @@ def _introduce(file: Path, scenario: Scenario, apps: int) -> None:
         if account.quota and account.quota.starts
     )
     click.echo(f"Importing {apps:,} apps of {file}")
-    click.echo(f"into simulated accounts that allow so many starts: {rates}.")
+    click.echo(f"into simulated accounts with these start quotas: {rates}.")
     click.echo(f"The sandbox: {scenario.description}")
-    click.echo("Some apps do not exist. Ctrl-C ends it at any time.\n")
+    click.echo("Some apps do not exist. Press Ctrl-C to stop at any time.\n")
 
 
 def _without_settings(env: Mapping[str, str]) -> dict[str, str]:
-    """Return `env` without the user's settings: the demo shows its own."""
+    """Return `env` without the user's settings, because the demo has its own."""
     return {
         name: value for name, value in env.items() if not name.startswith(("IMPORTS_", "FLOWER_"))
     }
@@ -179,7 +181,12 @@ def _flower(server: EmbeddedServer, env: Mapping[str, str]) -> GuardedProcess:
 
 
 def _free_port_near(port: int) -> int:
-    """Return this port if it is free, else any that is."""
+    """Return this port if it is free, else any free port.
+
+    Raises:
+        FailedHereError: if there is none.
+
+    """
     for wanted in (port, 0):
         with socket.socket() as probe:
             probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
@@ -188,21 +195,21 @@ def _free_port_near(port: int) -> int:
             except OSError:
                 continue
             return int(probe.getsockname()[1])
-    raise LocalError("There is no free port for Flower.")
+    raise FailedHereError("There is no free port for Flower.")
 
 
 async def _show_lanes(server: EmbeddedServer, scenario: Scenario) -> None:
-    """Print what the lanes have found out about the quotas that nobody told them."""
+    """Print what the lanes have learned about the quotas, beside the real quotas."""
     async with open_views(settings_of(server.url)) as views:
         lanes = await views.lanes()
-    click.echo("\nWhat the lanes learned of their quotas:")
+    click.echo("\nWhat the lanes learned about their quotas:")
     for lane in lanes:
         learned, quota = lane.start_budget, scenario.accounts[lane.account].quota
         if learned.rate.value and quota and quota.starts:
             burst = f", {learned.burst.value:.0f} at once" if learned.burst.value else ""
             click.echo(
                 f"  {lane.name:20} {learned.rate.value:.1f} starts/s{burst};"
-                f" it allows {quota.starts.rate:g}/s, {quota.starts.burst} at once"
+                f" the simulated API allows {quota.starts.rate:g}/s, {quota.starts.burst} at once"
             )
 
 
@@ -216,7 +223,7 @@ async def _show_events(server: EmbeddedServer) -> None:
 
 
 def _show_ledger(ledger: Mapping[str, Any]) -> None:
-    """Print what the sandbox saw, whatever we were told."""
+    """Print which calls the sandbox received, and whether it imported a target twice."""
     click.echo("\nWhat the sandbox saw (calls by status):")
     for operation, statuses in ledger["totals"].items():
         shown = ", ".join(f"{number} x {status}" for status, number in sorted(statuses.items()))

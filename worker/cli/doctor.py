@@ -1,4 +1,4 @@
-"""`amplify-import doctor`: checks what an import needs, and says what to mend."""
+"""`amplify-import doctor`: checks everything that imports need, and says what to fix."""
 
 import asyncio
 import json
@@ -13,29 +13,29 @@ from redis.exceptions import NoPermissionError, ResponseError
 from rich.console import Console
 from rich.text import Text
 
-from config.logging import mask_text
 from config.servers import server_of
 from config.settings import REGION, Settings, SettingsError, load_settings
+from config.text import mask_text
 from worker.celery import app
 from worker.cli.checks import Check, Verdict, advice_on, failed, in_thread, judge, within
 from worker.cli.client import (
-    BROKER_ERRORS,
     UnreachableError,
-    broker_of,
     make_console,
     open_store,
 )
 from worker.cli.factlist import fact_checks, undecided_checks
 from worker.cli.progress import is_plain
+from worker.cli.sending import BROKER_ERRORS, broker_of
 from worker.domain.requests import DEFAULT_ACCOUNT
-from worker.operations.aws import SOME_REGION, Aws, CallFailedError
+from worker.operations.aws import SOME_REGION, Aws
+from worker.operations.http import CallFailedError
 from worker.store.broker import about_channels
 from worker.store.connection import StoreUnavailableError
 from worker.store.permissions import missing_permissions
 from worker.store.views import ImportViews, ServerFacts
 
 OLDEST_VERSION: Final = (6, 2)
-"""XAUTOCLAIM and ZADD LT came with Redis 6.2."""
+"""The oldest usable version: XAUTOCLAIM and ZADD LT need Redis 6.2."""
 
 PING_SECONDS: Final = 1.0
 CONNECT_SECONDS: Final = 3
@@ -49,13 +49,16 @@ NO_KEY: Final = "imports:nothing"
 
 
 @click.command()
-@click.option("--account", "accounts", multiple=True, metavar="NAME", help="Check this one too.")
+@click.option(
+    "--account", "accounts", multiple=True, metavar="NAME", help="Also check this account."
+)
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
 @click.pass_context
 def doctor(context: click.Context, accounts: Sequence[str], *, as_json: bool) -> None:
     """Check settings, store, broker, workers and AWS credentials.
 
-    Ends with 1 when something must be mended. Secrets are never printed.
+    Credentials are those of this machine and environment, not those of the workers. No call is
+    made to the Amplify API. Exits with 1 if it finds a problem. It never prints secrets.
     """
     checks = asyncio.run(_examine(accounts))
     well = all(check.verdict is not Verdict.FAIL for check in checks)
@@ -71,7 +74,7 @@ async def _examine(accounts: Sequence[str]) -> list[Check]:
         settings = load_settings()
         lanes = settings.lanes
     except SettingsError as error:
-        remedy = "correct it; the other checks need valid settings"
+        remedy = "fix it; the other checks need valid settings"
         return [Check("settings", Verdict.FAIL, str(error), remedy)]
     used: set[str] = set()
     store = await within(STORE_SECONDS, "store", _check_store(settings, used), START_STORE)
@@ -93,8 +96,8 @@ async def _check_store(settings: Settings, used: set[str]) -> list[Check]:
                 *await _check_lanes(views, used, settings),
             ]
     except (UnreachableError, SettingsError) as error:
-        said = str(error)
-        return [Check("store", Verdict.FAIL, said, advice_on(said, START_STORE))]
+        message = str(error)
+        return [Check("store", Verdict.FAIL, message, advice_on(message, START_STORE))]
 
 
 async def _ask_server(where: str, views: ImportViews) -> list[Check]:
@@ -107,7 +110,7 @@ async def _ask_server(where: str, views: ImportViews) -> list[Check]:
 
 
 async def _check_permissions(redis: "Redis", db: int) -> list[Check]:
-    """Look for what the store's user may not do; nothing is said of one that may do it all."""
+    """Return a check for each kind of permission that the store's user lacks."""
     try:
         missing = await missing_permissions(redis, db)
     except StoreUnavailableError as error:
@@ -122,17 +125,20 @@ async def _check_permissions(redis: "Redis", db: int) -> list[Check]:
     checks = []
     for kind, names, verdict in found:
         if names:
-            said = f"no permission to use {', '.join(names)}"
-            checks.append(Check(kind, verdict, said, advice_on(said, "")))
+            message = f"no permission to use {', '.join(names)}"
+            checks.append(Check(kind, verdict, message, advice_on(message, "")))
     return checks
 
 
 async def _check_writes(redis: "Redis") -> list[Check]:
-    """Try what changes nothing, since there is no such key, but is refused as any write is."""
+    """Return a failed check if the server refuses writes.
+
+    The write that is tried changes nothing, as its key does not exist.
+    """
     try:
         await redis.set(NO_KEY, "", xx=True)
     except ResponseError as error:
-        return [failed("writes", "a write is", error, "look into the server's log")]
+        return [failed("writes", "a write is", error, "read the server's log")]
     return []
 
 
@@ -141,7 +147,7 @@ async def _check_lanes(views: ImportViews, used: set[str], settings: Settings) -
         lanes = await views.lanes()
         undecided = [item.id async for page in views.undecided() for item in page]
     except ResponseError as error:
-        return [failed("lanes", "a reading is", error, "look into the server's log")]
+        return [failed("lanes", "a reading is", error, "read the server's log")]
     used.update(lane.account for lane in lanes)
     return [*fact_checks(lanes, settings), *undecided_checks(undecided)]
 
@@ -154,7 +160,7 @@ def _reachable(where: str, facts: ServerFacts) -> Check:
 
 
 def _server_checks(facts: ServerFacts) -> list[Check]:
-    """Judge what the server says about itself."""
+    """Check what the server reports about itself."""
     return [
         judge(
             "version",
@@ -166,27 +172,27 @@ def _server_checks(facts: ServerFacts) -> list[Check]:
             "one node",
             "cluster mode is on" if facts.cluster else "cluster mode is off",
             well=not facts.cluster,
-            remedy="use a server without cluster mode: a change of state touches many keys",
+            remedy="use a server without cluster mode: each change of state touches many keys",
         ),
         judge(
             "persistence",
             f"appendonly is {'on' if facts.appendonly else 'off'}, {facts.replicas} replicas",
             well=facts.appendonly,
             remedy="set appendonly yes: without it, a crash of the server loses imports",
-            # Managed servers may not offer it: replicas then take its place, all but.
+            # Managed servers may not offer it. Replicas then protect the data almost as well.
             otherwise=Verdict.WARN if facts.replicas else Verdict.FAIL,
         ),
         judge(
             "eviction",
             f"maxmemory-policy is {facts.maxmemory_policy or 'not known'}",
             well=facts.maxmemory_policy == "noeviction" or not facts.maxmemory_bytes,
-            remedy="set maxmemory-policy noeviction: the server may throw imports away",
+            remedy="set maxmemory-policy noeviction: otherwise the server may delete imports",
         ),
     ]
 
 
 def _failover_checks(facts: ServerFacts) -> list[Check]:
-    """Judge whether somebody could take over, where Sentinels watch."""
+    """With Sentinels, check that there is a replica that could take over."""
     if not facts.primary:
         return []
     return [
@@ -194,7 +200,7 @@ def _failover_checks(facts: ServerFacts) -> list[Check]:
             "failover",
             f"{facts.primary} is the primary, {facts.replicas} replicas",
             well=facts.replicas > 0,
-            remedy="start a replica: there is none that could take over",
+            remedy="start a replica: none could take over",
             otherwise=Verdict.WARN,
         )
     ]
@@ -251,7 +257,7 @@ async def _check_account(aws: Aws, account: str) -> Check:
         return Check(name, Verdict.OK, f"found by {await aws.check(account, region)}")
     except CallFailedError as error:
         remedy = (
-            "give them in any way that AWS tools read (this shell was asked, not the workers)"
+            "provide them in any way that AWS tools support (this shell was checked, no worker)"
             if account == DEFAULT_ACCOUNT
             else f"make the profile {account} work: aws sts get-caller-identity --profile {account}"
         )

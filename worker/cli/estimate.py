@@ -1,27 +1,21 @@
-"""When an import will probably start: from its place, whose turn it is, and its lane's pace."""
+"""Estimates when an import will start: from its place in the queue and the pace of its lane."""
 
 import math
 from dataclasses import dataclass
-from typing import Final
 
 from worker.domain.imports import Import
 from worker.domain.requests import Priority
+from worker.domain.shares import PRIORITY_WEIGHTS, START_SHARE
 from worker.domain.states import State
 from worker.store.laneview import LaneView, Source
 from worker.store.views import Whereabouts
 
-WEIGHTS: Final = {Priority.HIGH: 100, Priority.NORMAL: 10, Priority.LOW: 1}
-"""The shares of the priorities, as in worker/store/scripts/library/queues.lua."""
-
-START_SHARE: Final = 0.5
-"""The part of starts in a shared budget unless configured, as in claim.lua."""
-
 
 @dataclass(frozen=True, slots=True)
 class Estimate:
-    """In how many seconds an import will probably start, and why; None where nobody can tell.
+    """In how many seconds an import will probably start, and why. None means unknown.
 
-    Imports that come later may take turns before it; their number is not foreseen.
+    Imports that arrive later may start first; the estimate does not include them.
     """
 
     seconds: float | None
@@ -29,33 +23,36 @@ class Estimate:
 
 
 def estimate_start(item: Import, where: Whereabouts) -> Estimate | None:
-    """Return when an import will start; None for one whose start was made already."""
+    """Return an estimate of when an import will start; None if it has already started."""
     lane = where.lane
     if item.state is not State.WAITING:
         return None
     if where.held:
-        return Estimate(None, "its batch holds it back, and nobody knows for how long")
+        return Estimate(None, "its batch is paused, and it is unknown for how long")
     if where.holder:
         return Estimate(None, "another import is under way for the same target until its job ends")
     if lane.paused_reason:
-        return Estimate(None, "its lane is paused, and nobody knows for how long")
+        return Estimate(None, "its lane is paused, and it is unknown for how long")
     if where.due_seconds is not None and item.not_before_ms and not (item.attempts or item.error):
-        return Estimate(where.due_seconds, "it was asked for no earlier, and takes its turn then")
+        return Estimate(
+            where.due_seconds, "its start was delayed until then; it takes its turn at that time"
+        )
     if where.due_seconds is not None:
-        return Estimate(where.due_seconds, "it kept its place, so it is at the head then")
+        return Estimate(where.due_seconds, "it kept its place, so it will be first in line then")
     if where.ahead is None:
-        return Estimate(None, "it is on its way from one place to another; ask again")
+        return Estimate(None, "its state is changing right now; ask again")
     return _estimate_turn(lane, starts_before(lane, Priority(item.priority), where.ahead))
 
 
 def starts_before(lane: LaneView, priority: Priority, ahead: int) -> int:
-    """Return how many imports of a lane start before one with `ahead` of its own priority ahead.
+    """Return how many imports of a lane start before an import of this priority.
 
-    Those of other priorities take their turns meanwhile, by their weights, as long as any wait.
+    `ahead` is the number of imports of the same priority before it. Waiting imports of other
+    priorities take turns in between, in proportion to the weights of their priorities.
     """
-    turn = _turn(lane, priority) + ahead / WEIGHTS[priority]
+    turn = _turn(lane, priority) + ahead / PRIORITY_WEIGHTS[priority]
     others = (
-        min(queued, max(0, math.ceil((turn - _turn(lane, other)) * WEIGHTS[other])))
+        min(queued, max(0, math.ceil((turn - _turn(lane, other)) * PRIORITY_WEIGHTS[other])))
         for other, queued in lane.queued.items()
         if other is not priority
     )
@@ -63,16 +60,16 @@ def starts_before(lane: LaneView, priority: Priority, ahead: int) -> int:
 
 
 def _turn(lane: LaneView, priority: Priority) -> float:
-    """Return the turn of a priority's next import; one that had none takes it now."""
-    turn = lane.fields.get(f"turn_{priority}")
-    return float(turn or 0) if turn else float(lane.fields.get("turn", 0)) + 1 / WEIGHTS[priority]
+    """Return the turn of a priority's next import; one that has none joins at the next turn."""
+    turn = lane.turn_of(priority)
+    return lane.turn + 1 / PRIORITY_WEIGHTS[priority] if turn is None else turn
 
 
 def _estimate_turn(lane: LaneView, before: int) -> Estimate:
     most = min(math.inf if most is None else most for most in (lane.max_running, lane.ceiling))
     room = most - lane.running
     pace = _pace(lane)
-    starts = f"{before:,} start before it"
+    starts = f"{before:,} ahead of it"
     if room <= 0:
         return Estimate(None, f"{starts}, as places come free: {most:,} of {most:,} are under way")
     if not pace:
@@ -86,9 +83,9 @@ def _estimate_turn(lane: LaneView, before: int) -> Estimate:
 
 
 def _pace(lane: LaneView) -> float:
-    """Return the starts per second that the lane makes now, where enough wait."""
+    """Return the starts per second that the lane makes now, if enough imports wait."""
     pace = lane.start_budget.pace
-    if lane.shared and lane.running:  # polls are due now and then
+    if lane.shared and lane.running:  # starts share the limit with the polls of running jobs
         share = lane.start_share
         return pace * (START_SHARE if share is None else share)
     return pace

@@ -10,7 +10,7 @@ import click
 from redis.exceptions import RedisError
 
 from config.settings import load_settings
-from worker.cli.client import heed_interrupt, not_known_batch, open_views, said_of
+from worker.cli.client import heed_interrupt, message_of, not_known_batch, open_views
 from worker.domain.events import EventType
 from worker.domain.states import State
 from worker.store.views import Event, ImportViews
@@ -19,11 +19,6 @@ LAST_EVENTS = 20
 BLOCK_MS = 1000
 NEWEST = "$"
 OUTAGE_SECONDS = 1.0
-EXAMPLES = """\b
-Examples:
-  amplify-import events --follow --type import.failed --type import.rejected
-  amplify-import events --from 0 --batch wave-1 --json > wave-1.jsonl
-"""
 
 
 def _check_place(
@@ -34,14 +29,15 @@ def _check_place(
     raise click.BadParameter("must be the id of an entry like 1712345678901-0, 0 or $")
 
 
-@click.command(epilog=EXAMPLES)
-@click.option("--follow", "-f", is_flag=True, help="Wait for more until interrupted.")
+@click.command()
+@click.option("--follow", "-f", is_flag=True, help="Keep waiting for new events until interrupted.")
 @click.option(
     "--from",
     "place",
     metavar="ID|0|$",
     callback=_check_place,
-    help=f"Begin behind this entry, at the oldest (0) or now ($). Default: the last {LAST_EVENTS}.",
+    help="Start after this entry, at the oldest one (0), or now ($)."
+    f" Default: the last {LAST_EVENTS}.",
 )
 @click.option(
     "--type",
@@ -49,16 +45,16 @@ def _check_place(
     multiple=True,
     metavar="TYPE",
     type=click.Choice([str(name) for name in EventType]),
-    help="This type only, like import.failed; may be repeated.",
+    help="Only this type, such as import.failed. Can be repeated.",
 )
-@click.option("--batch", "batch_id", default="", metavar="BATCH", help="This batch only.")
+@click.option("--batch", "batch_id", default="", metavar="BATCH", help="Only this batch.")
 @click.option("--json", "as_json", is_flag=True, help="Print each event as one line of JSON.")
 def events(
     place: str | None, types: Collection[str], batch_id: str, *, follow: bool, as_json: bool
 ) -> None:
-    """Print events: what became of every import, batch and lane.
+    """Print events: what happened to imports, batches and lanes.
 
-    Ends with 4 when there are none of the batch, and no such batch.
+    Exits with 4 if the batch is unknown and has no events.
     """
 
     def wanted(event: Event) -> bool:
@@ -91,7 +87,7 @@ async def _print(
 async def _events(
     views: ImportViews, place: str | None, wanted: Callable[[Event], bool], *, follow: bool
 ) -> AsyncGenerator[Event, None]:
-    """Yield the events that are wanted, from the given place on."""
+    """Yield the wanted events after the entry `place`; if it is None, the last few."""
     after = await views.newest_event_id()
     if place is None:
         for event in await _last(views, after, wanted):
@@ -105,7 +101,7 @@ async def _events(
 
 
 async def _last(views: ImportViews, newest: str, wanted: Callable[[Event], bool]) -> list[Event]:
-    """Return the last events that are wanted, up to the entry `newest`, oldest first."""
+    """Return the last wanted events, up to the entry `newest`, oldest first."""
     found: list[Event] = []
     async with aclosing(views.events_backwards(newest)) as stream:
         async for event in stream:
@@ -119,7 +115,12 @@ async def _last(views: ImportViews, newest: str, wanted: Callable[[Event], bool]
 async def _events_after(
     views: ImportViews, after: str, *, follow: bool
 ) -> AsyncGenerator[Event, None]:
-    """Yield the events behind an entry; when following, for ever, also across outages."""
+    """Yield the events after an entry. With `follow`, wait for more forever, even during outages.
+
+    Raises:
+        RedisError: if the store can't be reached, unless `follow` is set.
+
+    """
     while True:
         heed_interrupt()
         try:
@@ -127,7 +128,7 @@ async def _events_after(
         except RedisError as error:
             if not follow:
                 raise
-            click.echo(f"The store {said_of(error)}; still trying.", err=True)
+            click.echo(f"The store {message_of(error)}; still trying.", err=True)
             await asyncio.sleep(OUTAGE_SECONDS)
             continue
         for entry_id, event in entries:
@@ -138,7 +139,7 @@ async def _events_after(
 
 
 def _line(event: Event) -> str:
-    """Return an event as one line: time, type, subject, job, error; a batch's with its counts."""
+    """Return an event as one line: time, type, subject, job, error, and the counts of a batch."""
     data = event["data"]
     parts = [event["time"], f"{event['type']:16}", event["subject"]]
     if data.get("jobId"):

@@ -1,4 +1,4 @@
-"""`amplify-import explain`: what happened to an import, what it waits for, when it will start."""
+"""`amplify-import explain`: shows an import's history, what it waits for, and when it starts."""
 
 import asyncio
 import json
@@ -22,34 +22,37 @@ from worker.store.views import ImportViews
 
 _SENTENCES: Final[Mapping[str, str]] = {
     What.ACCEPTED: "accepted",
-    What.HELD: "held back by its batch",
-    What.RELEASED: "let go by its batch",
-    What.PARKED: "waits for its target, which import $holder holds",
-    What.START: "start $attempt was made, or was about to be",
-    What.THROTTLED: "throttled by AWS; back to its place, not counted",
-    What.CONFLICT: "another job is pending on the target; waits behind it, not counted: $error",
-    What.LANE_PAUSED: "back to its place: the lane is paused",
-    What.GIVEN_BACK: "back to its place: the worker did not make the call",
-    What.DOUBT: "a call may have taken effect; AWS is asked: $error",
-    What.LISTING: "AWS is asked which jobs the target has, before its start",
-    What.UNDECIDED: "waits for a person to decide; $error",
-    What.RESOLVED: "decided by hand: resolve --$action",
+    What.HELD: "held back: its batch is paused or waits for its canaries",
+    What.RELEASED: "released by its batch",
+    What.PARKED: "waits for import $holder, which is under way for the same target",
+    What.START: "start $attempt: the call was sent, or was about to be",
+    What.THROTTLED: "throttled by AWS; back in line, the attempt does not count",
+    What.CONFLICT: "waits for another job of the target; the attempt does not count: $error",
+    What.LANE_PAUSED: "back in line: the lane is paused",
+    What.GIVEN_BACK: "back in line: the worker did not make the call",
+    What.DOUBT: "the outcome of a call is unknown; checking with AWS: $error",
+    What.LISTING: "listing the jobs of the target before the start",
+    What.UNDECIDED: "waits for an operator to decide; $error",
+    What.RESOLVED: "decided by an operator: resolve --$action",
     What.FOUND: "AWS still knows the job",
-    What.NOT_STARTED: "AWS has no job of it; it waits for its start",
-    What.RETRY: "AWS has no such job; to be started again in $seconds s: $error",
-    What.SILENT: "the worker fell silent during a call ($call); another one takes over",
-    What.RUNNING: "job $job_id runs",
-    What.STUCK: "takes longer than the soft deadline; still polled",
-    What.SUSPECTED: "seems to have ended with a status that no setting calls final: $error",
-    What.CANCEL_ASKED: "to be cancelled once the call is answered: $error",
-    What.RETRIED: "tried again as $retry_id",
-    What.LATE: "its job has ended after all: $outcome",
+    What.NOT_STARTED: "AWS has no job for it; waiting to start",
+    What.RETRY: "AWS has no job for it; next start in $seconds s: $error",
+    What.SILENT: "the worker stopped responding during a call ($call); another worker takes over",
+    What.RUNNING: "job $job_id is running",
+    What.STUCK: "has passed the soft deadline; still polling",
+    What.SUSPECTED: "the job seems to have ended, but no setting lists its status as final: $error",
+    What.CANCEL_ASKED: "to be cancelled when the call in progress is answered: $error",
+    What.RETRIED: "retried as $retry_id",
+    What.LATE: "its job has ended since: $outcome",
 }
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Explanation:
-    """All that is known of an import. `waits_for` and `estimate` are None where nothing is."""
+    """All that is known about an import.
+
+    `waits_for` is None if the import has ended. `estimate` is None if it has ended or started.
+    """
 
     item: Import
     now_ms: int
@@ -62,9 +65,9 @@ class Explanation:
 @click.argument("name", metavar="IMPORT")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
 def explain(name: str, *, as_json: bool) -> None:
-    """Tell what happened to an import, what it waits for, and when it will probably start.
+    """Show what happened to an import, what it waits for, and when it will probably start.
 
-    Of one that is over, tell how it ended and what may be done.
+    For an import that has ended, show how it ended and what you can do.
     """
     explanation = asyncio.run(_explain(name))
     if as_json:
@@ -93,23 +96,24 @@ async def _no_import(views: ImportViews, name: str) -> click.ClickException:
     if await views.batch(name) is None:
         return not_known(name)
     return BadInputError(
-        f"{name} is a batch, and explain tells of one import; see amplify-import status {name}"
+        f"{name} is a batch; explain shows a single import. See amplify-import status {name}"
     )
 
 
-def _as_text(told: Explanation) -> list[str]:
-    item = told.item
+def _as_text(explanation: Explanation) -> list[str]:
+    item = explanation.item
     batch = f", batch {item.batch_id}" if item.batch_id else ""
-    lines = [f"Import {item.id}: {item.target}, lane {item.lane}{batch}"]
+    what = f"{item.requested_operation} of {item.target}"
+    lines = [f"Import {item.id}: {what}, lane {item.lane}{batch}"]
     if item.retry_of:
         lines.append(f"It tries import {item.retry_of} again.")
-    lines += [_line(line, told.now_ms) for line in told.lines]
-    if not told.lines:
-        lines.append("  nothing was noted of it")
-    if told.waits_for:
-        lines.append(f"Waits for: {told.waits_for}")
-    if told.estimate:
-        lines.append(f"Starts: {_when(told.estimate)}")
+    lines += [_line(line, explanation.now_ms) for line in explanation.lines]
+    if not explanation.lines:
+        lines.append("  nothing is recorded")
+    if explanation.waits_for:
+        lines.append(f"Waits for: {explanation.waits_for}")
+    if explanation.estimate:
+        lines.append(f"Starts: {_when(explanation.estimate)}")
     if item.is_terminal:
         error = f": {item.error}" if item.error else ""
         lines += [f"Ended: {item.state}{error}", f"To do: {what_to_do(item)}"]
@@ -122,7 +126,7 @@ def _line(line: Line, now_ms: int) -> str:
 
 
 def sentence(line: Line) -> str:
-    """Return a line of a history as people read it."""
+    """Return a line of a history as a sentence."""
     details = {name: _shown(value) for name, value in line.details.items()}
     default = f"{line.what}: $error" if details.get("error") else line.what
     text = Template(_SENTENCES.get(line.what, default)).safe_substitute(
@@ -131,7 +135,7 @@ def sentence(line: Line) -> str:
     if line.details.get("retry_of"):
         text += f", to try import {details['retry_of']} again"
     if line.details.get("adopted"):
-        text += "; it was found when AWS was asked"
+        text += "; found in the list of jobs"
     if line.times > 1:
         text += f" ({line.times:,} times within {span((line.at_ms - line.since_ms) / 1000)})"
     return text
@@ -143,30 +147,30 @@ def _shown(value: object) -> str:
 
 def _when(estimate: Estimate) -> str:
     if estimate.seconds is None:
-        return f"can't be told: {estimate.why}"
+        return f"unknown: {estimate.why}"
     return f"in about {span(estimate.seconds)}: {estimate.why}"
 
 
 def what_to_do(item: Import) -> str:
-    """Return what may be done about an import that is over."""
+    """Return what the user can do about an import that has ended."""
     if item.state is State.SUCCEEDED:
         return "nothing"
     if item.retried_by:
-        return f"nothing; it was retried as {item.retried_by}"
+        return f"nothing; it has been retried as {item.retried_by}"
     if item.late_outcome == State.SUCCEEDED:
         return "nothing; its job succeeded after the import had ended"
     if not item.first_start_at_ms and item.state is State.REJECTED:
-        return "mend the request, and submit it under another id"
-    return f"mend the cause, then: amplify-import retry {item.id}"
+        return "fix the request and submit it under another id"
+    return f"fix the cause, then: amplify-import retry {item.id}"
 
 
-def _as_json(told: Explanation) -> dict[str, Any]:
-    item, estimate = told.item, told.estimate
+def _as_json(explanation: Explanation) -> dict[str, Any]:
+    item, estimate = explanation.item, explanation.estimate
     return {
-        **import_as_json(item, told.waits_for),
+        **import_as_json(item, explanation.waits_for),
         "retryOf": item.retry_of or None,
         "retriedBy": item.retried_by or None,
-        "history": [_line_as_json(line) for line in told.lines],
+        "history": [_line_as_json(line) for line in explanation.lines],
         "startsInSeconds": estimate.seconds if estimate else None,
         "startsWhy": estimate.why if estimate else None,
         "toDo": what_to_do(item) if item.is_terminal else None,

@@ -1,4 +1,4 @@
-"""What a lane has shown of AWS, as `lanes --facts` and `doctor` tell it."""
+"""What lanes have observed about AWS's jobs, as `lanes --facts` and `doctor` show it."""
 
 import math
 from collections.abc import Iterator, Sequence
@@ -7,7 +7,7 @@ from typing import Any, Final
 from config.settings import Settings
 from worker.cli.checks import Check, Verdict
 from worker.cli.lanelist import span
-from worker.domain.facts import LaneFacts, Times
+from worker.domain.facts import LaneFacts, Names, Times
 from worker.store.laneview import LaneView
 
 NOT_YET: Final = "not seen yet"
@@ -19,10 +19,10 @@ SUSPECTS_REMEDY: Final = (
 
 
 def facts_as_json(facts: LaneFacts) -> dict[str, Any]:
-    """Return the facts as programs read them; what was not seen yet is null or empty."""
+    """Return the facts for JSON output. Facts that are not known yet are null or empty."""
     return {
-        "operations": sorted(facts.operations),
-        "listOperations": sorted(facts.list_operations),
+        "operations": sorted(_all_of(facts.operations)),
+        "listOperations": sorted(_all_of(facts.list_operations)),
         "statuses": sorted(facts.statuses),
         "longestSecondsInStatus": dict(sorted(facts.left.items())),
         "suspectedFinalStatuses": sorted(facts.suspects),
@@ -35,13 +35,13 @@ def facts_as_json(facts: LaneFacts) -> dict[str, Any]:
 
 
 def facts_as_text(lane: LaneView) -> str:
-    """Return a lane's facts as a paragraph, its name first."""
-    rows = (f"  {name:14} {told}" for name, told in _rows(lane.facts))
+    """Return a lane's facts as lines of text, after its name."""
+    rows = (f"  {name:14} {value}" for name, value in _rows(lane.facts))
     return "\n".join((lane.name, *rows))
 
 
 def fact_checks(lanes: Sequence[LaneView], settings: Settings) -> Iterator[Check]:
-    """Judge whether settings fit what the lanes have shown of AWS."""
+    """Yield a warning for each setting that does not fit the facts of a lane."""
     final = settings.success_statuses | settings.failure_statuses
     for lane in lanes:
         if suspects := lane.facts.suspects - final:
@@ -56,7 +56,7 @@ def fact_checks(lanes: Sequence[LaneView], settings: Settings) -> Iterator[Check
 
 
 def undecided_checks(undecided: Sequence[str]) -> Iterator[Check]:
-    """Tell of imports that wait for a person to decide."""
+    """Yield a failed check if imports wait for an operator to decide."""
     if undecided:
         shown = ", ".join(undecided[:UNDECIDED_SHOWN])
         more = len(undecided) - UNDECIDED_SHOWN
@@ -68,9 +68,9 @@ def undecided_checks(undecided: Sequence[str]) -> Iterator[Check]:
 
 
 def _rows(facts: LaneFacts) -> Iterator[tuple[str, str]]:
-    yield "operation name", _words(facts.operations)
+    yield "operation name", _words(_all_of(facts.operations))
     if facts.list_operations:
-        yield "name in lists", _words(facts.list_operations)
+        yield "name in lists", _words(_all_of(facts.list_operations))
     statuses = (_status(status, facts) for status in sorted(facts.statuses))
     yield "statuses", ", ".join(statuses) or NOT_YET
     if facts.suspects:
@@ -92,16 +92,20 @@ def _times(facts: LaneFacts) -> str:
             return NOT_YET
         case Times.GOOD:
             return f"reliable; format: {facts.time_format}"
-    return "missing or unreliable: a target's jobs are listed before its first start"
+    return "missing or unreliable, so a target's jobs are listed before its first start"
 
 
 def _lists(facts: LaneFacts) -> str:
-    told = []
+    parts = []
     if facts.lists_finished is not None:
-        told.append("show finished jobs" if facts.lists_finished else "do not show finished jobs")
+        parts.append("show finished jobs" if facts.lists_finished else "do not show finished jobs")
     if facts.list_lag_seconds is not None:
-        told.append(f"have lagged up to {span(facts.list_lag_seconds)}")
-    return ", ".join(told) or NOT_YET
+        parts.append(f"have lagged up to {span(facts.list_lag_seconds)}")
+    return ", ".join(parts) or NOT_YET
+
+
+def _all_of(names: Names) -> frozenset[str]:
+    return frozenset().union(*names.values())
 
 
 def _words(words: frozenset[str]) -> str:

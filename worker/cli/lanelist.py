@@ -1,4 +1,4 @@
-"""How lanes are shown: a table for terminals, a line each for logs, an object each for programs."""
+"""Formats lanes: as a table for terminals, as lines for logs, and as objects for programs."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -12,10 +12,10 @@ CALLS = {"start": "starts", "poll": "polls", "shared": "calls"}
 
 
 def drain_seconds(lane: LaneView) -> float | None:
-    """Return how long what waits needs to be started; None where nobody can tell.
+    """Return the seconds until all waiting imports have been started; None if that is unknown.
 
-    That is while the lane is paused or its rate not known. Conflicts over targets, limits of
-    unfinished jobs and throttles to come are not foreseen.
+    It is unknown while the lane is paused, or while its rate is not known. The estimate ignores
+    imports of the same target, limits of unfinished jobs, and future throttling.
     """
     budget = lane.start_budget
     if lane.paused_reason or not budget.pace:
@@ -24,33 +24,34 @@ def drain_seconds(lane: LaneView) -> float | None:
 
 
 def as_json(lane: LaneView) -> dict[str, Any]:
-    """Return a lane as programs read it. What does not apply is null."""
+    """Return a lane for JSON output. Values that do not apply are null."""
+    throttling, by_operator, configured = lane.throttling, lane.set_by_operator, lane.configured
     return {
         "lane": lane.name,
         **{name: _budget_as_json(budget) for name, budget in lane.budgets.items()},
         "maxRunning": lane.max_running,
         "ceiling": lane.ceiling,
-        "setByHandBy": lane.fields.get("hand_by"),
-        "setByHandSecondsAgo": lane.seconds_since("hand_at_ms"),
-        "configuredBy": lane.configured_by,
-        "configuredSecondsAgo": lane.configured_seconds_ago,
+        "setByHandBy": by_operator and by_operator.by,
+        "setByHandSecondsAgo": by_operator and by_operator.seconds_ago,
+        "configuredBy": configured and configured.by,
+        "configuredSecondsAgo": configured and configured.seconds_ago,
         "waiting": lane.waiting,
         "running": lane.running,
-        "throttled": int(lane.fields.get("throttled", 0)),
-        "last429SecondsAgo": lane.seconds_since("last_429_at_ms"),
-        "last429Call": lane.fields.get("last_429_call"),
-        "last429LimitType": lane.fields.get("last_429_limit_type") or None,
+        "throttled": throttling.total if throttling else 0,
+        "last429SecondsAgo": throttling and throttling.seconds_ago,
+        "last429Call": throttling and throttling.call,
+        "last429LimitType": (throttling and throttling.limit_type) or None,
         "paused": bool(lane.paused_reason),
-        "pausedByHand": lane.held,
+        "pausedByHand": lane.paused_by_operator,
         "pausedReason": lane.paused_reason or None,
-        "pausedSecondsAgo": lane.seconds_since("paused_at_ms"),
+        "pausedSecondsAgo": lane.paused_seconds_ago,
         "nextProbeSeconds": lane.paused_seconds if _is_probed(lane) else None,
         "drainSeconds": drain_seconds(lane),
     }
 
 
 def as_line(lane: LaneView) -> str:
-    """Return a lane as one line of a log."""
+    """Return a lane as one line of text."""
     drains = drain_seconds(lane)
     parts = [
         f"{lane.waiting:,} waiting",
@@ -64,7 +65,7 @@ def as_line(lane: LaneView) -> str:
 
 
 def as_table(lanes: Sequence[LaneView]) -> Table:
-    """Return the lanes as a table, a row each."""
+    """Return the lanes as a table, with one row for each."""
     table = Table(box=None, padding=(0, 1, 0, 0), pad_edge=False, header_style="bold")
     table.add_column("lane", overflow="fold", min_width=15)
     for name in ("waiting", "running"):
@@ -125,21 +126,24 @@ def _source_as_json(limit: Limit) -> str | None:
 
 
 def _notes(lane: LaneView) -> list[str]:
-    """Return what else there is to know: 429s, a ceiling, and who set limits."""
+    """Return notes on throttling, on AWS's limit of unfinished jobs, and on who set limits."""
     notes = []
-    if (ago := lane.seconds_since("last_429_at_ms")) is not None:
-        why = lane.fields.get("last_429_limit_type") or "no reason given"
+    if last := lane.throttling:
         notes.append(
-            f"throttled {int(lane.fields.get('throttled', 0)):,} in all, "
-            f"last a {lane.fields.get('last_429_call', 'call')} {span(ago)} ago ({why})"
+            f"throttled {last.total:,} in all, last a {last.call} {span(last.seconds_ago)} ago"
+            f" ({last.limit_type or 'no reason given'})"
         )
     if lane.ceiling is not None:
-        seems = " as it seems" if "ceiling_suspected" in lane.fields else ""
-        notes.append(f"AWS allows {lane.ceiling:,} unfinished jobs{seems}: starts wait for ends")
-    if (ago := lane.seconds_since("hand_at_ms")) is not None:
-        notes.append(f"limits set by {lane.fields.get('hand_by', 'hand')} {span(ago)} ago")
-    if lane.is_configured and (ago := lane.configured_seconds_ago) is not None:
-        notes.append(f"configured by {lane.configured_by} {span(ago)} ago")
+        seems = " apparently" if lane.ceiling_is_suspected else ""
+        notes.append(
+            f"AWS allows {lane.ceiling:,} unfinished jobs{seems}: starts wait for jobs to end"
+        )
+    if by_operator := lane.set_by_operator:
+        notes.append(
+            f"limits set by {by_operator.by or 'hand'} {span(by_operator.seconds_ago)} ago"
+        )
+    if lane.is_configured and (configured := lane.configured):
+        notes.append(f"configured by {configured.by} {span(configured.seconds_ago)} ago")
     return notes
 
 
@@ -149,9 +153,9 @@ def _running(lane: LaneView) -> str:
 
 
 def _state(lane: LaneView) -> str:
-    since = span(lane.seconds_since("paused_at_ms") or 0)
-    if lane.held:
-        return f"paused by hand for {since}: {lane.paused_reason}"
+    since = span(lane.paused_seconds_ago or 0)
+    if lane.paused_by_operator:
+        return f"paused by an operator for {since}: {lane.paused_reason}"
     if lane.paused_reason:
         probe = span(lane.paused_seconds)
         return f"paused for {since}, next probe in {probe}: {lane.paused_reason}"
@@ -170,11 +174,11 @@ def _style(lane: LaneView) -> str:
 
 
 def _is_probed(lane: LaneView) -> bool:
-    return bool(lane.paused_reason) and not lane.held
+    return bool(lane.paused_reason) and not lane.paused_by_operator
 
 
 def span(seconds: float) -> str:
-    """Return a length of time, to the unit that matters."""
+    """Return a duration in the largest unit of which it has at least two."""
     for unit, length in (("d", 86400), ("h", 3600), ("min", 60)):
         if seconds >= 2 * length:
             return f"{seconds / length:.0f} {unit}"

@@ -1,4 +1,4 @@
-"""`amplify-import lanes`: how the lanes stand, and what a person may do to one."""
+"""`amplify-import lanes`: shows the lanes, and pauses, resumes, limits or resets one."""
 
 import asyncio
 import getpass
@@ -24,13 +24,13 @@ from worker.cli.lanelist import as_json, as_line, as_table
 from worker.cli.progress import is_plain
 from worker.domain.outcomes import LaneLimits
 from worker.runtime import limits_of, store_config
-from worker.store.lanes import LaneControl
+from worker.store.control import LaneControl
 from worker.store.views import ImportViews
 
 
 def _check_name(_context: click.Context, _argument: click.Parameter, value: str) -> str:
     if not LANE_NAME.fullmatch(value):
-        raise click.BadParameter(f'"{value}" is no lane; one is named account/region')
+        raise click.BadParameter(f'"{value}" is not a lane name; it must look like account/region')
     return value
 
 
@@ -42,24 +42,26 @@ lane_argument = click.argument("lane", callback=_check_name)
 @click.option("--facts", is_flag=True, help="Show what each lane has learned about AWS's jobs.")
 @click.pass_context
 def lanes(context: click.Context, *, as_objects: bool, facts: bool) -> None:
-    """Show every lane, or pause one, resume it, or set its limits.
+    """Show all lanes, or pause, resume or limit one.
 
-    A lane is what one AWS limit covers, named account/region.
+    A lane is the scope of one AWS rate limit: an account and a region, named account/region.
     """
     if context.invoked_subcommand is None:
         asyncio.run(_show(load_settings(), as_objects=as_objects, facts=facts))
     elif as_objects or facts:
         option = "--json" if as_objects else "--facts"
-        raise click.UsageError(f"{option} is for the list of lanes alone.")
+        raise click.UsageError(f"{option} works only without a subcommand.")
 
 
 @lanes.command()
 @lane_argument
-@click.option("--reason", default="", metavar="TEXT", help="Why, for those who wonder.")
+@click.option(
+    "--reason", default="", metavar="TEXT", help="The reason, shown by status and explain."
+)
 def pause(lane: str, reason: str) -> None:
     """Pause a lane: no worker makes a call for it until you resume it.
 
-    Calls that are on the way are finished; imports keep waiting, and deadlines keep running.
+    Calls in progress are completed. Imports keep waiting, and deadlines keep running.
     """
     asyncio.run(_pause(load_settings(), lane, reason.strip() or DEFAULT_REASON))
 
@@ -67,7 +69,7 @@ def pause(lane: str, reason: str) -> None:
 @lanes.command()
 @lane_argument
 def resume(lane: str) -> None:
-    """Resume a lane, whether you paused it or it paused itself."""
+    """Resume a lane, whether it was paused by an operator or automatically."""
     asyncio.run(_resume(load_settings(), lane))
 
 
@@ -77,45 +79,68 @@ def resume(lane: str) -> None:
 @click.option("--start-burst", type=float, metavar="N", help="Starts at once.")
 @click.option("--poll", "poll_rate", type=float, metavar="RATE", help="Polls per second.")
 @click.option("--poll-burst", type=float, metavar="N", help="Polls at once.")
-@click.option("--shared", "shared_rate", type=float, metavar="RATE", help="Both, of one budget.")
-@click.option("--shared-burst", type=float, metavar="N", help="Both at once.")
-@click.option("--start-share", type=float, metavar="SHARE", help="Of it, kept for starts: 0 to 1.")
+@click.option(
+    "--shared",
+    "shared_rate",
+    type=float,
+    metavar="RATE",
+    help="Starts and polls per second, if AWS counts them together.",
+)
+@click.option(
+    "--shared-burst",
+    type=float,
+    metavar="N",
+    help="Starts and polls at once, if AWS counts them together.",
+)
+@click.option(
+    "--start-share",
+    type=float,
+    metavar="SHARE",
+    help="The part of the shared limit for starts: 0.05 to 0.95.",
+)
 @click.option("--max-running", type=int, metavar="N", help="Unfinished jobs at once.")
 def set_rate(lane: str, **limits: float | None) -> None:
     """Set limits of a lane for all workers, also before it is first used.
 
-    They hold, whatever is configured, until you `reset` the lane. A rate that AWS does not allow
-    after all is lowered by what AWS answers.
+    They override the configuration until you `reset` the lane. If AWS allows less, the lane follows
+    AWS.
     """
     given = _limits_of(limits)
     asyncio.run(_set_limits(load_settings(), lane, given))
     what = ", ".join(f"{name} {value:g}" for name, value in limits.items() if value is not None)
-    click.echo(f"Lane {lane}: {what}, from now on; amplify-import lanes reset {lane} ends that.")
+    click.echo(f"Lane {lane}: {what}, from now on; to undo: amplify-import lanes reset {lane}")
 
 
 @lanes.command()
 @lane_argument
 def reset(lane: str) -> None:
-    """Forget the limits of a lane that were set by hand, and all that was learned.
+    """Forget the limits set with set-rate, and all that a lane has learned.
 
-    What is configured holds again; the rest is learned anew. Do this when AWS has raised a quota
-    and you do not want to wait until that is noticed.
+    That includes the facts that `lanes --facts` shows. Configured limits apply again; the others
+    are learned anew. Use it when AWS has raised a quota
+    and you do not want to wait until the lane notices.
     """
     asyncio.run(_reset(load_settings(), lane))
 
 
 def _who() -> str:
-    """Return who asks, as far as this machine knows: whoever wonders about a limit can ask back."""
+    """Return user@host of the operator, so that others can see who has set a limit."""
     try:
         return f"{getpass.getuser()}@{socket.gethostname()}"
-    except (KeyError, OSError):  # a container whose user has no name
+    except (KeyError, OSError):  # in a container, the user may have no name
         return socket.gethostname()
 
 
 def _limits_of(limits: dict[str, float | None]) -> LaneLimits:
-    """Judge limits as those of the lanes file are judged."""
+    """Return valid limits. The rules are those of the lanes file.
+
+    Raises:
+        click.UsageError: if no limit is given.
+        BadInputError: if a limit is invalid.
+
+    """
     if all(value is None for value in limits.values()):
-        raise click.UsageError("Say which limit to set; --help lists them.")
+        raise click.UsageError("No limit given. Use at least one of the options that --help lists.")
     shared = any(limits[name] for name in ("shared_rate", "shared_burst", "start_share")) or None
     try:
         return limits_of(LaneSettings.model_validate({**limits, "shared": shared}))
@@ -133,7 +158,7 @@ async def _show(settings: Settings, *, as_objects: bool, facts: bool) -> None:
             more = {"facts": facts_as_json(lane.facts)} if facts else {}
             click.echo(json.dumps(as_json(lane) | more))
     elif not found:
-        click.echo("No lanes: nothing was imported or configured here yet.")
+        click.echo("There are no lanes yet: nothing has been imported or configured.")
     elif facts:
         click.echo("\n".join(map(facts_as_text, found)))
     elif is_plain(console):
@@ -145,9 +170,9 @@ async def _show(settings: Settings, *, as_objects: bool, facts: bool) -> None:
 
 async def _pause(settings: Settings, lane: str, reason: str) -> None:
     async with _open_lane(settings, lane) as control:
-        fresh = await control.hold(lane, reason)
+        fresh = await control.pause(lane, reason)
     click.echo(
-        f"Lane {lane} {'is' if fresh else 'was paused already; it stays'} paused until you "
+        f"Lane {lane} {'is' if fresh else 'was already paused; it stays'} paused until you "
         f"resume it: amplify-import lanes resume {lane}"
     )
 
@@ -155,13 +180,13 @@ async def _pause(settings: Settings, lane: str, reason: str) -> None:
 async def _resume(settings: Settings, lane: str) -> None:
     async with _open_lane(settings, lane) as control:
         resumed = await control.resume(lane)
-    click.echo(f"Lane {lane} {'goes on' if resumed else 'was not paused'}.")
+    click.echo(f"Lane {lane} {'is resumed' if resumed else 'was not paused'}.")
 
 
 async def _reset(settings: Settings, lane: str) -> None:
     async with _open_lane(settings, lane) as control:
         await control.reset(lane)
-    click.echo(f"Lane {lane}: what is configured holds again, the rest is learned anew.")
+    click.echo(f"Lane {lane}: configured limits apply again; the others are learned anew.")
 
 
 async def _set_limits(settings: Settings, lane: str, limits: LaneLimits) -> None:
@@ -172,8 +197,15 @@ async def _set_limits(settings: Settings, lane: str, limits: LaneLimits) -> None
 
 @asynccontextmanager
 async def _open_lane(settings: Settings, lane: str) -> AsyncIterator[LaneControl]:
-    """Open the control of a lane; raises NotKnownError when it was never used or configured."""
+    """Yield the control of a lane; close the store at the end.
+
+    Raises:
+        NotKnownError: if the lane was never used and never configured.
+
+    """
     async with open_store(settings) as redis:
         if await ImportViews(redis).lane(lane) is None:
-            raise NotKnownError(f"No lane {lane} is known here; `amplify-import lanes` lists them.")
+            raise NotKnownError(
+                f"There is no lane {lane} in this store; `amplify-import lanes` lists all lanes."
+            )
         yield LaneControl(redis, store_config(settings))

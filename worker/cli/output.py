@@ -1,8 +1,9 @@
-"""The one way out of the command line: what happens to all that it prints, whoever prints it.
+"""Everything that the command line prints goes through this module.
 
-Control characters in it are shown, not obeyed: they come from arguments, files and servers. What a
-terminal's encoding lacks gets a stand-in. A stream whose reader went away, or whose disk is full,
-fails once and is silent from then on; what that means for the command is the command's choice.
+Control characters in the output are shown as escapes, because they come from arguments, files and
+servers and could control the terminal. Characters that the terminal's encoding lacks are replaced.
+A stream whose reader has gone, or whose disk is full, fails once; later output to it is dropped.
+Each command decides whether it continues then.
 """
 
 import codecs
@@ -16,16 +17,16 @@ from typing import Any, Final, TextIO, cast
 from rich.console import Console, ConsoleOptions, RenderableType
 from rich.segment import Segment
 
-from config.logging import shown
+from config.text import shown
 
 _STAND_INS: Final = {"·": "-", "…": "~", "━": "-", "╸": "-", "╺": "-"}
 _STAND_IN: Final = "amplify-import.stand-in"
 
 
 class OutputError(Exception):
-    """Standard output or standard error can't be written any more. The message says why.
+    """Standard output or standard error can no longer be written to. The message says why.
 
-    No OSError: that would look like one of the store's.
+    This is not an OSError, because the commands take an OSError for an error of the store.
     """
 
     def __init__(self, name: str, cause: OSError) -> None:
@@ -36,8 +37,8 @@ class OutputError(Exception):
 class Outlet(io.TextIOBase):
     """Standard output or standard error, which fails at most once.
 
-    `lost` is what it failed with. While `is_vital`, that is raised as well; else whoever prints
-    does not notice.
+    `lost` is the error with which it failed, None if it has not. If `is_vital` is set, the error is
+    also raised; otherwise the code that prints does not notice it.
     """
 
     def __init__(self, stream: TextIO, name: str) -> None:
@@ -55,23 +56,23 @@ class Outlet(io.TextIOBase):
 
     @property
     def errors(self) -> str | None:  # type: ignore[override]  # as above
-        """How the stream writes what its encoding lacks."""
+        """How the stream handles characters that its encoding lacks."""
         return self._stream.errors
 
     def fileno(self) -> int:
-        """Return the stream's descriptor."""
+        """Return the stream's file descriptor."""
         return self._stream.fileno()
 
     def isatty(self) -> bool:
-        """Whether it is a terminal."""
+        """Return whether the stream is a terminal."""
         return self._stream.isatty()
 
     def writable(self) -> bool:
-        """Whether it can be written: as far as anybody knows, it can."""
+        """Return True: an outlet accepts output even after it has failed."""
         return True
 
     def write(self, text: str) -> int:
-        """Write text as it is."""
+        """Write text without changes."""
         try:
             self._stream.write(text)
         except OSError as error:
@@ -79,14 +80,14 @@ class Outlet(io.TextIOBase):
         return len(text)
 
     def flush(self) -> None:
-        """Write what is still buffered."""
+        """Write the buffered text."""
         try:
             self._stream.flush()
         except OSError as error:
             self._lose(error)
 
     def _lose(self, error: OSError) -> None:
-        # What is still buffered has no reader: let it, and all that follows, go nowhere.
+        # Drop the buffered text and all later output.
         nowhere = os.open(os.devnull, os.O_WRONLY)
         os.dup2(nowhere, self.fileno())
         os.close(nowhere)
@@ -96,7 +97,7 @@ class Outlet(io.TextIOBase):
 
 
 class ShownText:
-    """An outlet for text of any origin: control characters become visible."""
+    """An outlet that shows control characters as escapes, for text of any origin."""
 
     def __init__(self, outlet: Outlet) -> None:
         self.outlet = outlet
@@ -105,31 +106,32 @@ class ShownText:
         return getattr(self.outlet, name)
 
     def write(self, text: str) -> int:
-        """Write text with its control characters shown."""
+        """Write text with its control characters as escapes."""
         return self.outlet.write(shown(text))
 
 
 class ShownConsole(Console):
-    """A console that obeys rich's control characters, and shows those of what it prints."""
+    """A console that shows control characters in text as escapes, but keeps rich's own."""
 
     def render(
         self, renderable: RenderableType, options: ConsoleOptions | None = None
     ) -> Iterable[Segment]:
-        """Yield the segments of anything that can be printed."""
+        """Yield the segments of a renderable, with control characters in text as escapes."""
         for segment in super().render(renderable, options):
             yield segment if segment.control else segment._replace(text=shown(segment.text))
 
 
 def open_outlets() -> list[Outlet]:
-    """Put outlets in the place of standard output and error, and return them.
+    """Replace standard output and standard error by outlets, and return these.
 
-    A descriptor that is closed is taken, so that no file gets its number and is printed into.
+    If one of the descriptors 0 to 2 is closed, it is opened on /dev/null. Otherwise a file could
+    get its number, and receive the output.
     """
     for descriptor in range(3):
         try:
             os.fstat(descriptor)
         except OSError:
-            os.open(os.devnull, os.O_RDWR)  # the lowest number that is free: this one
+            os.open(os.devnull, os.O_RDWR)  # gets the lowest free number, which is this descriptor
     outlets = []
     if sys.stdout is not None:
         outlets.append(Outlet(sys.stdout, "standard output"))
@@ -141,14 +143,14 @@ def open_outlets() -> list[Outlet]:
 
 
 def outlive_output() -> None:
-    """Go on when nothing can be printed any more; how the command ends will tell."""
+    """Continue the command when its output can't be written; its exit code reports that later."""
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, ShownText):
             stream.outlet.is_vital = False
 
 
 def drawn(stream: TextIO) -> TextIO:
-    """Return the stream for what may hold control characters of our own."""
+    """Return the stream for text that contains our own control characters, such as colors."""
     return cast("TextIO", stream.outlet) if isinstance(stream, ShownText) else stream
 
 

@@ -1,7 +1,4 @@
-"""The live display of a batch, and its summary at the end.
-
-On a terminal it is drawn in place; elsewhere it is plain lines, few enough for a log.
-"""
+"""The live display of a batch: drawn in place on a terminal, elsewhere a few lines for a log."""
 
 import asyncio
 import math
@@ -19,31 +16,21 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
-from config.logging import mask_text
+from config.text import mask_text
 from worker.cli.client import heed_interrupt
-from worker.domain.imports import Import
-from worker.domain.states import TERMINAL, State
+from worker.cli.summary import STYLE
+from worker.domain.states import State
+from worker.store.batchview import BatchCounts
 from worker.store.laneview import LaneView
-from worker.store.views import BatchCounts, ImportViews
+from worker.store.views import ImportViews
 
 LINE_SECONDS: Final = 5.0
 RATE_SECONDS: Final = 15.0
 LANES_SECONDS: Final = 2.0
 READ_SECONDS: Final = 2.0
-FAILURES_SHOWN: Final = 10
 LANES_SHOWN: Final = 5
 FEW: Final = 100
-"""When at most this many are left and none finishes, undecided imports are looked for."""
-
-BAD_STATES: Final = TERMINAL - {State.SUCCEEDED}
-
-_STYLE: Final = {
-    State.WAITING: "yellow",
-    State.STARTING: "cyan",
-    State.RUNNING: "cyan",
-    State.SUCCEEDED: "green",
-    **dict.fromkeys(BAD_STATES, "red"),
-}
+"""If at most this many imports are left and none finishes, look for undecided imports."""
 
 
 async def follow_batch(
@@ -55,12 +42,12 @@ async def follow_batch(
     interval_seconds: float = 0.25,
     stop: asyncio.Event | None = None,
 ) -> BatchCounts:
-    """Show a batch until all of it is over, or `stop` is set; return the last counts seen.
+    """Show a batch until all its imports have ended, or `stop` is set; return its last counts.
 
-    A batch that is paused is shown until nothing of it is under way any more.
+    If the batch is paused, show it until none of its imports is under way.
 
-    `total` is the length of the batch where the caller knows it: the batch may not have arrived
-    yet, or in part. While the store can't be reached, the display says so and goes on.
+    `total` is the number of imports, if the caller knows it. The batch may then not have arrived
+    yet, or only in part. While the store can't be reached, the display says so and continues.
     """
     stop = stop or asyncio.Event()
     watcher = _Watcher(views, batch_id, total or 0)
@@ -78,72 +65,30 @@ async def follow_batch(
                     await stop.wait()
 
 
-def summary(
-    counts: BatchCounts, failures: Sequence[Import], more_at: str = "", resume_by: str = ""
-) -> RenderableType:
-    """Return how a batch ended: counts, and the first of `failures` with target and reason.
-
-    `more_at` says where the others are found, `resume_by` how to let a paused batch go on; by
-    default, the commands that do it.
-    """
-    text = Text(f"Batch {counts.batch_id}: {counts.by_state[State.SUCCEEDED]:,} of ")
-    text.append(f"{counts.total:,} succeeded, {counts.ended_badly:,} ended badly")
-    text.append(f", {left:,} not finished.\n" if (left := _left_of(counts)) else ".\n")
-    for state, number in counts.by_state.items():
-        if number:
-            text.append(f"  {state:10}", style=_STYLE[state]).append(f"{number:>10,}\n")
-    if counts.known:
-        text.append(f"  {'known':10}{counts.known:>10,}  imports of other batches\n")
-    if counts.is_stopped:
-        resume_by = resume_by or f"amplify-import batches resume {counts.batch_id}"
-        text.append(f"Paused: {counts.stopped_reason}. ", style="yellow")
-        text.append(f"To let it go on: {resume_by}\n")
-    if failures:
-        text.append(failure_list(failures[:FAILURES_SHOWN]))
-        if (more := counts.ended_badly - FAILURES_SHOWN) > 0:
-            text.append(f"  ... and {more:,} more: ")
-            text.append(f"{more_at or f'amplify-import status {counts.batch_id} --failed'}\n")
-    text.rstrip()
-    return text
-
-
-def failure_list(failures: Sequence[Import]) -> Text:
-    """Return imports that ended badly, a line each: target, state, reason, id."""
-    text = Text("Ended badly:\n")
-    width = max((len(item.target) for item in failures), default=0)
-    for item in failures:
-        text.append(f"  {item.target:{width}}  ")
-        text.append(f"{item.state:9}", style=_STYLE[item.state])
-        text.append(f"  {item.error or 'no reason given'}  ").append(f"({item.id})\n", style="dim")
-    return text
-
-
-def exit_code_of(counts: BatchCounts) -> int:
-    """Return 0 when nothing in the batch ended badly and it isn't paused, else 1."""
-    return 1 if counts.ended_badly or counts.is_stopped else 0
-
-
 def is_plain(console: Console) -> bool:
-    """Whether output goes where nothing can be drawn: a file, a pipe, a dumb terminal."""
+    """Return whether the output can't be drawn in place: to a file, a pipe, or a dumb terminal."""
     return not console.is_terminal or console.is_dumb_terminal
 
 
 @dataclass(slots=True)
 class Pace:
-    """How many imports finish per second, over the last while. Times are a monotonic clock's."""
+    """How many imports finished per second, over the last `window_seconds`.
+
+    Times are in seconds of a monotonic clock.
+    """
 
     window_seconds: float = RATE_SECONDS
     _samples: deque[tuple[float, int]] = field(default_factory=deque)
 
     def note(self, now: float, finished: int) -> None:
-        """Note how many are finished now."""
+        """Record how many imports are finished now."""
         self._samples.append((now, finished))
         while self._samples[0][0] < now - self.window_seconds:
             self._samples.popleft()
 
     @property
     def per_second(self) -> float:
-        """The rate; 0 while nothing can be said."""
+        """The rate; 0 until there are two samples."""
         (began, before), (ended, after) = self._samples[0], self._samples[-1]
         return max(0, after - before) / (ended - began) if ended > began else 0.0
 
@@ -153,7 +98,7 @@ class Pace:
 
 
 class _Watcher:
-    """What is known of the batch, look by look."""
+    """The state of the batch and its lanes, updated by each `look`."""
 
     def __init__(self, views: ImportViews, batch_id: str, total: int) -> None:
         self._views = views
@@ -176,7 +121,7 @@ class _Watcher:
 
     @property
     def is_stuck(self) -> bool:
-        return self.counts.is_stopped and self.counts.is_idle
+        return self.counts.is_paused and self.counts.is_idle
 
     @property
     def elapsed(self) -> float:
@@ -187,7 +132,7 @@ class _Watcher:
         return max(self._total, self.counts.total) - self.counts.finished
 
     async def look(self) -> None:
-        """Read the store once; a failure to do so is what is known then."""
+        """Read the store once. If that fails, `outage` says why."""
         try:
             async with asyncio.timeout(READ_SECONDS):
                 await self._read()
@@ -199,7 +144,7 @@ class _Watcher:
         counts = await self._views.batch(self.counts.batch_id)
         now = time.monotonic()
         if counts is not None:
-            if not self._seen:  # what was over before we came is no pace
+            if not self._seen:  # imports that ended before the first look don't count as pace
                 self.pace = Pace()
             self._seen = True
             self.counts = counts
@@ -217,14 +162,14 @@ class _Watcher:
 
 
 class _Display(Protocol):
-    """Shows what a watcher knows."""
+    """Shows the state in a watcher."""
 
     def open(self) -> AbstractContextManager[object]:
-        """Take the console for a while."""
+        """Return a context manager that keeps the console for this display."""
         ...
 
     def show(self, watcher: _Watcher, *, last: bool) -> None:
-        """Show it as it is now."""
+        """Show the current state; `last` says that nothing follows."""
         ...
 
 
@@ -242,7 +187,7 @@ class _Drawn:
 
 
 class _Plain:
-    """The display in a log: a line when something changed, at most one every few seconds."""
+    """The display in a log: a line after a change, at most one every few seconds."""
 
     def __init__(self, console: Console) -> None:
         self._console = console
@@ -291,7 +236,7 @@ def _drawn_counts(counts: BatchCounts) -> Text:
     for state, number in counts.by_state.items():
         if number or state is not State.CANCELLED:
             text.append(f"{state} ", style="dim")
-            text.append(f"{number:,}   ", style=_STYLE[state] if number else "dim")
+            text.append(f"{number:,}   ", style=STYLE[state] if number else "dim")
     return text
 
 
@@ -312,22 +257,22 @@ def _times(watcher: _Watcher) -> list[str]:
 
 
 def _notices(watcher: _Watcher) -> list[str]:
-    """Return what keeps the batch from going on, as sentences."""
+    """Return sentences that say what delays the batch."""
     notices = [notice for lane in watcher.lanes if (notice := _lane_notice(lane))]
     if len(notices) > LANES_SHOWN:
-        notices[LANES_SHOWN:] = [f"{len(notices) - LANES_SHOWN} more lanes are held up"]
+        notices[LANES_SHOWN:] = [f"{len(notices) - LANES_SHOWN} more lanes are waiting"]
     if waiting := watcher.undecided:
         way = f"amplify-import explain {waiting[0]}"
-        notices.insert(0, f"{len(waiting):,} wait for a person to decide: {way}")
+        notices.insert(0, f"{len(waiting):,} wait for an operator to decide: {way}")
     if watcher.outage:
         notices.insert(0, f"the store can't be reached, still trying: {watcher.outage}")
     elif watcher.left and not watcher.counts.accepted:
-        notices.insert(0, "no worker has taken it up yet")
-    elif watcher.counts.is_stopped:
-        notices.insert(0, f"the batch is paused: {watcher.counts.stopped_reason}")
+        notices.insert(0, "no worker has picked it up yet")
+    elif watcher.counts.is_paused:
+        notices.insert(0, f"the batch is paused: {watcher.counts.paused_reason}")
     elif watcher.counts.canary:
         first, held = watcher.counts.canary, watcher.counts.held
-        notices.insert(0, f"its first {first:,} imports go ahead, {held:,} wait for them")
+        notices.insert(0, f"its first {first:,} imports run first, {held:,} wait for them")
     return notices
 
 
@@ -340,12 +285,8 @@ def _lane_notice(lane: LaneView) -> str:
 
 
 def _lane_names(watcher: _Watcher) -> tuple[str, ...]:
-    """Return the paused lanes: they are worth a line; a throttled one comes and goes."""
+    """Return the names of paused lanes, whose change is worth a line, unlike throttling."""
     return tuple(lane.name for lane in watcher.lanes if lane.paused_reason)
-
-
-def _left_of(counts: BatchCounts) -> int:
-    return counts.total - counts.finished
 
 
 def _percent(part: int, whole: int) -> str:

@@ -7,48 +7,57 @@ from typing import Final
 import click
 
 from config.settings import load_settings
-from worker.cli.client import open_store
-from worker.cli.submit import batch_id_of, read_file, send, show_problems
+from worker.cli.client import open_views
+from worker.cli.submit import (
+    batch_id_of,
+    batch_id_option,
+    file_argument,
+    read_file,
+    send,
+    show_problems,
+)
 from worker.cli.watch import watch_to_the_end
-
-EXAMPLE: Final = """\b
-Example:
-  amplify-import recover apps.csv --since 2026-11-24T08:00 --watch
-"""
 
 
 class Moment(click.ParamType[datetime]):
-    """A time in ISO 8601, UTC unless it says."""
+    """A time in ISO 8601. Without a UTC offset, it is UTC."""
 
     name = "TIME"
 
     def convert(
         self, value: object, param: click.Parameter | None, ctx: click.Context | None
     ) -> datetime:
-        """Read the time; fail with what it should look like."""
+        """Return the time; if it is invalid, fail with a message that shows the format."""
         if isinstance(value, datetime):
             return value
         try:
             moment = datetime.fromisoformat(str(value))
         except ValueError:
-            self.fail(f"{value!r} is no time such as 2026-11-24T08:00 (UTC)", param, ctx)
+            self.fail(
+                f"{value!r} is not a time; it must look like 2026-11-24T08:00 (UTC)", param, ctx
+            )
         return moment if moment.tzinfo else moment.replace(tzinfo=UTC)
 
 
-@click.command(epilog=EXAMPLE)
-@click.argument(
-    "file", metavar="FILE", type=click.Path(exists=True, dir_okay=False, allow_dash=True)
-)
-@click.option(
+since_option: Final = click.option(
     "--since",
     required=True,
     type=Moment(),
-    help="When the batch was first submitted, by AWS's clock, in UTC unless it says: the jobs of"
-    " its targets that are older are not taken for its own.",
+    help="When the batch was first submitted, by AWS's clock (UTC by default). Older jobs of its"
+    " targets are not adopted.",
 )
-@click.option("--batch-id", default="", help="Default: the file's name and a digest of it.")
-@click.option("--skip-invalid", is_flag=True, help="Recover the good rows of a file with bad ones.")
-@click.option("--watch", "watching", is_flag=True, help="Follow the batch until all is over.")
+
+
+@click.command()
+@file_argument
+@since_option
+@batch_id_option
+@click.option(
+    "--skip-invalid", is_flag=True, help="Recover the valid rows of a file that has invalid ones."
+)
+@click.option(
+    "--watch", "watching", is_flag=True, help="Follow the batch until all imports have ended."
+)
 @click.pass_context
 def recover(
     context: click.Context,
@@ -59,29 +68,35 @@ def recover(
     skip_invalid: bool,
     watching: bool,
 ) -> None:
-    """Rebuild a batch whose store was lost, and go on with it.
+    """Rebuild a batch whose store was lost, and continue it.
 
-    Give the same file (and --batch-id) as to submit, and when that was. Workers ask AWS for the
-    jobs of every target before anything else: a job that was started since then is followed to its
-    end; only where there is none, the import is started. To recover again is harmless. What other
-    producers had enqueued can be recovered as well, from a file of it.
+    Pass the same file and --batch-id as to submit, and when you submitted it. Workers first list
+    each target's jobs in AWS. They follow a job that started since then to its end, and start the
+    import only if the list shows none. So recover before AWS's lists forget the jobs. Running it
+    again is harmless. For requests of other producers, write a file of them.
     """
     settings = load_settings()
     batch = read_file(file)
     show_problems(batch, skip_invalid=skip_invalid)
-    batch_id = batch_id_of(batch, file, batch_id)
+    batch_id, total = batch_id_of(batch, file, batch_id), len(batch.rows)
     asyncio.run(_check(since))
     send(batch_id, batch, recover_since=since.isoformat())
-    click.echo(f"{len(batch.rows):,} imports of batch {batch_id} are looked for at AWS.")
+    click.echo(f"{total:,} imports of batch {batch_id} will be looked up in AWS.")
     if watching:
-        ending = watch_to_the_end(settings, batch_id, as_json=False, total=len(batch.rows))
-        context.exit(asyncio.run(ending))
+        context.exit(asyncio.run(watch_to_the_end(settings, batch_id, as_json=False, total=total)))
     click.echo(f"Follow it: amplify-import watch {batch_id}")
 
 
 async def _check(since: datetime) -> None:
-    """Refuse a time to come: every job would be older than that, and started again."""
-    async with open_store(load_settings()) as redis:
-        seconds, microseconds = await redis.time()
-    if since.timestamp() > seconds + microseconds / 1e6:
-        raise click.UsageError(f"--since {since.isoformat()} is yet to come, by the store's clock.")
+    """Refuse a time in the future: every job would be older, and every import would start again.
+
+    Raises:
+        click.UsageError: if `since` is later than the store's time.
+
+    """
+    async with open_views(load_settings()) as views:
+        now = await views.now()
+    if since.timestamp() > now:
+        raise click.UsageError(
+            f"--since {since.isoformat()} is in the future, by the store's clock."
+        )

@@ -1,4 +1,4 @@
-"""`amplify-import resolve`: decide manually what happened to an import."""
+"""`amplify-import resolve`: lets an operator decide what happened to an import."""
 
 import asyncio
 from typing import Final
@@ -25,12 +25,14 @@ class NotDoneError(click.ClickException):
 
 @click.command()
 @click.argument("name", metavar="IMPORT")
-@click.option("--adopt", "job_id", metavar="JOB", help="Take JOB as the import's own; follow it.")
+@click.option(
+    "--adopt", "job_id", metavar="JOB", help="Adopt JOB as the import's own and follow it."
+)
 @click.option(
     "--start-again",
     "action",
     flag_value=Action.START_AGAIN.value,
-    help="Start the import again: no job is its own.",
+    help="Start the import again; none of the jobs is its own.",
 )
 @click.option(
     "--succeed", "action", flag_value=Action.SUCCEED.value, help="End the import as succeeded."
@@ -38,13 +40,13 @@ class NotDoneError(click.ClickException):
 @click.option("--fail", "action", flag_value=Action.FAIL.value, help="End the import as failed.")
 @click.option("--reason", default="", metavar="TEXT", help="The import's error, with --fail.")
 def resolve(name: str, job_id: str | None, action: str | None, reason: str) -> None:
-    """Decide manually what happened to an import when AWS does not tell.
+    """Decide about an import whose outcome AWS does not reveal.
 
-    An undecided import waits. `doctor` lists such imports, and `explain` says why one waits and
-    which jobs may be its own. Look at those jobs first (`aws amplifybackend list-backend-jobs`).
+    Such an import waits for you. `doctor` lists them, and `explain` says why one waits and which
+    jobs may be its own. Look at those jobs first (`aws amplifybackend list-backend-jobs`).
 
-    If a job is the import's own and you start the import again, it is done twice. JOB is not
-    checked against AWS. --succeed and --fail end the import; they do not stop a running job.
+    If one of them is the import's own and you start the import again, the import is done twice.
+    JOB is not checked with AWS. --succeed and --fail end the import; they do not stop a job.
     """
     if (job_id is None) == (action is None):
         raise click.UsageError("Give exactly one of --adopt JOB, --start-again, --succeed, --fail.")
@@ -53,7 +55,7 @@ def resolve(name: str, job_id: str | None, action: str | None, reason: str) -> N
     decided = Action(action or Action.ADOPT)
     error = (reason.strip() or DEFAULT_REASON) if decided is Action.FAIL else ""
     asyncio.run(_resolve(name, decided, job_id or "", error))
-    click.echo(f"Import {name} {_told(decided, job_id)}.")
+    click.echo(f"Import {name} {_as_text(decided, job_id)}.")
 
 
 async def _resolve(name: str, action: Action, job_id: str, error: str) -> None:
@@ -67,7 +69,7 @@ async def _resolve(name: str, action: Action, job_id: str, error: str) -> None:
         raise NotDoneError(f"Import {name} {_REFUSALS[resolution]}.")
 
 
-def _told(action: Action, job_id: str | None) -> str:
+def _as_text(action: Action, job_id: str | None) -> str:
     match action:
         case Action.ADOPT:
             return f"follows job {job_id}"

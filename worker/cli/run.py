@@ -1,7 +1,6 @@
-"""`amplify-import run`: imports a batch file with nothing but this machine: store, worker, the end.
+"""`amplify-import run`: imports a batch file with a store and workers of its own, on this machine.
 
-Each batch has a store of its own, so that one that was interrupted goes on only when its own file
-is run again.
+Each batch has its own store, so an interrupted batch continues only when its own file is run again.
 """
 
 import asyncio
@@ -21,28 +20,39 @@ import click
 from config.settings import Settings
 from worker.cli.batches import open_batch
 from worker.cli.batchfile import Row
-from worker.cli.client import BadInputError, import_id_of, open_store, open_views, submit_batch
-from worker.cli.embedded import EmbeddedServer, StateError
+from worker.cli.client import (
+    BadInputError,
+    UnreachableError,
+    open_views,
+)
 from worker.cli.output import outlive_output
-from worker.cli.practice import Practice
-from worker.cli.submit import batch_id_of, read_file, show_problems, stop_rule
+from worker.cli.sending import import_id_of, submit_batch
+from worker.cli.submit import (
+    batch_id_of,
+    batch_id_option,
+    file_argument,
+    read_file,
+    show_problems,
+    stop_rule,
+)
 from worker.cli.watch import watch_to_the_end
-from worker.cli.workers import Workers, producer_of, settings_of
 from worker.domain.outcomes import NO_RULE, StopRule
 from worker.domain.requests import DEFAULT_ACCOUNT
+from worker.local.errors import StateError
+from worker.local.sandbox import LocalSandbox
+from worker.local.server import EmbeddedServer
+from worker.local.workers import Workers, producer_of, settings_of
 from worker.operations.aws import Aws
 from worker.sandbox.loader import load_scenario
-from worker.store.keys import IMPORT
 
 INTERRUPTED: Final = 130
 SIGNALS: Final = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 PATIENCE_SECONDS: Final = 1.0
-ASKED_AT_ONCE: Final = 1000
 
-PRACTICE_SCENARIO: Final = "calm"
-# Unless the user says otherwise. The sandbox's jobs take less than a second, and a sandbox that was
-# started anew will never know those of an earlier one.
-PRACTICE_SETTINGS: Final = {
+SANDBOX_SCENARIO: Final = "calm"
+# Defaults with --sandbox. The sandbox's jobs take less than a second, and a new sandbox never knows
+# the jobs of an earlier one.
+SANDBOX_SETTINGS: Final = {
     "IMPORTS_POLL_MIN_SECONDS": "0.5",
     "IMPORTS_POLL_MAX_SECONDS": "5",
     "IMPORTS_MISSING_GRACE_SECONDS": "5",
@@ -50,81 +60,90 @@ PRACTICE_SETTINGS: Final = {
 
 
 @click.command()
-@click.argument(
-    "file", metavar="FILE", type=click.Path(exists=True, dir_okay=False, allow_dash=True)
-)
+@file_argument
 @click.option(
     "--state-dir",
     type=click.Path(file_okay=False, path_type=Path),
-    help="Where batches are kept. Default: amplify-import below $XDG_STATE_HOME or ~/.local/state.",
+    help="Where batches are stored. Default: amplify-import in $XDG_STATE_HOME or ~/.local/state.",
 )
-@click.option("--batch-id", default="", help="Default: the file's name and a digest of it.")
-@click.option("--skip-invalid", is_flag=True, help="Import the good rows of a file with bad ones.")
+@batch_id_option
+@click.option(
+    "--skip-invalid", is_flag=True, help="Import the valid rows of a file that has invalid ones."
+)
 @stop_rule
-@click.option("--resume", is_flag=True, help="Go on with a batch that its stop rule has paused.")
-@click.option("--sandbox", is_flag=True, help="Practise: call a sandbox in place of AWS.")
+@click.option("--resume", is_flag=True, help="Resume a batch that its stop rule has paused.")
+@click.option("--sandbox", is_flag=True, help="Call the simulated API instead of AWS.")
 @click.option(
     "--workers", default=1, show_default=True, type=click.IntRange(1, 16), help="Worker processes."
 )
-@click.option("--json", "as_json", is_flag=True, help="Print the end as JSON; progress on stderr.")
+@click.option(
+    "--json", "as_json", is_flag=True, help="Print the summary as JSON, and progress on stderr."
+)
 @click.pass_context
-def run(
-    context: click.Context,
-    file: str,
-    state_dir: Path | None,
-    batch_id: str,
-    *,
-    skip_invalid: bool,
-    canary: int | None,
-    stop_percent: float | None,
-    resume: bool,
-    sandbox: bool,
-    workers: int,
-    as_json: bool,
-) -> None:
+def run(context: click.Context, /, file: str, **options: Any) -> None:
     """Import a batch file with nothing else running: no Redis, no worker, no broker.
 
-    It starts a store and a worker of its own and stops them at the end. To run the same file again
-    goes on where it was interrupted, however that happened; nothing is imported twice. A file that
-    was changed is another batch, unless --batch-id says that it is the same: then only its new and
-    changed rows are imported.
+    It starts a store and a worker of its own, and stops them at the end. Running the same file
+    again resumes it after any interruption; no row is imported twice. A changed file is a new
+    batch, unless you pass the same --batch-id: then only its new and changed rows are imported.
 
-    With --sandbox, jobs that run when it is interrupted are lost with it, and end as failed.
+    The imports continue even if the output can no longer be written. With --sandbox, interrupting
+    it also loses the simulated jobs that were running; their imports end as failed.
 
-    When nothing can be printed any more, the imports go on.
-
-    Ends with 0 when all imports succeeded, with 1 when one ended badly or the batch paused itself
-    (--canary, --stop-percent), with 2 when the file is bad, with 3 when store or worker do not run
-    or results can't be written, with 130 when interrupted, with 141 when all succeeded and the
-    reader of standard output went away.
+    Exit codes: 0 if all imports succeeded; 1 if one did not, or the batch paused (--canary,
+    --stop-percent); 2 if the file is invalid; 3 if the store or the worker could not run, or the
+    results could not be written; 130 if interrupted; 141 if the reader of standard output left.
     """
     outlive_output()
+    context.exit(_import_file(file, Options(**options)))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Options:
+    """The options of `run`."""
+
+    state_dir: Path | None
+    batch_id: str
+    skip_invalid: bool
+    canary: int | None
+    stop_percent: float | None
+    resume: bool
+    sandbox: bool
+    workers: int
+    as_json: bool
+
+
+def _import_file(file: str, options: Options) -> int:
     batch = read_file(file)
-    show_problems(batch, skip_invalid=skip_invalid)
-    if not sandbox:
+    show_problems(batch, skip_invalid=options.skip_invalid)
+    if not options.sandbox:
         _check_regions(batch.rows)
-    batch_id = batch_id_of(batch, file, batch_id)
+    batch_id = batch_id_of(batch, file, options.batch_id)
+    kind = "practice" if options.sandbox else "batches"
     plan = Plan(
         batch_id=batch_id,
         rows=batch.rows,
-        directory=(state_dir or default_state_directory())
-        / ("practice" if sandbox else "batches")
-        / batch_id,
-        workers=workers,
-        rule=StopRule(canary or 0, stop_percent),
-        resume=resume,
-        as_json=as_json,
+        directory=(options.state_dir or default_state_directory()) / kind / batch_id,
+        workers=options.workers,
+        rule=StopRule(options.canary or 0, options.stop_percent),
+        resume=options.resume,
+        as_json=options.as_json,
     )
-    code = asyncio.run(interruptible(_run(plan, sandbox=sandbox)))
+    code = asyncio.run(interruptible(_run(plan, sandbox=options.sandbox)))
     if batch.bad_rows:
         click.echo(f"{batch.bad_rows:,} bad rows of the file were skipped.", err=True)
     if code == INTERRUPTED:
         click.echo("Interrupted; run the same command again to resume.", err=True)
-    context.exit(code)
+    return code
 
 
 def _check_regions(rows: Sequence[Row]) -> None:
-    """Refuse rows whose region nobody knows: they would end as rejected, each of them, for good."""
+    """Refuse rows without a region if their account has none: a worker would reject each of them.
+
+    Raises:
+        BadInputError: naming the first such account.
+
+    """
     aws = Aws(timeout_seconds=1.0, max_connections=1)
     accounts = {
         r.members.get("account", DEFAULT_ACCOUNT) for r in rows if "region" not in r.members
@@ -139,9 +158,10 @@ def _check_regions(rows: Sequence[Row]) -> None:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Plan:
-    """What to import, and where the store lies. `more_at` says where all results will be.
+    """What to import, and the directory of the store.
 
-    `resume` lets a batch go on that its stop rule has paused.
+    `rule` is the stop rule of a new batch. `resume` resumes a batch that its stop rule has paused.
+    `more_at` says where all results will be; by default, in the file `results`.
     """
 
     batch_id: str
@@ -155,14 +175,14 @@ class Plan:
 
     @property
     def results(self) -> Path:
-        """Where every import's result is left behind: there will be no store to ask for it."""
+        """The file for the results of all imports: the store will no longer run then."""
         return self.directory / "results.jsonl"
 
 
 def default_state_directory() -> Path:
-    """Return where state is kept, by the XDG Base Directory Specification.
+    """Return the default state directory, by the XDG Base Directory Specification.
 
-    It wants relative paths ignored: they would be another place in each directory.
+    As the specification says, a relative path in XDG_STATE_HOME is ignored.
     """
     base = Path(os.environ.get("XDG_STATE_HOME", ""))
     if not base.is_absolute():
@@ -171,9 +191,9 @@ def default_state_directory() -> Path:
 
 
 async def interruptible(work: Coroutine[Any, Any, int]) -> int:
-    """Do the work; return its exit code, or INTERRUPTED once a signal has made it unwind.
+    """Do the work and return its exit code; if a signal cancels it, return INTERRUPTED.
 
-    Further signals change nothing: it unwinds within bounded time.
+    Further signals have no effect: the cancelled work ends within a limited time.
     """
     loop = asyncio.get_running_loop()
     task = asyncio.ensure_future(work)
@@ -181,8 +201,8 @@ async def interruptible(work: Coroutine[Any, Any, int]) -> int:
     def interrupt() -> None:
         if not task.cancelling():
             task.cancel()
-            # Later: the live display is still open.
-            say = partial(click.echo, "Finishing the calls on the way ...", err=True)
+            # With a delay, because the live display is still open.
+            say = partial(click.echo, "Finishing the calls in progress ...", err=True)
             loop.call_later(PATIENCE_SECONDS, say)
 
     for number in SIGNALS:
@@ -194,10 +214,10 @@ async def interruptible(work: Coroutine[Any, Any, int]) -> int:
 
 
 async def import_rows(plan: Plan, server: EmbeddedServer, env: Mapping[str, str]) -> int:
-    """Import what is left of the plan, show how, and return the exit code.
+    """Import what is left of the plan, show the progress, and return the exit code.
 
     Raises:
-        LocalError: when the server or the workers do not stay alive.
+        LocalError: if the server ends, or the workers end again and again.
 
     """
     settings = settings_of(server.url)
@@ -223,7 +243,7 @@ async def import_rows(plan: Plan, server: EmbeddedServer, env: Mapping[str, str]
                 await control.resume(plan.batch_id)
 
         async def submit_again(happened: str) -> None:
-            # The message that the dead worker held comes back only after minutes.
+            # The broker redelivers the dead worker's message only after minutes.
             click.echo(happened, err=True)
             await asyncio.to_thread(submit)
 
@@ -234,12 +254,13 @@ async def import_rows(plan: Plan, server: EmbeddedServer, env: Mapping[str, str]
 async def _run(plan: Plan, *, sandbox: bool) -> int:
     env: Mapping[str, str] = os.environ
     async with AsyncExitStack() as stack:
-        server = await stack.enter_async_context(EmbeddedServer(plan.directory))
+        server = EmbeddedServer(plan.directory, lost=UnreachableError)
+        await stack.enter_async_context(server)
         if sandbox:
             accounts = {row.members.get("account", DEFAULT_ACCOUNT) for row in plan.rows}
-            practice = Practice(load_scenario(PRACTICE_SCENARIO), accounts, plan.directory)
-            await stack.enter_async_context(practice)
-            env = practice.environment({**PRACTICE_SETTINGS, **env})
+            simulated = LocalSandbox(load_scenario(SANDBOX_SCENARIO), accounts, plan.directory)
+            await stack.enter_async_context(simulated)
+            env = simulated.environment({**SANDBOX_SETTINGS, **env})
         code = await import_rows(plan, server, env)
         await write_results(plan, settings_of(server.url))
         click.echo(f"All results: {plan.results}", err=True)
@@ -247,10 +268,10 @@ async def _run(plan: Plan, *, sandbox: bool) -> int:
 
 
 async def write_results(plan: Plan, settings: Settings) -> None:
-    """Write every import's result, one JSON object a line; the file is never one of a part.
+    """Write the result of every import, one JSON object per line. The file is never incomplete.
 
     Raises:
-        StateError: when it can't be written; to run the same file again writes it.
+        StateError: if the file can't be written. Running the same batch file again writes it.
 
     """
     async with open_views(settings) as views:
@@ -262,16 +283,16 @@ async def write_results(plan: Plan, settings: Settings) -> None:
     except OSError as error:
         part.unlink(missing_ok=True)
         raise StateError(
-            f"The imports are over, but {plan.results} could not be written: {error.strerror}."
-            " Run the same command again to write it."
+            f"All imports have ended, but {plan.results} could not be written: {error.strerror}."
+            " Run the same command again to write the file."
         ) from error
 
 
 async def _total_and_left(plan: Plan, settings: Settings) -> tuple[int, int]:
-    """Return how many imports the batch has with the plan's rows, and how many are not over.
+    """Return the number of the batch's imports, with the plan's rows, and of those not ended.
 
-    Rows that the store does not know are counted by their ids: under a batchId of the user's
-    choice, the file may have changed since.
+    The plan's rows that are new to the store are found by their import ids, because the file may
+    have changed since an earlier run with the same --batch-id.
     """
     new = await _count_new(plan, settings)
     async with open_views(settings) as views:
@@ -282,16 +303,13 @@ async def _total_and_left(plan: Plan, settings: Settings) -> tuple[int, int]:
 
 
 async def _count_new(plan: Plan, settings: Settings) -> int:
-    keys = [IMPORT.name + import_id_of(row, plan.batch_id) for row in plan.rows]
-    known = 0
-    async with open_store(settings) as redis:
-        for start in range(0, len(keys), ASKED_AT_ONCE):
-            known += await redis.exists(*keys[start : start + ASKED_AT_ONCE])
-    return len(keys) - known
+    async with open_views(settings) as views:
+        known = await views.count_known([import_id_of(row, plan.batch_id) for row in plan.rows])
+    return len(plan.rows) - known
 
 
 async def _while_alive(work: Coroutine[Any, Any, int], watch: Coroutine[Any, Any, int]) -> int:
-    """Return the result of `work`, unless `watch` raises before."""
+    """Return the result of `work`, unless `watch` raises an error first."""
     tasks = [asyncio.ensure_future(work), asyncio.ensure_future(watch)]
     try:
         done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)

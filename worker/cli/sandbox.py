@@ -1,12 +1,11 @@
-"""`amplify-import sandbox`: serves the sandbox until interrupted."""
+"""`amplify-import sandbox`: runs the simulated API until it is interrupted."""
 
 import asyncio
 import signal
 
 import click
 
-from worker.cli.client import BadInputError
-from worker.cli.embedded import LocalError
+from worker.cli.client import BadInputError, FailedHereError
 from worker.sandbox.loader import ScenarioError, load_scenario, shipped_scenarios
 from worker.sandbox.scenario import Scenario
 from worker.sandbox.server import SandboxServer
@@ -36,7 +35,7 @@ def sandbox(
 ) -> None:
     """Serve the import API locally, with quotas and faults on demand.
 
-    It needs no AWS account: any credentials will do; of signatures only the time is checked.
+    It needs no AWS account. Any credentials work; only the time in a signature is checked.
     """
     if list_scenarios:
         for name in shipped_scenarios():
@@ -49,7 +48,7 @@ def sandbox(
         raise BadInputError(str(error)) from error
     except OSError as error:
         message = f"Cannot listen on {host}:{port}: {error.strerror}"
-        raise LocalError(message) from error
+        raise FailedHereError(message) from error
 
 
 async def _serve(scenario: Scenario, host: str, port: int, *, log_calls: bool) -> None:
@@ -61,5 +60,5 @@ async def _serve(scenario: Scenario, host: str, port: int, *, log_calls: bool) -
         click.echo(f"Sandbox listening on {server.url}")
         click.echo("Point an SDK at it (any AWS credentials will do):")
         click.echo(f"  export AWS_ENDPOINT_URL_AMPLIFYBACKEND={server.url}")
-        click.echo(f"What really happened: {server.url}/sandbox/ledger")
+        click.echo(f"Log of what really happened: {server.url}/sandbox/ledger")
         await stopped.wait()

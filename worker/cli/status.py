@@ -1,4 +1,4 @@
-"""`amplify-import status`: how an import or a batch stands."""
+"""`amplify-import status`: shows the state of an import or of a batch."""
 
 import asyncio
 import json
@@ -10,23 +10,30 @@ from rich.text import Text
 
 from config.settings import load_settings
 from worker.cli.client import make_console, not_known, open_views
-from worker.cli.progress import BAD_STATES, FAILURES_SHOWN, exit_code_of, failure_list, summary
+from worker.cli.summary import (
+    FAILURES_SHOWN,
+    UNSUCCESSFUL_STATES,
+    exit_code_of,
+    failure_list,
+    summary,
+)
 from worker.cli.waiting import what_it_waits_for
 from worker.cli.watch import print_end
 from worker.domain.imports import Import, iso_time
 from worker.domain.states import State
-from worker.store.views import BatchCounts, ImportViews, Whereabouts
+from worker.store.batchview import BatchCounts
+from worker.store.views import ImportViews, Whereabouts
 
 
 @click.command()
 @click.argument("name", metavar="IMPORT|BATCH")
-@click.option("--failed", is_flag=True, help="List all of a batch's imports that ended badly.")
+@click.option("--failed", is_flag=True, help="List all imports of a batch that did not succeed.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
 @click.pass_context
 def status(context: click.Context, name: str, *, failed: bool, as_json: bool) -> None:
     """Show how an import or a batch stands, and what it waits for.
 
-    Ends with 1 when the import, or one of the batch's, ended badly, or the batch is paused.
+    Exits with 1 if the import, or one of the batch, did not succeed, or if the batch is paused.
     """
     context.exit(asyncio.run(_show(name, failed=failed, as_json=as_json)))
 
@@ -37,7 +44,7 @@ async def _show(name: str, *, failed: bool, as_json: bool) -> int:
         if item is not None:
             where = None if item.is_terminal else await views.whereabouts(item)
             _print_import(item, where, as_json=as_json)
-            return 1 if item.state in BAD_STATES else 0
+            return 1 if item.state in UNSUCCESSFUL_STATES else 0
         counts = await views.batch(name)
         if counts is None:
             raise not_known(name)
@@ -50,14 +57,14 @@ async def _show(name: str, *, failed: bool, as_json: bool) -> int:
 
 
 async def _failures(views: ImportViews, counts: BatchCounts, *, everything: bool) -> list[Import]:
-    if not counts.ended_badly:
+    if not counts.unsuccessful:
         return []
-    limit = counts.ended_badly if everything else FAILURES_SHOWN
-    return await views.members(counts.batch_id, BAD_STATES, limit)
+    limit = counts.unsuccessful if everything else FAILURES_SHOWN
+    return await views.members(counts.batch_id, UNSUCCESSFUL_STATES, limit)
 
 
 def _all_failures(failures: Sequence[Import]) -> Text:
-    text = failure_list(failures) if failures else Text("None ended badly.")
+    text = failure_list(failures) if failures else Text("No import failed.")
     text.rstrip()
     return text
 
@@ -71,6 +78,7 @@ def _print_import(item: Import, where: Whereabouts | None, *, as_json: bool) -> 
     lines = {
         "import": item.id,
         "target": item.target,
+        "operation": item.requested_operation,
         "state": item.state,
         "waits for": waits_for,
         "error": result["error"],
@@ -85,24 +93,25 @@ def _print_import(item: Import, where: Whereabouts | None, *, as_json: bool) -> 
         "finished": result["finishedAt"],
     }
     if item.late_outcome:
-        lines["job ended"] = told_late(item)
+        lines["job ended"] = _late_end(item)
     for name, value in lines.items():
         click.echo(f"{name:10} {'-' if value in (None, '') else value}")
 
 
-def told_late(item: Import) -> str:
-    """Return in plain words how the job of an import ended that had timed out or was cancelled."""
+def _late_end(item: Import) -> str:
+    """Return how the job of a timed-out or cancelled import ended later."""
     if item.late_outcome not in frozenset(State):
-        return f"nobody knows how: {item.late_error}"
-    told = f"{item.late_outcome} after all, {iso_time(item.late_at_ms)}"
-    return f"{told}: {item.late_error}" if item.late_error else told
+        return f"unknown: {item.late_error}"
+    end = f"{item.late_outcome}, {iso_time(item.late_at_ms)}"
+    return f"{end}: {item.late_error}" if item.late_error else end
 
 
 def import_as_json(item: Import, waits_for: str | None) -> dict[str, Any]:
-    """Return an import as programs read it."""
+    """Return an import for JSON output."""
     return {
         **item.result(),
         "state": item.state,
+        "requestedOperation": item.requested_operation,
         "account": item.account,
         "region": item.region,
         "batchId": item.batch_id or None,

@@ -14,19 +14,20 @@ from config.settings import load_settings
 from worker.celery import app
 from worker.cli.batchfile import BatchFile, Problem, read_batch, stem_of
 from worker.cli.batchtext import STANDARD_INPUT, BatchFileError
-from worker.cli.client import BadInputError, make_console, submit_batch
+from worker.cli.client import BadInputError, make_console
 from worker.cli.progress import is_plain
+from worker.cli.sending import submit_batch
 from worker.cli.watch import watch_to_the_end
 from worker.domain.outcomes import NO_RULE, StopRule
 from worker.domain.requests import IDENTIFIER_PATTERN
 
 PROBLEMS_SHOWN: Final = 20
-EXAMPLES: Final = """\b
-Examples:
-  amplify-import submit apps.csv --watch
-  amplify-import submit apps.jsonl --batch-id wave-1 --skip-invalid
-  amplify-import submit apps.csv --canary 10 --stop-percent 5
-"""
+file_argument: Final = click.argument(
+    "file", metavar="FILE", type=click.Path(exists=True, dir_okay=False, allow_dash=True)
+)
+batch_id_option: Final = click.option(
+    "--batch-id", default="", help="Default: the file's name and a digest of its content."
+)
 
 
 def stop_rule(command: Callable[..., None]) -> Callable[..., None]:
@@ -36,28 +37,31 @@ def stop_rule(command: Callable[..., None]) -> Callable[..., None]:
             "--stop-percent",
             type=click.FloatRange(0, 100),
             metavar="P",
-            help="Pause the batch when more than P % of at least 20 imports ended badly.",
+            help="Pause the batch when more than P % of its ended imports (counted as 20 while"
+            " there are fewer) did not succeed.",
         ),
         click.option(
             "--canary",
             type=click.IntRange(1),
             metavar="N",
-            help="Import the first N alone; go on when they ended, pause when one ended badly"
-            " (or more than --stop-percent of them).",
+            help="Import the first N alone. Continue when all of them succeeded; otherwise pause."
+            " With --stop-percent, pause only when more than P % of them did not succeed.",
         ),
     ):
         command = option(command)
     return command
 
 
-@click.command(epilog=EXAMPLES)
-@click.argument(
-    "file", metavar="FILE", type=click.Path(exists=True, dir_okay=False, allow_dash=True)
+@click.command()
+@file_argument
+@batch_id_option
+@click.option(
+    "--skip-invalid", is_flag=True, help="Submit the valid rows of a file that has invalid ones."
 )
-@click.option("--batch-id", default="", help="Default: the file's name and a digest of it.")
-@click.option("--skip-invalid", is_flag=True, help="Submit the good rows of a file with bad ones.")
 @stop_rule
-@click.option("--watch", "watching", is_flag=True, help="Follow the batch until all is over.")
+@click.option(
+    "--watch", "watching", is_flag=True, help="Follow the batch until all imports have ended."
+)
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object; the rest on stderr.")
 @click.pass_context
 def submit(
@@ -71,11 +75,11 @@ def submit(
     watching: bool,
     as_json: bool,
 ) -> None:
-    """Submit a batch file: CSV (the header holds member names) or JSON; - is stdin.
+    """Submit a batch file, CSV (with member names as header) or JSON; - is standard input.
 
-    The whole file is checked first: with one bad row, nothing is sent. To submit the same file
-    again is harmless: what was accepted before is not imported twice. A file that was changed is
-    another batch, unless --batch-id says that it is the same.
+    The whole file is checked first. If one row is invalid, nothing is sent. Submitting the same
+    file again is harmless: no row is imported twice. A changed file is a new batch, unless you pass
+    the same --batch-id: then only its new and changed rows are imported.
     """
     settings = load_settings()
     batch = read_file(file)
@@ -90,9 +94,11 @@ def submit(
 
 
 def read_file(file: str) -> BatchFile:
-    """Read a batch file, and say how it is written where that is not the usual way.
+    """Read a batch file. Print its format and encoding if they are unusual.
 
-    One that can't be read at all is bad input.
+    Raises:
+        BadInputError: if the file can't be read, or is not a batch file.
+
     """
     name = "standard input" if file == STANDARD_INPUT else file
     try:
@@ -107,19 +113,29 @@ def read_file(file: str) -> BatchFile:
 
 
 def show_problems(batch: BatchFile, *, skip_invalid: bool) -> None:
-    """Print what is wrong with the file; that is the end, unless the good rows may go."""
+    """Print the problems of the file.
+
+    Raises:
+        BadInputError: if there are problems, unless `skip_invalid` is set and some rows are valid.
+
+    """
     for problem in batch.problems[:PROBLEMS_SHOWN]:
         click.echo(str(problem), err=True)
     if (more := len(batch.problems) - PROBLEMS_SHOWN) > 0:
         click.echo(f"... and {more:,} more problems", err=True)
     if not batch.problems or (skip_invalid and batch.rows):
         return
-    advice = "--skip-invalid submits the others" if batch.rows else "no row is good"
+    advice = "--skip-invalid submits the others" if batch.rows else "no row is valid"
     raise BadInputError(f"Nothing was submitted: {_rows(batch.bad_rows)} bad ({advice}).")
 
 
 def batch_id_of(batch: BatchFile, file: str, wanted: str) -> str:
-    """Return the batchId: the one wanted, else that of the rows, else made of name and content."""
+    """Return the batchId: `wanted`, else that of the rows, else one made of name and content.
+
+    Raises:
+        click.UsageError: if `wanted` is invalid, or differs from that of the rows.
+
+    """
     if wanted and batch.batch_id and wanted != batch.batch_id:
         raise click.UsageError(f"--batch-id is {wanted}, but the rows say {batch.batch_id}.")
     if wanted and not IDENTIFIER_PATTERN.fullmatch(wanted):
@@ -128,7 +144,7 @@ def batch_id_of(batch: BatchFile, file: str, wanted: str) -> str:
 
 
 def _stem_of(file: str) -> str:
-    """Return the file's name as it may stand in an id; that of a pipe says nothing."""
+    """Return the file's name in a form that an id may contain; `batch` for a pipe."""
     has_name = Path(file).is_file() and not file.startswith(("/dev/", "/proc/"))
     stem = stem_of(file) if has_name else ""
     return re.sub(r"^[^A-Za-z0-9]+|[^A-Za-z0-9._:@+=-]+", "-", stem).strip("-")[:64] or "batch"
@@ -142,7 +158,7 @@ def send(
     *,
     quiet: bool = False,
 ) -> int:
-    """Send a batch file, showing how far that is; return how many messages it took."""
+    """Send a batch file and show the progress; return the number of messages."""
     console = make_console(stderr=quiet)
     with Progress(console=console, transient=True, disable=is_plain(console)) as progress:
         task = progress.add_task("sending", total=len(batch.rows))

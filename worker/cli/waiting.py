@@ -1,4 +1,4 @@
-"""What an import that is under way waits for, in plain words."""
+"""Describes what an import that has not ended waits for."""
 
 from worker.domain.imports import Import
 from worker.domain.states import State
@@ -7,54 +7,58 @@ from worker.store.views import Whereabouts
 
 
 def what_it_waits_for(item: Import, where: Whereabouts) -> str:
-    """Return in plain words what has to happen before the import goes on."""
+    """Return what must happen before the import continues, as the end of a sentence."""
     if where.claimed:
-        return "the answer to a call that is being made"
+        return "the answer to a call in progress"
     if where.held:
-        return f"its batch {item.batch_id}, which holds it back; see amplify-import batches"
+        return (
+            f"its batch {item.batch_id}, which is paused or waits for its canaries; "
+            "see amplify-import batches"
+        )
     if where.holder and where.holder != item.id:
         return f"import {where.holder}, which is under way for the same target"
     if where.lane.paused_reason:
         return _pause(where.lane)
     if item.undecided:
-        return f"a person to decide: {item.undecided}; {resolve_commands(item)}"
+        return f"an operator to decide: {item.undecided}; {resolve_commands(item)}"
     if item.doubt:
-        return f"an inquiry at AWS {_in(where.due_seconds)}: {item.doubt_error}"
+        due = _in(where.due_seconds)
+        return f"a check with AWS {due}, as the outcome of a call is unknown: {item.doubt_error}"
     if item.suspicion:
-        return f"the job to end, which may be over: {item.suspicion}"
+        return f"the job to end, though it may have ended already: {item.suspicion}"
     if item.state is State.RUNNING:
-        return f"the job to end; it is asked for {_in(where.due_seconds)}"
+        return f"the job to end; next poll {_in(where.due_seconds)}"
     if where.due_seconds is not None:
         return f"its next start {_in(where.due_seconds)}" + (f": {item.error}" * bool(item.error))
     return _turn(where)
 
 
 def resolve_commands(item: Import) -> str:
-    """Return the ways to decide about an undecided import, for people to copy."""
+    """Return the command with which an operator decides about an undecided import."""
     other = "--succeed" if item.job_id else "--start-again"
     return f"amplify-import resolve {item.id} --adopt JOB | {other} | --fail"
 
 
 def _pause(lane: LaneView) -> str:
-    if lane.held:
-        return f"its lane {lane.name}, which was paused by hand: {lane.paused_reason}"
+    if lane.paused_by_operator:
+        return f"its lane {lane.name}, which an operator paused: {lane.paused_reason}"
     return (
         f"its lane {lane.name}, which is paused: {lane.paused_reason} "
-        f"(tried again {_in(lane.paused_seconds)})"
+        f"(next attempt {_in(lane.paused_seconds)})"
     )
 
 
 def _turn(where: Whereabouts) -> str:
     lane = where.lane
-    before = f"{where.ahead:,} of its priority start before it" if where.ahead else "it is next"
+    before = f"{where.ahead:,} ahead of it in its priority" if where.ahead else "it is next"
     if most := lane.max_running:
         before += f"; {lane.running} of {most} are under way"
     if lane.ceiling is not None and lane.running >= lane.ceiling:
         before += f"; AWS allows {lane.ceiling} unfinished jobs"
     if lane.is_unknown and lane.running:
-        before += "; the lane's first imports show what AWS tells of its jobs"
+        before += "; the lane's first imports must show how AWS reports its jobs"
     if lane.start_blocked_seconds:
-        before += f"; AWS throttles, starts go on {_in(lane.start_blocked_seconds)}"
+        before += f"; AWS throttles; starts resume {_in(lane.start_blocked_seconds)}"
     return f"its turn in lane {lane.name}: {before}"
 
 

@@ -1,4 +1,4 @@
-"""`amplify-import watch`: follows a batch until all of it is over."""
+"""`amplify-import watch`: follows a batch until all its imports have ended."""
 
 import asyncio
 import json
@@ -10,27 +10,23 @@ from rich.console import Console, RenderableType
 
 from config.settings import Settings, load_settings
 from worker.cli.client import make_console, not_known_batch, open_views
-from worker.cli.progress import (
-    BAD_STATES,
-    FAILURES_SHOWN,
-    exit_code_of,
-    follow_batch,
-    summary,
-)
+from worker.cli.progress import follow_batch
+from worker.cli.summary import FAILURES_SHOWN, UNSUCCESSFUL_STATES, exit_code_of, summary
 from worker.domain.imports import Import
-from worker.store.views import BatchCounts
+from worker.store.batchview import BatchCounts
 
 
 @click.command()
 @click.argument("batch_id", metavar="BATCH")
-@click.option("--json", "as_json", is_flag=True, help="Print the end as JSON; progress on stderr.")
+@click.option(
+    "--json", "as_json", is_flag=True, help="Print the summary as JSON, and progress on stderr."
+)
 @click.pass_context
 def watch(context: click.Context, batch_id: str, *, as_json: bool) -> None:
-    """Follow a batch until all of its imports are over, or it is paused and nothing is under way.
+    """Follow a batch until all imports have ended, or it is paused and none is in progress.
 
-    Ends with 0 when all of them succeeded, with 1 when one ended badly or the batch is paused. To
-    stop watching
-    (Ctrl-C) changes nothing for the batch.
+    Exits with 0 if all of them succeeded, with 1 if one did not or the batch is paused. To stop
+    watching (Ctrl-C) changes nothing for the batch.
     """
     context.exit(asyncio.run(watch_to_the_end(load_settings(), batch_id, as_json=as_json)))
 
@@ -46,11 +42,12 @@ async def watch_to_the_end(
 ) -> int:
     """Follow a batch and print its summary; return the exit code.
 
-    For `more_at` and `resume_by` see `summary`.
+    `total` is the number of imports of a batch that was just sent and may not have arrived yet. For
+    `more_at` and `resume_by` see `summary`.
 
     Raises:
-        NotKnownError: when there is no such batch, unless `total` says that it is on its way.
-        UnreachableError: when the store can't be reached at the beginning or the end.
+        NotKnownError: if there is no such batch and `total` is None.
+        UnreachableError: if the store can't be reached at the beginning or at the end.
 
     """
     async with open_views(settings) as views:
@@ -59,8 +56,8 @@ async def watch_to_the_end(
         progress = make_console(stderr=as_json)
         counts = await follow_batch(views, batch_id, console=progress, total=total)
         failures: list[Import] = []
-        if counts.ended_badly:
-            failures = await views.members(batch_id, BAD_STATES, FAILURES_SHOWN)
+        if counts.unsuccessful:
+            failures = await views.members(batch_id, UNSUCCESSFUL_STATES, FAILURES_SHOWN)
     end = summary(counts, failures, more_at, resume_by)
     print_end(make_console(), counts, failures, end, as_json=as_json)
     return exit_code_of(counts)
@@ -74,7 +71,7 @@ def print_end(
     *,
     as_json: bool,
 ) -> None:
-    """Print how a batch stands: `end` for people, or all of it for programs."""
+    """Print `end`, or with `as_json` the counts and failures of the batch."""
     if as_json:
         click.echo(json.dumps(batch_as_json(counts, failures)))
     else:
@@ -82,7 +79,7 @@ def print_end(
 
 
 def batch_as_json(counts: BatchCounts, failures: Sequence[Import]) -> dict[str, Any]:
-    """Return a batch as programs read it; `failures` are results of imports that ended badly."""
+    """Return a batch for JSON output; `failures` are imports that did not succeed."""
     return {
         "batchId": counts.batch_id,
         "total": counts.total,
@@ -92,7 +89,7 @@ def batch_as_json(counts: BatchCounts, failures: Sequence[Import]) -> dict[str, 
         "finished": counts.finished,
         "completed": counts.completed,
         "held": counts.held,
-        "stoppedReason": counts.stopped_reason or None,
+        "stoppedReason": counts.paused_reason or None,
         "states": {str(state): number for state, number in counts.by_state.items()},
         "failures": [item.result() for item in failures],
     }

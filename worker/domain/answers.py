@@ -1,6 +1,6 @@
-"""What one call to a remote API came back with, after the adapter has read it.
+"""The answer to one call to a remote API, as the adapter has read it.
 
-The engine decides on these alone; it never sees a status code's quirks, an SDK exception or text.
+The engine decides on this alone. It never sees a status code, an SDK exception or a response body.
 """
 
 from dataclasses import dataclass
@@ -9,30 +9,31 @@ from typing import Final
 
 
 class Kind(StrEnum):
-    """What an answer means, whatever its wording."""
+    """What an answer means, independent of its wording."""
 
     OK = "ok"
     BAD_REQUEST = "bad_request"
     CONFLICT = "conflict"  # another job is pending on the target
     NOT_FOUND = "not_found"
     THROTTLED = "throttled"
-    CREDENTIALS = "credentials"  # refused or missing, or nothing can be sent: mend the lane
-    CLOCK = "clock"  # signed at a wrong time: nothing about the lane is wrong
+    # credentials refused or missing, or no call can be sent: an operator must fix the lane
+    CREDENTIALS = "credentials"
+    CLOCK = "clock"  # signed with a wrong time; the lane itself is fine
     UNREACHABLE = "unreachable"  # no connection, as far as the SDK can tell
-    UNKNOWN = "unknown"  # 5xx, time-out, reset, unreadable: it may have taken effect
+    UNKNOWN = "unknown"  # 5xx, timeout, reset or unreadable answer: the call may have taken effect
 
 
 UNANSWERED: Final = frozenset({Kind.UNREACHABLE, Kind.UNKNOWN})
-"""No answer, or none that makes sense: nothing is known of the call, nor of its limit."""
+"""No usable answer: neither the effect of the call nor the lane's limit is known."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Job:
     """A remote job as the API shows it.
 
-    `created_seconds_ago` is on the remote side's own clock, None where the job does not tell;
-    `created_within_seconds` is how far off it may be either way, as the time is written, and
-    `time_format` names how. `updated` is the text of `updateTime`.
+    `created_seconds_ago` is measured on the remote side's clock; None if the job does not show its
+    time. The true value may differ by up to `created_within_seconds` in either direction, depending
+    on the time's format, which `time_format` names. `updated` is the text of `updateTime`.
     """
 
     job_id: str = ""
@@ -47,11 +48,12 @@ class Job:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Answer:
-    """The answer to one call. `jobs` holds one job for a start or a poll, any number for a list.
+    """The answer to one call.
 
-    `error` is one printable line for people; `retry_after_seconds` is the server's own wish;
-    `concurrent` says of a 429 that it speaks of unfinished jobs; `listed` says of a poll whether
-    the target's list showed the job as well, None where the list was not asked.
+    `jobs` contains at most one job for a start or a poll, and any number for a list. `error` is one
+    printable line for people. `retry_after_seconds` is what the server asked for. `concurrent`
+    marks a 429 that is about unfinished jobs. For a poll, `listed` says whether the target's list
+    also showed the job; None if no list was read.
     """
 
     kind: Kind
@@ -65,5 +67,5 @@ class Answer:
 
     @property
     def job(self) -> Job:
-        """The one job of a start's or a poll's answer; an empty one where there is none."""
+        """The one job in the answer to a start or a poll; an empty job if there is none."""
         return self.jobs[0] if self.jobs else Job()

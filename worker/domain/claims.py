@@ -10,7 +10,7 @@ NO_FACTS = LaneFacts()
 
 
 class Call(StrEnum):
-    """Which call a claim is for."""
+    """The call that a claim is for."""
 
     START = "start"
     POLL = "poll"
@@ -18,27 +18,32 @@ class Call(StrEnum):
 
 
 class Doubt(StrEnum):
-    """Why the remote side must be asked before anything else happens to an import."""
+    """Why a worker must reconcile before anything else happens to an import."""
 
-    UNKNOWN = "unknown"  # a start whose effect is not known
+    UNKNOWN = "unknown"  # a start whose outcome is unknown
     REFUSED = "refused"  # a 400, which may hide a job that is pending on the target
-    CONFLICT = "conflict"  # a pending job, which may be that of our own earlier, doubtful call
+    CONFLICT = "conflict"  # a pending job, which may come from an earlier start of this import
     GONE = "gone"  # a running job that polls no longer find
-    LOST = "lost"  # the store was lost, and nobody remembers whether a start was made
-    BEFORE = "before"  # no start was made yet: which jobs does the target have already?
+    LOST = "lost"  # the store was lost, and with it whether a start was made
+    BEFORE = "before"  # no start was made yet; lists the jobs that the target already has
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Claim:
     """The right to make one call for one import, until its lease ends.
 
-    `grant` is the limiter's permit for it, to be brought back with the answer; `answered` says
-    that a full answer came that was no 429. `age_seconds` is the time since the first start that
-    may have taken effect, `taken_at` this process's monotonic clock before the claim was asked for,
-    in seconds; `probe` says that the lane is paused and this one call tells whether it may go on;
-    `earlier_jobs` are those of earlier imports of the same target, never to be taken for this
-    one's; `lasting` says that no failover of the store forgets the claim. `facts` is what the
-    import's lane has shown of AWS so far.
+    `grant` is the limiter's permit, which the worker returns with the answer. `answered` says that
+    a complete answer other than a 429 came.
+
+    `age_seconds` is the time since the first start that may have taken effect. It is exact when the
+    claim is made. With the answer, it may be up to `elapsed_seconds` too long, because the time at
+    which the remote side answered is unknown. `taken_at` is when the claim was requested, in
+    seconds on this process's monotonic clock.
+
+    `probe` says that the lane is paused and that this call tests whether it works again.
+    `earlier_jobs` belong to earlier imports of the same target and are never taken for this
+    import's own. `lasting` says that a failover of the store can't lose the claim. `facts` is what
+    the import's lane has shown of AWS so far.
     """
 
     call: Call
@@ -47,6 +52,7 @@ class Claim:
     age_seconds: float
     grant: str = ""
     answered: bool = False
+    elapsed_seconds: float = 0.0
     taken_at: float = 0.0
     probe: bool = False
     earlier_jobs: frozenset[str] = frozenset()
@@ -55,27 +61,32 @@ class Claim:
 
     @property
     def known_seconds(self) -> float:
-        """How long the jobId has been known. The first start may have been long before."""
+        """For how long at least the jobId has been known. The first start may be much older."""
         return self._since(self.item.started_at_ms)
 
     @property
     def called_seconds(self) -> float:
-        """How long ago the last start was claimed; that of records without it, the first one."""
+        """How long ago at least the last start was claimed; in old records, the first one."""
         return self._since(self.item.last_start_at_ms or self.item.first_start_at_ms)
 
     @property
     def unchanged_seconds(self) -> float:
-        """How long the job has shown the same status and the same `updateTime`."""
+        """For how long at least the job has shown the same status and the same `updateTime`."""
         return self._since(self.item.changed_at_ms or self.item.started_at_ms)
 
     @property
     def may_have_started(self) -> bool:
-        """Whether a call may have started a job; every call was refused otherwise."""
+        """Whether a call may have started a job; False if every call was refused."""
         return self.item.doubts > 0 or self.item.doubt == Doubt.LOST
 
-    def _since(self, moment_ms: int) -> float:
-        """Return the seconds since a moment of the record, which is on the store's clock.
+    @property
+    def least_age_seconds(self) -> float:
+        """How old the first start was at least when the remote side answered."""
+        return self.age_seconds - self.elapsed_seconds
 
-        The claim knows how long ago the first start was, so no other clock is asked.
+    def _since(self, moment_ms: int) -> float:
+        """Return the least number of seconds since a time in the record (on the store's clock).
+
+        The claim's age gives the current time on the store's clock, so no other clock is read.
         """
-        return self.age_seconds - (moment_ms - self.item.first_start_at_ms) / 1000
+        return self.least_age_seconds - (moment_ms - self.item.first_start_at_ms) / 1000

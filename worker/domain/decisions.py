@@ -1,4 +1,4 @@
-"""What may follow from an answer: exactly one of these; `worker/domain/rules.py` says which."""
+"""What may follow from an answer: exactly one of these. `worker/domain/rules.py` decides which."""
 
 from dataclasses import dataclass
 
@@ -8,10 +8,13 @@ from worker.domain.states import State
 
 NO_JOB = Job()
 
+UNKNOWN_OUTCOME = "unknown"
+"""The outcome of a late job that AWS no longer knows."""
+
 
 @dataclass(frozen=True, slots=True)
 class Run:
-    """The job is under way: keep its id, poll it after a while."""
+    """The job is under way: keep its id, and poll it after the delay."""
 
     job: Job
     delay_seconds: float
@@ -28,10 +31,11 @@ class End:
 
 @dataclass(frozen=True, slots=True)
 class PollAgain:
-    """Still running. `stuck` asks for the one `import.stuck` event of a job that takes long.
+    """The job is still running: poll it again after the delay.
 
-    `suspicion` is not empty when the job seems to have ended with a status that no setting calls
-    final: one sentence for people, told once.
+    `stuck` asks for the import's one `import.stuck` event, because the job takes long. `suspicion`
+    is set if the job seems to have ended with a status that no setting lists as final. It is one
+    sentence for people, and is reported once.
     """
 
     job: Job
@@ -42,7 +46,7 @@ class PollAgain:
 
 @dataclass(frozen=True, slots=True)
 class Throttle:
-    """The lane was told to slow down; the import goes back unharmed.
+    """AWS asked the lane to slow down; the import is requeued unchanged.
 
     `concurrent` says that too many jobs are unfinished, not that calls come too fast.
     """
@@ -54,21 +58,22 @@ class Throttle:
 
 @dataclass(frozen=True, slots=True)
 class PauseLane:
-    """Nothing on this lane can work now; the import goes back unharmed."""
+    """No call of this lane can succeed now; the import is requeued unchanged, after the delay."""
 
     reason: str
+    delay_seconds: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
-class GiveBack:
-    """This worker can't make the call, others can; the import goes back unharmed."""
+class Requeue:
+    """This worker can't make the call, but others can; the import is requeued unchanged."""
 
 
 @dataclass(frozen=True, slots=True)
 class Start:
-    """No start was made so far: it may be made now.
+    """No start was made so far, so one may be made now.
 
-    `listed_jobs` are the ids of all jobs that the target has before it; None where no list told.
+    `listed_jobs` are the ids of all jobs that the target had before it; None if AWS gave no list.
     """
 
     listed_jobs: tuple[str, ...] | None = None
@@ -76,7 +81,7 @@ class Start:
 
 @dataclass(frozen=True, slots=True)
 class WaitBehind:
-    """Another job is pending on the target; start later, no attempt counted."""
+    """Another job is pending on the target: start later, and count no attempt."""
 
     delay_seconds: float
     error: str
@@ -84,15 +89,15 @@ class WaitBehind:
 
 @dataclass(frozen=True, slots=True)
 class Retry:
-    """Start again after a while; the attempt counts."""
+    """Start again after the delay; the attempt counts."""
 
     delay_seconds: float
     error: str
 
 
 @dataclass(frozen=True, slots=True)
-class Verify:
-    """Ask the remote side for the target's jobs before anything else."""
+class Reconcile:
+    """List the target's jobs after the delay, before anything else happens to the import."""
 
     doubt: Doubt
     delay_seconds: float
@@ -101,9 +106,10 @@ class Verify:
 
 @dataclass(frozen=True, slots=True)
 class Undecided:
-    """No evidence tells what became of the import: it waits for a person to decide.
+    """No evidence shows what became of the import: an operator must decide.
 
-    It is asked about again meanwhile. `jobs` are the ids of those that may be its own.
+    Workers still check with AWS meanwhile. `jobs` are the ids of the jobs that may be the import's
+    own.
     """
 
     doubt: Doubt
@@ -114,7 +120,7 @@ class Undecided:
 
 @dataclass(frozen=True, slots=True)
 class NoteLate:
-    """The job of an ended import is over, too; `outcome` is None where nobody knows how."""
+    """The job of an import that had already ended is over; `outcome` is None if it is unknown."""
 
     outcome: State | None
     job: Job = NO_JOB
@@ -122,8 +128,17 @@ class NoteLate:
 
 
 Again = Start | WaitBehind | Retry
-"""The decisions that let an import wait for another start."""
+"""The decisions after which an import waits for another start."""
 
 Decision = (
-    Run | End | PollAgain | Throttle | PauseLane | GiveBack | Again | Verify | Undecided | NoteLate
+    Run
+    | End
+    | PollAgain
+    | Throttle
+    | PauseLane
+    | Requeue
+    | Again
+    | Reconcile
+    | Undecided
+    | NoteLate
 )

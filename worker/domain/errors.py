@@ -1,4 +1,4 @@
-"""The errors that users meet: how an import that did not succeed ends its task."""
+"""The exceptions with which the task of an import that did not succeed fails."""
 
 from worker.domain.states import State
 
@@ -8,7 +8,7 @@ class ImportEndedError(Exception):
 
 
 class ImportFailed(ImportEndedError):  # noqa: N818 - the name is part of the contract
-    """The remote job failed, or AWS answered with an error that no retry can mend."""
+    """The remote job failed, or AWS answered with an error that a retry can't fix."""
 
 
 class ImportRejected(ImportEndedError):  # noqa: N818 - the name is part of the contract

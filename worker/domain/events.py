@@ -1,4 +1,4 @@
-"""The names of the events. Their bodies are written by the scripts that change the state."""
+"""The names of the events. The scripts that change an import's state write the events."""
 
 from enum import StrEnum
 from typing import Final
@@ -8,7 +8,7 @@ SOURCE: Final = "amplify-import-worker"
 
 
 class EventType(StrEnum):
-    """The CloudEvents `type` of each event that this system emits."""
+    """The CloudEvents `type` of each event that workers append."""
 
     ACCEPTED = "import.accepted"
     STARTED = "import.started"

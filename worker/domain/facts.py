@@ -1,7 +1,8 @@
-"""What a lane has shown of AWS: facts that AWS does not document, observed of our own jobs.
+"""What a lane has shown of AWS: facts that AWS does not document, observed in our own jobs.
 
-They make decisions faster. No promise rests on them: where a fact is unknown or otherwise, the
-decision asks AWS once more, waits, or leaves it to a person (`docs/reliability.md`).
+They make decisions faster. No promise rests on them: if a fact is unknown or unfavorable, the
+worker checks with AWS once more, waits, or leaves the decision to an operator
+(`docs/reliability.md`).
 """
 
 from collections.abc import Mapping
@@ -10,19 +11,23 @@ from enum import StrEnum
 from typing import Final, Self
 
 from worker.domain.answers import Job
+from worker.domain.requests import DEFAULT_OPERATION
 
 SLACK_SECONDS: Final = 2.0
-"""How far a job's `createTime` may lie outside the time of the call that started it."""
+"""How far a job's `createTime` may lie outside the duration of the call that started it."""
 
 FINEST_SECONDS: Final = 2.0
-"""A time that may be off by more than this tells no two jobs apart."""
+"""Times that may be off by more than this can't distinguish jobs."""
 
 WORDS: Final = 20
 """How many words of a kind a lane keeps."""
 
+Names = Mapping[str, frozenset[str]]
+"""Words by the operation that they name."""
+
 
 class Times(StrEnum):
-    """Whether the lane's jobs tell when they were created."""
+    """Whether the times of the lane's jobs show when they were created."""
 
     UNKNOWN = "unknown"  # no job of ours has been seen yet
     GOOD = "good"  # they agree with when our own jobs were started
@@ -33,18 +38,18 @@ class Times(StrEnum):
 class LaneFacts:
     """What one lane has shown so far. Words are as AWS wrote them, statuses in upper case.
 
-    `operations` and `list_operations` are the names that our own jobs bore when they were asked for
-    one by one, and in lists. `left` holds the statuses that a job was seen to leave, with the
-    longest time, in seconds, that one stayed. `list_lag_seconds` is the greatest age at which a
-    list did not show a job of ours yet; None until a list has shown one. `lists_finished` says
-    whether a list shows jobs that are over. `suspects` are statuses that look final, and that no
-    setting calls so.
+    `operations` and `list_operations` are the names that our own jobs had in polls and in lists, by
+    the operation that we had asked for. `left` contains the statuses that a job was seen to leave,
+    with the longest time in seconds that a job stayed in it. `list_lag_seconds` is the greatest age
+    at which a list did not show a job of ours yet; None until a list has shown one.
+    `lists_finished` says whether lists show jobs that are over. `suspects` are statuses that look
+    final but that no setting lists as final.
     """
 
     times: Times = Times.UNKNOWN
     time_format: str = ""
-    operations: frozenset[str] = frozenset()
-    list_operations: frozenset[str] = frozenset()
+    operations: Names = field(default_factory=dict)
+    list_operations: Names = field(default_factory=dict)
     statuses: frozenset[str] = frozenset()
     left: Mapping[str, float] = field(default_factory=dict)
     suspects: frozenset[str] = frozenset()
@@ -54,33 +59,33 @@ class LaneFacts:
 
     @classmethod
     def from_fields(cls, fields: Mapping[str, str]) -> Self:
-        """Build from the flat text fields of the stored hash; see `to_fields`."""
-        words = _words_of(fields)
+        """Build from the text fields of the stored hash; see `to_fields`."""
         lag, finished = fields.get("list_lag_ms"), fields.get("lists_finished")
         return cls(
             times=Times(fields.get("times", Times.UNKNOWN)),
             time_format=fields.get("time_format", ""),
-            operations=frozenset(words["operation"]),
-            list_operations=frozenset(words["list_operation"]),
-            statuses=frozenset(words["status"]),
-            left={word: float(ms) / 1000 for word, ms in words["left"].items()},
-            suspects=frozenset(words["suspect"]),
+            operations=_names_in(fields, "operation"),
+            list_operations=_names_in(fields, "list_operation"),
+            statuses=frozenset(_words_in(fields, "status")),
+            left={word: float(ms) / 1000 for word, ms in _words_in(fields, "left").items()},
+            suspects=frozenset(_words_in(fields, "suspect")),
             list_lag_seconds=None if lag is None else float(lag) / 1000,
             lists_finished=None if finished is None else finished == "1",
             longest_job_seconds=float(fields.get("longest_job_ms", 0)) / 1000,
         )
 
     def to_fields(self) -> dict[str, str | int]:
-        """Return the facts as flat fields of a hash; times are whole milliseconds."""
+        """Return the facts as fields of a hash; times are whole milliseconds."""
+        kinds = {
+            **{_kind("operation", name): words for name, words in self.operations.items()},
+            **{
+                _kind("list_operation", name): words for name, words in self.list_operations.items()
+            },
+            "status": self.statuses,
+            "suspect": self.suspects,
+        }
         fields: dict[str, str | int] = {
-            f"{kind}:{word}": 1
-            for kind, words in (
-                ("operation", self.operations),
-                ("list_operation", self.list_operations),
-                ("status", self.statuses),
-                ("suspect", self.suspects),
-            )
-            for word in words
+            f"{kind}:{word}": 1 for kind, words in kinds.items() for word in words
         }
         fields |= {f"left:{word}": round(seconds * 1000) for word, seconds in self.left.items()}
         if self.times is not Times.UNKNOWN:
@@ -94,51 +99,70 @@ class LaneFacts:
         return fields
 
     def settle_seconds(self, setting: float) -> float:
-        """Return how long a list may lag behind a call: what is set, or twice what was seen."""
+        """Return how long a list may lag behind a call: `setting` or twice the longest lag."""
         return max(setting, 2 * (self.list_lag_seconds or 0.0))
 
     def with_times_of(self, job: Job, *, at_least: float, at_most: float) -> Self:
-        """Learn whether a job of ours, which is at least and at most so old, tells its age."""
+        """Learn whether the time of a job of ours fits its age, which is between the two bounds."""
         if self.times is Times.BAD:
             return self
-        times = Times.GOOD if _tells_its_age(job, at_least, at_most) else Times.BAD
+        times = Times.GOOD if _shows_age(job, at_least, at_most) else Times.BAD
         return replace(self, times=times, time_format=job.time_format)
 
-    def with_words_of(self, job: Job, *, listed: bool) -> Self:
-        """Learn what AWS calls an operation and a status of ours."""
+    def with_words_of(self, job: Job, operation: str, *, listed: bool) -> Self:
+        """Learn what AWS calls a job of an operation of ours, and its status."""
         named = replace(self, statuses=_with(self.statuses, job.status.upper()))
+        if not job.operation:
+            return named
         if listed:
-            return replace(named, list_operations=_with(self.list_operations, job.operation))
-        return replace(named, operations=_with(self.operations, job.operation))
+            return replace(named, list_operations=_with_name(self.list_operations, operation, job))
+        return replace(named, operations=_with_name(self.operations, operation, job))
 
     def with_change(self, status: str, seconds: float) -> Self:
-        """Learn that a job left a status after so long."""
+        """Learn that a job left a status after so many seconds."""
         word = status.upper()
         if word not in self.left and len(self.left) >= WORDS:
             return self
         return replace(self, left={**self.left, word: max(seconds, self.left.get(word, 0.0))})
 
     def with_list_lag(self, seconds: float) -> Self:
-        """Learn that a list did not show a job of that age, or, with 0, that one was shown."""
+        """Learn that a list did not show a job of that age, or, with 0, that it showed one."""
         return replace(self, list_lag_seconds=max(seconds, self.list_lag_seconds or 0.0))
 
 
-def _words_of(fields: Mapping[str, str]) -> dict[str, dict[str, str]]:
-    words: dict[str, dict[str, str]] = {
-        kind: {} for kind in ("operation", "list_operation", "status", "left", "suspect")
+def _kind(kind: str, operation: str) -> str:
+    """Name the fields with an operation's names; those of the default operation have no suffix."""
+    return kind if operation == DEFAULT_OPERATION else f"{kind}@{operation}"
+
+
+def _names_in(fields: Mapping[str, str], kind: str) -> Names:
+    names: dict[str, frozenset[str]] = {}
+    for name in fields:
+        field_kind, _, word = name.partition(":")
+        field_kind, _, operation = field_kind.partition("@")
+        if field_kind == kind and word:
+            operation = operation or DEFAULT_OPERATION
+            names[operation] = names.get(operation, frozenset()) | {word}
+    return names
+
+
+def _words_in(fields: Mapping[str, str], kind: str) -> dict[str, str]:
+    return {
+        name.removeprefix(f"{kind}:"): value
+        for name, value in fields.items()
+        if name.startswith(f"{kind}:")
     }
-    for name, value in fields.items():
-        kind, colon, word = name.partition(":")
-        if colon and kind in words:
-            words[kind][word] = value
-    return words
+
+
+def _with_name(names: Names, operation: str, job: Job) -> Names:
+    return {**names, operation: _with(names.get(operation, frozenset()), job.operation)}
 
 
 def _with(words: frozenset[str], word: str) -> frozenset[str]:
     return words | {word} if word and len(words) < WORDS else words
 
 
-def _tells_its_age(job: Job, at_least: float, at_most: float) -> bool:
+def _shows_age(job: Job, at_least: float, at_most: float) -> bool:
     ago, within = job.created_seconds_ago, job.created_within_seconds + SLACK_SECONDS
     if ago is None or job.created_within_seconds > FINEST_SECONDS:
         return False

@@ -8,7 +8,7 @@ from typing import Any, Self
 
 
 class What(StrEnum):
-    """What may happen to an import; its end has the name of its state."""
+    """What may happen to an import. Its end has the name of its final state."""
 
     ACCEPTED = "accepted"
     HELD = "held"
@@ -44,8 +44,8 @@ class What(StrEnum):
 class Line:
     """One thing that happened, `times` in a row: first at `since_ms`, last at `at_ms`.
 
-    Times are milliseconds on the store's clock. `what` is text: a newer worker may note what this
-    one does not know. `details` are what else was noted; which ones depends on `what`.
+    Times are milliseconds on the store's clock. `what` is a text, because a newer worker may note
+    things that this one does not know. `details` are what else was noted, depending on `what`.
     """
 
     at_ms: int

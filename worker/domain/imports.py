@@ -8,29 +8,35 @@ from datetime import UTC, datetime
 from typing import Any, Final, Self
 
 from worker.domain.errors import ERROR_OF_STATE, ImportEndedError
-from worker.domain.requests import ImportRequest
+from worker.domain.requests import DEFAULT_OPERATION
 from worker.domain.states import TERMINAL, State
 
 EXPIRED: Final = "expired"
-"""Why an import was cancelled that was not to start so late (imports.lua)."""
+"""Why an import was cancelled that did not start before its task's `expires` (imports.lua)."""
 
 ImportResult = dict[str, Any]
-"""The members that the contract fixes for `AsyncResult.get()`; times are ISO 8601 in UTC."""
+"""The members that `AsyncResult.get()` returns; times are ISO 8601 in UTC."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Import:
-    """One import. Times are milliseconds since the epoch on the store's clock, 0 when not yet.
+    """One import. Times are milliseconds since the epoch on the store's clock, 0 for not yet.
 
-    `request_json` is empty for an import that was rejected because its request is invalid; the
-    target then holds what could be read of it. `listed_jobs` are the jobs that the target had
-    before the first start, None where nobody asked; `changed_at_ms` is when the job's status or
-    `updated` changed last. `undecided` says why the import waits for a person, `unclear_jobs` which
-    jobs may be its own; `suspicion` says why its job's status may be final. `retry_of` is the
-    import whose request this one tries again, `retried_by` the one that tries this one's.
-    `late_outcome` is how the job of an import that timed out or was cancelled ended after all:
-    succeeded, failed, or unknown where AWS forgot it. It was to start no earlier than
-    `not_before_ms`, and not after `expires_at_ms`; with `ignores_result`, nobody asks for states.
+    `request_json` is empty if the import was rejected because its request is invalid; its target is
+    then what could be read of the request. `requested_operation` is the API operation that was
+    asked for; `operation` is what the job says it is.
+
+    `listed_jobs` are the jobs that the target had before the first start; None if no list was read.
+    `changed_at_ms` is when the job's status or `updated` changed last. `undecided` says why an
+    operator must decide about the import, and `unclear_jobs` are the jobs that may be its own.
+    `adopted` says that the job was found in a list or named by an operator, not returned by the
+    start. `suspicion` says why the job's status may be final.
+
+    `retry_of` is the import whose request this import retries, and `retried_by` is the import that
+    retries this one. `late_outcome` is how the job of an import that timed out or was cancelled
+    ended: succeeded, failed, or unknown if AWS no longer knows the job. The import may start no
+    earlier than `not_before_ms` and no later than `expires_at_ms`. With `ignores_result`, no task
+    states are stored.
     """
 
     id: str
@@ -39,6 +45,7 @@ class Import:
     backend_environment_name: str
     account: str
     region: str
+    requested_operation: str = DEFAULT_OPERATION
     request_json: str = ""
     batch_id: str = ""
     priority: str = ""
@@ -57,6 +64,7 @@ class Import:
     doubt_error: str = ""
     undecided: str = ""
     unclear_jobs: tuple[str, ...] = ()
+    adopted: bool = False
     listed_jobs: frozenset[str] | None = None
     late_outcome: str = ""
     late_status: str = ""
@@ -77,13 +85,15 @@ class Import:
 
     @classmethod
     def from_fields(cls, import_id: str, fields: Mapping[str, str]) -> Self:
-        """Build from the flat text fields of a stored record; unknown fields are passed over."""
+        """Build from the text fields of a stored record; unknown fields are ignored."""
         numbers = {name: int(float(fields.get(name) or 0)) for name in _NUMBERS}
         texts = {name: fields.get(name, "") for name in _TEXTS}
         return cls(
             id=import_id,
             state=State(fields["state"]),
+            requested_operation=fields.get("requested_operation", DEFAULT_OPERATION),
             stuck=fields.get("stuck") == "1",
+            adopted=fields.get("adopted") == "1",
             ignores_result=fields.get("ignores_result") == "1",
             unclear_jobs=tuple(json.loads(fields.get("unclear_jobs", "[]"))),
             listed_jobs=_ids_in(fields.get("listed_jobs")),
@@ -92,16 +102,16 @@ class Import:
         )
 
     @property
-    def request(self) -> ImportRequest:
-        """The validated request. Only an import that was accepted has one."""
-        return ImportRequest.model_validate_json(self.request_json)
-
-    @property
     def members(self) -> dict[str, Any]:
-        """The members that the producer sent, or what is known of the target of a rejected one."""
+        """The members that the producer sent; of a rejected one, what is known of the target."""
         if self.request_json:
             return dict(json.loads(self.request_json))
         return {"appId": self.app_id, "backendEnvironmentName": self.backend_environment_name}
+
+    @property
+    def deadline_seconds(self) -> float | None:
+        """The deadline in the request, if it has one."""
+        return self.members.get("deadlineSeconds")
 
     @property
     def target(self) -> str:
@@ -110,7 +120,7 @@ class Import:
 
     @property
     def lane(self) -> str:
-        """The lane that the import's calls count against."""
+        """The lane whose limits the import's calls count against."""
         return f"{self.account}/{self.region}"
 
     @property
@@ -120,28 +130,28 @@ class Import:
 
     @property
     def has_expired(self) -> bool:
-        """Whether the import ended because it was not to start so late."""
+        """Whether the import was cancelled because it did not start in time."""
         return self.state is State.CANCELLED and self.error == EXPIRED and self.expires_at_ms > 0
 
     @property
     def retry_id(self) -> str:
-        """The id of the import that tries this one again: that of the first one, and a number."""
+        """The id of the import that retries this one: the first import's id, and a number."""
         return self._retry_name(self.id)
 
     @property
     def retry_batch_id(self) -> str:
-        """The batch of that import, '' where this one has none."""
+        """The batch of the import that retries this one; '' if this one has none."""
         return self._retry_name(self.batch_id) if self.batch_id else ""
 
     def _retry_name(self, name: str) -> str:
-        # A name that merely looks like that of a retry is a producer's own.
+        # A name that only looks like that of a retry was chosen by a producer.
         earlier = _RETRY.match(name) if self.retry_of else None
         if earlier is None:
             return f"{name}:retry-1"
         return f"{earlier['root']}:retry-{int(earlier['number']) + 1}"
 
     def result(self) -> ImportResult:
-        """Return the result that the contract fixes; `outcome` is None while under way."""
+        """Return the import's result; `outcome` is None while the import is under way."""
         return {
             "importId": self.id,
             "appId": self.app_id,
@@ -158,7 +168,7 @@ class Import:
         }
 
     def ended_error(self) -> ImportEndedError | None:
-        """Return the error that the import's task fails with; None unless it ended badly."""
+        """Return the error that the import's task fails with; None unless it did not succeed."""
         kind = ERROR_OF_STATE.get(self.state)
         if kind is None:
             return None

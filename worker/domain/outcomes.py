@@ -1,24 +1,27 @@
-"""What goes into the store's door with a request, and what the store answers."""
+"""What the store receives with a request, and what it answers."""
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, fields
 from enum import StrEnum
 
 from worker.domain.imports import Import
+from worker.domain.requests import DEFAULT_OPERATION
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Entrance:
-    """How a request came in: its import id, and the Celery task that is owed its end.
+class Envelope:
+    """How a request came in: its import id, and the Celery task that ends with the import.
 
-    `signature` is empty where no task of the producer's waits; one is made up at the end then.
-    With `recover_since_ms` (since the epoch; 0 for none) the import may have been started before,
-    since that time: the remote side is asked first. It starts no earlier than `not_before_ms`, and
-    never after `expires_at_ms` (0: at any time). With `ignores_result`, nobody asks for states.
+    `signature` is empty if no task of the producer waits; a worker creates one when the import
+    ends. `recover_since_ms` (since the epoch; 0 for none) says that the import may have been
+    started since then, so that a worker checks with AWS first. The import starts no earlier than
+    `not_before_ms` and no later than `expires_at_ms` (0: no bound). With `ignores_result`, no task
+    states are stored. `operation` is the operation that the entry point implies.
     """
 
     import_id: str
     task_id: str
+    operation: str = DEFAULT_OPERATION
     signature: str = ""
     batch_id: str = ""
     recover_since_ms: int = 0
@@ -28,7 +31,7 @@ class Entrance:
 
 
 class Action(StrEnum):
-    """What a person may decide of an import that waits for it."""
+    """What an operator may decide about an undecided import."""
 
     ADOPT = "adopt"
     START_AGAIN = "start-again"
@@ -37,59 +40,60 @@ class Action(StrEnum):
 
 
 class Resolution(StrEnum):
-    """What came of such a decision; nothing was done unless it is RESOLVED."""
+    """The result of such a decision. Only RESOLVED means that something was done."""
 
     RESOLVED = "resolved"
     UNKNOWN = "unknown"
     OVER = "over"
     NOT_UNDECIDED = "not_undecided"
-    EARLIER = "earlier"  # the job is that of an earlier import of the target
-    RUNNING = "running"  # it has a job, so it can't be started again
+    EARLIER = "earlier"  # the job belongs to an earlier import of the target
+    RUNNING = "running"  # the import has a job, so it can't be started again
 
 
 class Cancellation(StrEnum):
-    """What became of the wish to cancel an import."""
+    """The result of cancelling an import."""
 
     CANCELLED = "cancelled"
-    ASKED = "asked"  # a call is being made, or in doubt: once it is known what that did
+    # a call is in progress, or its outcome is unknown; the import is cancelled once it is known
+    ASKED = "asked"
     OVER = "over"
     UNKNOWN = "unknown"
 
 
 class RetryVerdict(StrEnum):
-    """What became of the wish to try an import again."""
+    """The result of retrying an import."""
 
     RETRIED = "retried"
     ALREADY = "already"  # it was retried before
     UNDER_WAY = "under_way"
     SUCCEEDED = "succeeded"
     LATE = "late"  # its job succeeded after the import had ended
-    INVALID = "invalid"  # its request was refused at the door
-    TOO_LONG = "too_long"  # the new import's id, or its batch's
-    TAKEN = "taken"  # the new import's id is another import's
+    INVALID = "invalid"  # its request was invalid, so it was rejected at admission
+    TOO_LONG = "too_long"  # the id of the new import or of its batch
+    TAKEN = "taken"  # the new import's id belongs to another import
     UNKNOWN = "unknown"
 
 
 @dataclass(frozen=True, slots=True)
 class Retried:
-    """What became of that wish, and the import that tries it again; '' where none does."""
+    """The result of retrying an import, and the id of the new import; '' if there is none."""
 
     verdict: RetryVerdict
     retry_id: str = ""
 
 
 class Verdict(StrEnum):
-    """What became of a request at the door."""
+    """The result of admitting a request."""
 
     ACCEPTED = "accepted"
     KNOWN = "known"
-    REUSED = "reused"  # the import id stands for another request already
+    REUSED = "reused"  # the import id already belongs to another request
     REJECTED = "rejected"
 
 
 @dataclass(frozen=True, slots=True)
 class Admission:
-    """A request's reception. `item` is None for one that was just accepted: it waits."""
+    """How a request was admitted. `item` is None if it was just accepted: then it waits."""
 
     verdict: Verdict
     import_id: str
@@ -98,9 +102,9 @@ class Admission:
 
 @dataclass(frozen=True, slots=True)
 class Ended:
-    """An import that is over, and the Celery tasks that are owed its end: task id → signature.
+    """An import that is over, and the Celery tasks that end with it: task id → signature.
 
-    A signature is JSON text; an empty one stands for a task that must be made up from the record.
+    A signature is JSON text. An empty one stands for a task that a worker creates from the record.
     """
 
     item: Import
@@ -111,8 +115,8 @@ class Ended:
 class LaneLimits:
     """A lane's limits in calls per second, in calls at once and in unfinished jobs.
 
-    None where nothing is known: it is learned then. With `shared`, starts and polls have
-    one budget, of which starts keep `start_share` while both are due.
+    None means unknown: the limit is learned. With `shared`, starts and polls have one budget, of
+    which starts keep `start_share` while both are due.
     """
 
     start_rate: float | None = None
@@ -125,17 +129,23 @@ class LaneLimits:
     start_share: float | None = None
     max_running: int | None = None
 
+    @classmethod
+    def names(cls) -> list[str]:
+        """Return the names of all limits."""
+        return [each.name for each in fields(cls)]
+
     def known(self) -> dict[str, float]:
-        """Return what is known, by name."""
+        """Return the limits that are known, by name."""
         return {name: float(value) for name, value in asdict(self).items() if value is not None}
 
 
 @dataclass(frozen=True, slots=True)
 class StopRule:
-    """When a batch stops by itself; without either, never.
+    """When a batch pauses automatically. With neither field set, it never does.
 
-    Only its first `canary` imports start until all of them have ended. It stops when more than
-    `stop_percent` of what has ended ended badly; of the canaries, where it is None, when one did.
+    Only the batch's first `canary` imports start until all of them have ended. The batch pauses
+    when more than `stop_percent` percent of the ended imports did not succeed. If `stop_percent` is
+    None, it pauses when a canary did not succeed.
     """
 
     canary: int = 0

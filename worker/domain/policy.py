@@ -1,4 +1,4 @@
-"""What the operator allows: attempts, intervals, deadlines, and which statuses are final."""
+"""What the operator has set: attempts, intervals, deadlines, and which statuses are final."""
 
 from dataclasses import dataclass
 
@@ -13,12 +13,12 @@ LATE_MAX_SECONDS = 3600.0
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Policy:
-    """Operator's choices that decisions follow. Statuses are upper case; times are seconds.
+    """The settings that decisions follow. Statuses are in upper case; times are in seconds.
 
-    `settle_seconds` is how long the remote side's job list may lag behind what it lists, and
-    `list_memory_seconds` how long it shows a job at least; with `assume_finished_listed` it is
-    taken to show jobs that are over, until it is seen not to. `missing_grace_seconds` is how long a
-    new job may answer 404 to a poll.
+    `settle_seconds` is how long AWS's job lists may lag. `list_memory_seconds` is for how long at
+    least they show a job. With `assume_finished_listed`, lists are assumed to show jobs that are
+    over, until a lane shows otherwise. `missing_grace_seconds` is for how long polls of a new job
+    may answer 404. `operations` are the names of all operations that a job may belong to.
     """
 
     max_attempts: int
@@ -32,9 +32,10 @@ class Policy:
     missing_grace_seconds: float
     list_memory_seconds: float = 3600.0
     assume_finished_listed: bool = True
+    operations: tuple[str, ...] = ()
 
     def outcome_of(self, status: str) -> State | None:
-        """Return the terminal state that a job's status means, None while it is under way."""
+        """Return the terminal state that a job's status means; None while the job is under way."""
         status = status.upper()
         if status in self.success_statuses:
             return State.SUCCEEDED
@@ -42,17 +43,18 @@ class Policy:
 
     def poll_delay(self, polls: int, jitter: float) -> float:
         """Return the seconds until the next poll after `polls` of them; `jitter` is in [0, 1)."""
-        # The exponent is bounded: a job polled for a month must not overflow a float.
+        # The exponent is bounded, so that a job that is polled for a month does not overflow a
+        # float.
         delay = self.poll_min_seconds * POLL_GROWTH ** min(polls, 64)
         spread = 1 + JITTER * (2 * jitter - 1)
         return min(max(delay * spread, self.poll_min_seconds), self.poll_max_seconds)
 
     def late_delay(self, age_seconds: float) -> float:
-        """Return the seconds until the next poll of a job whose import is over."""
+        """Return the seconds until the next poll of a job whose import is already over."""
         return min(max(self.poll_max_seconds, age_seconds * LATE_SHARE), LATE_MAX_SECONDS)
 
     def retry_delay(self, attempts: int, jitter: float) -> float:
-        """Return the seconds before attempt `attempts + 1`: full jitter over a doubling bound.
+        """Return the seconds before attempt `attempts + 1`: full jitter, with a bound that doubles.
 
         Source: "Exponential Backoff And Jitter", AWS Architecture Blog, 2015.
         """

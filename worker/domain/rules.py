@@ -1,4 +1,4 @@
-"""From an answer to what happens next. The table of `docs/architecture.md`, row by row, pure.
+"""Decides what follows from an answer: the table in `docs/architecture.md`, row by row; pure.
 
 Each `decide_*` takes the answer to one kind of call, the claim under which it was made, the
 operator's policy and a jitter in [0, 1), and returns exactly one decision.
@@ -9,34 +9,39 @@ from worker.domain.claims import Claim, Doubt
 from worker.domain.decisions import (
     Decision,
     End,
-    GiveBack,
     NoteLate,
     PauseLane,
     PollAgain,
+    Reconcile,
+    Requeue,
     Retry,
     Run,
     Start,
     Throttle,
     Undecided,
-    Verify,
     WaitBehind,
 )
 from worker.domain.evidence import Findings, examine
-from worker.domain.facts import Times
+from worker.domain.facts import SLACK_SECONDS, Times
 from worker.domain.policy import Policy
 from worker.domain.states import State
 
 ABSENT_LISTS = 3
-"""How many lists must lack a job where it is not known yet whether lists show finished jobs."""
+"""How many lists must lack a job while it is unknown whether lists show finished jobs."""
+
+SLOW_LISTS = 5
+"""How many slow answers a worker repeats the list for, before it asks an operator."""
 
 STILL_SECONDS = 60.0
 STILL_TIMES = 3
-"""A status is suspected to be final when a job stays in it this much longer than any in another."""
+"""A status is suspected to be final if a job stays in it so many times longer than any job
+stayed in another status."""
 
 SHOWN_JOBS = 3
 
 FIRST_LOOK_SECONDS = 0.25
-"""How soon the first jobs of a lane are asked for: what they show speeds up the others."""
+"""How soon the first jobs of a lane are polled. What they show speeds up the lane's other
+imports."""
 
 
 def decide_start(answer: Answer, claim: Claim, policy: Policy, jitter: float) -> Decision:
@@ -51,64 +56,65 @@ def decide_start(answer: Answer, claim: Claim, policy: Policy, jitter: float) ->
         case Kind.CREDENTIALS:
             return PauseLane(answer.error)
         case Kind.CLOCK:
-            return GiveBack()
+            return Requeue()
         case Kind.NOT_FOUND:
             return End(State.REJECTED, answer.error)
         case Kind.CONFLICT if claim.item.doubts:
-            return Verify(Doubt.CONFLICT, 0.0, answer.error)
+            return Reconcile(Doubt.CONFLICT, 0.0, answer.error)
         case Kind.CONFLICT:
             return _wait_behind(claim, policy, answer.error)
         case Kind.BAD_REQUEST:
-            return Verify(Doubt.REFUSED, 0.0, answer.error)
+            return Reconcile(Doubt.REFUSED, 0.0, answer.error)
         case _:  # OK without a jobId, UNREACHABLE, UNKNOWN
             error = answer.error or "the answer held no jobId"
-            return Verify(Doubt.UNKNOWN, _settle_seconds(claim, policy), error)
+            return Reconcile(Doubt.UNKNOWN, _settle_seconds(claim, policy), error)
 
 
 def decide_poll(answer: Answer, claim: Claim, policy: Policy, jitter: float) -> Decision:
     """Decide after a poll of a running job."""
     if claim.item.is_terminal:
         return _decide_late(answer, claim, policy)
-    if held_up := _held_up(answer):
-        return held_up
+    if blocked := _blocked(answer):
+        return blocked
     match answer.kind:
         case Kind.OK if policy.outcome_of(answer.job.status):
             return _end_or_survey(answer, claim, policy)
         case Kind.NOT_FOUND if claim.known_seconds >= policy.missing_grace_seconds:
-            return _verify_gone(answer, claim, policy)
+            return _reconcile_gone(answer, claim, policy)
         case Kind.BAD_REQUEST:
-            return _verify_gone(answer, claim, policy)
+            return _reconcile_gone(answer, claim, policy)
     return _poll_again(answer, claim, policy, jitter)
 
 
 def decide_reconcile(answer: Answer, claim: Claim, policy: Policy, jitter: float) -> Decision:
-    """Decide after the list of the target's jobs was asked for because of a doubt."""
-    if held_up := _held_up(answer):
-        return held_up
+    """Decide after the target's jobs were listed because of a doubt."""
+    if blocked := _blocked(answer):
+        return blocked
     match answer.kind:
         case Kind.UNREACHABLE | Kind.UNKNOWN:
-            return _ask_again(answer, claim, policy, jitter)
+            return _reconcile_again(answer, claim, policy, jitter)
         case Kind.BAD_REQUEST | Kind.CONFLICT if claim.may_have_started:
-            return _ask_again(answer, claim, policy, jitter)  # no list, so no proof of absence
+            # without a list, absence is not proven
+            return _reconcile_again(answer, claim, policy, jitter)
     if claim.item.state is State.RUNNING:
         return _decide_gone(answer, claim, policy, jitter)
     return _decide_doubtful_start(answer, claim, policy, jitter)
 
 
 def deadline_of(claim: Claim, policy: Policy) -> float:
-    """Return the seconds that this import may take from its first start on."""
-    return claim.item.request.deadline_seconds or policy.deadline_seconds
+    """Return the seconds that this import may take, from its first start on."""
+    return claim.item.deadline_seconds or policy.deadline_seconds
 
 
-def _held_up(answer: Answer) -> Decision | None:
-    """Return what follows where a poll or a list was held up, whatever it was about; else None."""
+def _blocked(answer: Answer) -> Decision | None:
+    """Return the decision for a poll or list that was throttled or refused; else None."""
     match answer.kind:
         case Kind.THROTTLED:
             return Throttle(answer.retry_after_seconds, answer.limit_type)
         case Kind.CREDENTIALS:
             return PauseLane(answer.error)
         case Kind.CLOCK:
-            return GiveBack()
+            return Requeue()
     return None
 
 
@@ -130,28 +136,33 @@ def _decide_doubtful_start(answer: Answer, claim: Claim, policy: Policy, jitter:
 
 
 def _decide_refused(claim: Claim, policy: Policy, error: str) -> Decision:
-    """Reject what AWS refused, once a list would show a job that is pending on the target."""
+    """Reject what AWS refused, once lists are sure to show a job that is pending on the target."""
     left = _settle_seconds(claim, policy) - claim.called_seconds
     if claim.facts.list_lag_seconds == 0 or left <= 0:
         return End(State.REJECTED, error)
-    return Verify(Doubt.REFUSED, left, error)
+    return Reconcile(Doubt.REFUSED, left, error)
 
 
 def _decide_absent(
     findings: Findings, answer: Answer, claim: Claim, policy: Policy, jitter: float
 ) -> Decision:
-    """Decide where no job is recognized as ours: start again only if the list proves that."""
+    """Decide if no job is recognized as ours: start again only if the list proves that none is."""
     doubt, error = Doubt(claim.item.doubt), claim.item.doubt_error
+    is_slow = claim.elapsed_seconds > SLACK_SECONDS
+    if findings.unclear and is_slow and claim.item.polls < SLOW_LISTS:
+        # A slow answer shows ages too imprecisely; a faster one may show whose job it is.
+        return Reconcile(doubt, policy.poll_delay(claim.item.polls, jitter), error)
     if findings.unclear:
         ids = tuple(job.job_id for job in findings.unclear)
         return _undecided(claim, policy, f"may have started {_shown(ids)}; AWS does not tell", ids)
     left = _settle_seconds(claim, policy) - claim.called_seconds
     if left > 0 and doubt is not Doubt.LOST:
-        return Verify(doubt, left, error)
-    if reason := _why_absence_proves_nothing(claim, policy, claim.called_seconds):
+        return Reconcile(doubt, left, error)
+    most_seconds = claim.called_seconds + claim.elapsed_seconds
+    if reason := _why_absence_proves_nothing(claim, policy, most_seconds):
         return _undecided(claim, policy, f"its start may have taken effect; {reason}")
     if claim.facts.lists_finished is None and claim.item.polls < ABSENT_LISTS:
-        return Verify(doubt, policy.poll_delay(claim.item.polls, jitter), error)
+        return Reconcile(doubt, policy.poll_delay(claim.item.polls, jitter), error)
     if doubt is Doubt.LOST:
         return Start(_ids_of(answer))
     if doubt is Doubt.REFUSED:
@@ -162,9 +173,9 @@ def _decide_absent(
 
 
 def _why_absence_proves_nothing(claim: Claim, policy: Policy, job_age_seconds: float) -> str:
-    """Return why a list without our job does not prove that there is none, '' if it does.
+    """Return why a list without our job does not prove that there is none; '' if it does.
 
-    The job is `job_age_seconds` old at most.
+    The job is at most `job_age_seconds` old.
     """
     if claim.facts.lists_finished is False:
         return "this lane's lists do not show finished jobs"
@@ -183,9 +194,9 @@ def _undecided(claim: Claim, policy: Policy, reason: str, jobs: tuple[str, ...] 
 
 
 def _decide_late(answer: Answer, claim: Claim, policy: Policy) -> Decision:
-    """Decide after a poll of a job whose import is over: nothing can end that again."""
-    if held_up := _held_up(answer):
-        return held_up
+    """Decide after a poll of a job whose import is already over and can't end again."""
+    if blocked := _blocked(answer):
+        return blocked
     match answer.kind:
         case Kind.OK if outcome := policy.outcome_of(answer.job.status):
             return NoteLate(outcome, answer.job, answer.job.error)
@@ -208,14 +219,14 @@ def _decide_gone(answer: Answer, claim: Claim, policy: Policy, jitter: float) ->
         return End(State.FAILED, error)
     if claim.age_seconds >= deadline_of(claim, policy):
         return End(State.TIMED_OUT, error)
-    # It may have ended and been forgotten: how, AWS does not say any more.
+    # The job may have ended, and AWS no longer says how.
     return _undecided(claim, policy, f"{error}; it may have ended first: {reason}")
 
 
-def _verify_gone(answer: Answer, claim: Claim, policy: Policy) -> Verify:
-    """Ask for the list once it can't lag behind the job any more."""
+def _reconcile_gone(answer: Answer, claim: Claim, policy: Policy) -> Reconcile:
+    """Reconcile once lists can no longer lag behind the job."""
     delay = max(0.0, _settle_seconds(claim, policy) - claim.known_seconds)
-    return Verify(Doubt.GONE, delay, answer.error)
+    return Reconcile(Doubt.GONE, delay, answer.error)
 
 
 def _settle_seconds(claim: Claim, policy: Policy) -> float:
@@ -223,7 +234,7 @@ def _settle_seconds(claim: Claim, policy: Policy) -> float:
 
 
 def _ids_of(answer: Answer) -> tuple[str, ...] | None:
-    """Return the ids that a list names; None where the remote side refused to list."""
+    """Return the ids in a list; None if the remote side refused to list."""
     if answer.kind is not Kind.OK:
         return None
     return tuple(job.job_id for job in answer.jobs if job.job_id)
@@ -239,9 +250,10 @@ def _shown(ids: tuple[str, ...]) -> str:
 
 
 def _end_or_survey(answer: Answer, claim: Claim, policy: Policy) -> Decision:
-    """End the import, unless its job is the one to show whether lists hold finished jobs.
+    """End the import, unless its job still has to show whether lists contain finished jobs.
 
-    One that is over and not listed is looked for once more, when lists can't lag behind it.
+    If the job is over but not listed, it is polled once more when lists can no longer lag behind
+    it.
     """
     left = _settle_seconds(claim, policy) - claim.known_seconds
     if answer.listed is False and claim.facts.lists_finished is None and left > 0:
@@ -253,7 +265,7 @@ def _follow(job: Job, claim: Claim, policy: Policy, jitter: float) -> Decision:
     if policy.outcome_of(job.status):
         return _end_of(job, policy)
     delay = policy.poll_delay(0, jitter)
-    if claim.facts.times is Times.UNKNOWN:  # the lane's other imports wait for what this one shows
+    if claim.facts.times is Times.UNKNOWN:  # the lane's other imports wait for what this job shows
         delay = min(delay, FIRST_LOOK_SECONDS)
     return Run(job, delay)
 
@@ -285,7 +297,7 @@ def _poll_again(answer: Answer, claim: Claim, policy: Policy, jitter: float) -> 
 
 
 def _suspicion(job: Job, claim: Claim) -> str:
-    """Return why a status seems to be final that no setting calls so, '' where it does not."""
+    """Return why a status seems to be final that no setting lists as final; '' if it does not."""
     status, left = job.status.upper(), claim.facts.left
     is_same = status == claim.item.status.upper() and job.updated == claim.item.updated
     if not (status and is_same and left) or status in left or claim.item.suspicion:
@@ -299,8 +311,8 @@ def _suspicion(job: Job, claim: Claim) -> str:
     )
 
 
-def _ask_again(answer: Answer, claim: Claim, policy: Policy, jitter: float) -> Decision:
-    # Of an import that was lost, nobody knows since when the deadline runs.
+def _reconcile_again(answer: Answer, claim: Claim, policy: Policy, jitter: float) -> Decision:
+    # After a lost store, the time from which the deadline runs is unknown.
     if claim.age_seconds >= deadline_of(claim, policy) and claim.item.doubt != Doubt.LOST:
         return End(
             State.TIMED_OUT,
@@ -308,7 +320,7 @@ def _ask_again(answer: Answer, claim: Claim, policy: Policy, jitter: float) -> D
         )
     doubt = Doubt(claim.item.doubt)
     delay = policy.poll_delay(claim.item.polls, jitter)
-    return Verify(doubt, delay, claim.item.doubt_error)
+    return Reconcile(doubt, delay, claim.item.doubt_error)
 
 
 def _wait_behind(claim: Claim, policy: Policy, error: str) -> WaitBehind:

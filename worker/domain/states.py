@@ -1,7 +1,7 @@
-"""The life of an import as one table. Everything else about states derives from it.
+"""The states of an import, and the transitions between them, as one table.
 
-The letters name the edges; `docs/architecture.md` draws them and `tests/unit/test_states.py` walks
-each one.
+Each transition has a letter. `docs/architecture.md` draws them, and `tests/unit/test_states.py`
+tests each one.
 """
 
 from enum import StrEnum
@@ -9,7 +9,7 @@ from typing import Final, NamedTuple
 
 
 class State(StrEnum):
-    """Where an import is in its life."""
+    """The state of an import."""
 
     WAITING = "waiting"
     STARTING = "starting"
@@ -22,7 +22,7 @@ class State(StrEnum):
 
 
 class Edge(NamedTuple):
-    """One step that an import may take. `source` is None for an import that is not yet known."""
+    """A transition between two states. `source` is None for an import that does not exist yet."""
 
     letter: str
     source: State | None
@@ -55,5 +55,5 @@ TERMINAL: Final = frozenset(edge.target for edge in EDGES) - frozenset(
 
 
 def sources_of(target: State) -> frozenset[State]:
-    """Return the states that `target` may be reached from."""
+    """Return the states from which `target` can be reached."""
     return frozenset(edge.source for edge in EDGES if edge.target is target and edge.source)

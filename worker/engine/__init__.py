@@ -1,1 +1,1 @@
-"""The use cases: admit, advance, finish. They see the layers below through ports alone."""
+"""The use cases: admit, advance, finish. They use the layers below only through ports."""

@@ -1,4 +1,4 @@
-"""What an answer about an import's own job teaches about AWS, for its lane (`LaneFacts`)."""
+"""What an answer about an import's own job shows about AWS; the lane keeps it (`LaneFacts`)."""
 
 from dataclasses import replace
 
@@ -9,25 +9,26 @@ from worker.domain.policy import Policy
 
 
 def is_surveyor(claim: Claim) -> bool:
-    """Return whether this poll should look into the list, to learn what the lane's lists show.
+    """Return whether this poll should read the list, to learn what the lane's lists show.
 
-    The first imports of a lane do: those that had to read the list before their start. A list
-    that shows the job is a poll like any other, so it costs no call.
+    The lane's first imports do so: those for which the list was read before their start. A list
+    that shows the job replaces the poll, so it costs no extra call.
     """
     has_listed = claim.item.listed_jobs is not None and not claim.item.is_terminal
     return claim.call is Call.POLL and has_listed and claim.facts.lists_finished is None
 
 
 def learn(claim: Claim, answer: Answer, policy: Policy) -> LaneFacts:
-    """Return what the lane has shown, this answer included."""
+    """Return what the lane has shown, including this answer."""
     facts, job = _with_others(claim.facts, claim, answer, policy), _own_job(claim, answer)
     if job is None:
         return facts
     is_listed = claim.call is Call.RECONCILE or answer.listed is True
-    facts = facts.with_words_of(job, listed=is_listed)
+    facts = facts.with_words_of(job, claim.item.requested_operation, listed=is_listed)
     if claim.call is Call.START:
         return facts
-    if claim.item.attempts:  # else it was recovered, and nobody remembers when it was started
+    # otherwise the job was found after a lost store, and the time of its start is unknown
+    if claim.item.attempts:
         facts = facts.with_times_of(job, at_least=claim.known_seconds, at_most=claim.age_seconds)
     before = claim.item.status.upper()
     if before and job.status and job.status.upper() != before:
@@ -36,7 +37,7 @@ def learn(claim: Claim, answer: Answer, policy: Policy) -> LaneFacts:
 
 
 def _with_others(facts: LaneFacts, claim: Claim, answer: Answer, policy: Policy) -> LaneFacts:
-    """Learn that a list shows jobs that are over, whosever they are."""
+    """Learn that a list shows jobs that are over, even if they are not ours."""
     is_list = claim.call is Call.RECONCILE and answer.kind is Kind.OK
     shows_finished = is_list and any(policy.outcome_of(job.status) for job in answer.jobs)
     if shows_finished and facts.lists_finished is None:
@@ -45,8 +46,8 @@ def _with_others(facts: LaneFacts, claim: Claim, answer: Answer, policy: Policy)
 
 
 def _own_job(claim: Claim, answer: Answer) -> Job | None:
-    if answer.kind is not Kind.OK or claim.item.is_terminal:
-        return None
+    if answer.kind is not Kind.OK or claim.item.is_terminal or claim.item.adopted:
+        return None  # an adopted job is not certain to be ours
     if claim.call is Call.RECONCILE:
         own = (job for job in answer.jobs if job.job_id and job.job_id == claim.item.job_id)
         return next(own, None)

@@ -1,7 +1,7 @@
-"""A worker whose own clock is wrong stands down, so that others do the work that it can't do.
+"""A worker whose clock is wrong stands down, so that other workers make its calls.
 
-AWS refuses what is signed at a time that is minutes off. Nothing is wrong with the lane, nor with
-its credentials: to pause it would hold up every worker whose clock is right.
+AWS refuses requests whose signature is some minutes off. The lane and its credentials are fine, so
+pausing the lane would only stop the workers whose clocks are right.
 """
 
 import time
@@ -12,7 +12,7 @@ STAND_DOWN_SECONDS: Final = 30.0
 
 
 class OwnClock:
-    """What AWS's answers say about the clock of this process's machine."""
+    """What AWS's answers show about this machine's clock."""
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock = clock
@@ -27,13 +27,13 @@ class OwnClock:
         return is_news
 
     def accepted(self) -> None:
-        """Note that a call was answered: its time was right."""
+        """Note that a call was answered, so its time was right."""
         self._stands_down_until = None
 
     def room(self, slots: int, in_flight: int) -> int:
-        """Return how many calls may be claimed with so many `slots` free.
+        """Return how many calls may be claimed if `slots` are free.
 
-        No call while the worker stands down; after that a single one, which tells how to go on.
+        None while the worker stands down. Then a single one, whose answer decides what follows.
         """
         if self._stands_down_until is None:
             return slots

@@ -1,1 +1,1 @@
-"""The remote APIs: how to start a job, ask for it, find it, and read what comes back."""
+"""The remote APIs: how to start a job, poll it, list jobs, and read the answers."""

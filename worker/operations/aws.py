@@ -1,14 +1,14 @@
-"""Calls AWS with aioboto3: one client per account and region, no retries, bounded in time.
+"""Calls AWS with aioboto3: one client per account and region, no retries, limited time.
 
-A retry of the SDK would start a second job behind our back, so there is none; the lane decides.
-Whatever a call ends with, `Aws.call` turns it into a raw answer or into a `CallFailedError`.
+A retry by the SDK could start a second job unnoticed, so the SDK makes none; the worker decides
+about retries. `Aws.call` turns the result of a call into a raw answer or a `CallFailedError`.
 """
 
 import asyncio
 import math
 import os
 import time
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from dataclasses import replace
 from functools import cache, partial
@@ -21,7 +21,13 @@ from botocore.loaders import create_loader
 from worker.domain.answers import Answer, Kind
 from worker.domain.requests import DEFAULT_ACCOUNT, REGION_PATTERN
 from worker.operations.failures import read_failure
-from worker.operations.http import CLOCK_TOLERANCE_SECONDS, Response, clock_off, read
+from worker.operations.http import (
+    CLOCK_TOLERANCE_SECONDS,
+    CallFailedError,
+    Response,
+    clock_off,
+    read,
+)
 from worker.operations.sessions import AccountSession, ClientConfig
 from worker.operations.transport import CallSession, Progress, progress_of_call
 
@@ -31,21 +37,20 @@ REGION_VARIABLES: Final = ("AWS_REGION", "AWS_DEFAULT_REGION")
 SOME_REGION: Final = "us-east-1"
 NOBODY: Final = {"aws_access_key_id": "nobody", "aws_secret_access_key": "nobody"}
 
+OnCall = Callable[[str, str, str, int, float], None]
+"""Takes the account, the region, the method, the HTTP status (0: no answer) and the duration in
+seconds of a call. It returns at once and never raises."""
 
-class CallFailedError(Exception):
-    """No HTTP answer came back. `answer` says what that means."""
 
-    def __init__(self, answer: Answer) -> None:
-        self.answer = answer
-        super().__init__(answer.error)
+def _ignore(*_: object) -> None: ...
 
 
 class Aws:
-    """The sessions and clients of one process. Use it from one event loop; close it there.
+    """The sessions and clients of one process. Use and close it in one event loop.
 
-    A call takes `timeout_seconds` at most; what the other side has not acknowledged after
-    `acknowledged_seconds` is not delivered any more. Sessions share one data loader: the service
-    models, 8 MiB, are in memory once.
+    A call takes at most `timeout_seconds`. Data that the other side has not acknowledged after
+    `acknowledged_seconds` is not delivered any more. The sessions share one data loader, so that
+    the service models (8 MiB) are in memory only once. `on_call` is called after each call.
     """
 
     def __init__(
@@ -53,7 +58,9 @@ class Aws:
         timeout_seconds: float,
         max_connections: int,
         acknowledged_seconds: float = CONNECT_TIMEOUT_SECONDS,
+        on_call: OnCall = _ignore,
     ) -> None:
+        self._on_call = on_call
         self.timeout_seconds = timeout_seconds
         self._acknowledged_seconds = acknowledged_seconds
         self._config = ClientConfig(
@@ -79,13 +86,31 @@ class Aws:
         """Make one call and return the raw answer, whatever its status.
 
         A request with a body is not sent after `send_by` (`time.monotonic`, in seconds), nor after
-        the time of the call, however long this process stood still before. It is given up at
-        `answer_by` (the same clock).
+        the time for the call, even if this process was frozen in between. The call is given up at
+        `answer_by` (same clock).
 
         Raises:
-            CallFailedError: when there is none: no credentials, no connection, no time, no sense.
+            CallFailedError: if there is no answer: no credentials, no connection, no time,
+            unreadable.
 
         """
+        began, status = time.perf_counter(), 0
+        try:
+            response = await self._make_call(account, region, method, params, send_by, answer_by)
+            status = response.status
+        finally:
+            self._on_call(account, region, method, status, time.perf_counter() - began)
+        return response
+
+    async def _make_call(
+        self,
+        account: str,
+        region: str,
+        method: str,
+        params: Mapping[str, object],
+        send_by: float,
+        answer_by: float,
+    ) -> Response:
         end = min(answer_by, time.monotonic() + self.timeout_seconds)
         async with self._bounded(account, end, send_by) as (used, progress):
             client = await used.client(region, self._config)
@@ -99,11 +124,11 @@ class Aws:
         return response
 
     async def warm_up(self) -> None:
-        """Load what the first call would load, and call nobody: that call is as quick as others.
+        """Load everything that the first call needs, without a call, so that it is not slower.
 
-        A slow first call reaches AWS closer to the next ones than it was granted before them.
+        A slow first call would reach AWS closer to the following calls than they were granted.
         """
-        with suppress(Exception):  # a configuration that can't be used: calls say so, one by one
+        with suppress(Exception):  # if the configuration can't be used, each call reports it
             account = self._account(DEFAULT_ACCOUNT)
             async with account.session.client(
                 SERVICE, region_name=SOME_REGION, config=self._config, **NOBODY
@@ -118,9 +143,9 @@ class Aws:
         if account in self._regions:
             return self._regions[account]
         region = ""
-        with suppress(Exception):  # a configuration that can't be read names none
+        with suppress(Exception):  # an unreadable configuration names no region
             region = (self._session(account).get_config_variable("region") or "").strip()
-        if REGION_PATTERN.fullmatch(region):  # else the profile may have one when it is asked next
+        if REGION_PATTERN.fullmatch(region):  # otherwise the profile may name one next time
             self._regions[account] = region
         return region
 
@@ -128,7 +153,7 @@ class Aws:
         """Prepare a call without making it; return how the account's credentials are found.
 
         Raises:
-            CallFailedError: when they are not, or no call could be sent with these settings.
+            CallFailedError: if there are none, or no call could be sent with these settings.
 
         """
         end = time.monotonic() + self.timeout_seconds
@@ -152,7 +177,7 @@ class Aws:
     ) -> AsyncIterator[tuple["_Account", Progress]]:
         """Lend an account's session for one call; translate everything that the SDK raises.
 
-        An answer counts, whatever was raised behind it.
+        If an answer came, it counts, whatever the SDK raises afterwards.
         """
         progress = Progress(send_by=min(send_by, end))
         progress_of_call.set(progress)
@@ -183,7 +208,7 @@ class Aws:
         )
 
     async def _forget(self, name: str, used: "_Account") -> None:
-        """Drop a session that did not work: the next call, a probe, reads everything anew."""
+        """Drop a session that failed. The next call, a probe, reads the configuration anew."""
         if self._accounts.get(name) is used:
             del self._accounts[name]
             await used.retire()
@@ -195,13 +220,14 @@ def _loader(search_path: str | None) -> Any:
 
 
 class _Account:
-    """One account's session and its clients, one for each region."""
+    """One account's session and its clients, one per region."""
 
     def __init__(self, session: AccountSession) -> None:
         self.session = aioboto3.Session(botocore_session=session)
         self._clients: dict[str, Any] = {}
         self._exits = AsyncExitStack()
-        # One for each account: credentials that hang hold up no others, and have one helper.
+        # Each account has a lock: if its credentials hang, no other account waits, and only one
+        # helper process runs.
         self._opening = asyncio.Lock()
         self._users = 0
         self._is_retired = False
@@ -225,7 +251,7 @@ class _Account:
                 await self.close()
 
     async def retire(self) -> None:
-        """Close it once nobody uses it any more: other calls may be on their way."""
+        """Close the session once nothing uses it; other calls may be in progress."""
         self._is_retired = True
         if not self._users:
             await self.close()
@@ -235,10 +261,10 @@ class _Account:
 
 
 class _ClockProof:
-    """Whether AWS has taken this machine's time since it was last set.
+    """Whether AWS has accepted this machine's time since the clock was last set.
 
-    Then an old `Date` of a refusal is that of something on the way, a cache or a proxy of one
-    account, and no reason to stand down for all.
+    In that case, an old `Date` in a refusal comes from something on the way, such as a cache or one
+    account's proxy. It is no reason to stand down for all accounts.
     """
 
     STEP_SECONDS: Final = 300 - CLOCK_TOLERANCE_SECONDS

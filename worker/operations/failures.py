@@ -1,7 +1,7 @@
-"""What it means that a call has no HTTP answer, whatever was raised.
+"""What it means if a call has no HTTP answer.
 
-Not the name of the exception decides, but how far the call came: what was not sent has not
-happened, and what was sent may have.
+What decides is how far the call came, not the name of the exception. A request that was not sent
+has had no effect; one that was sent may have had.
 """
 
 import time
@@ -16,7 +16,7 @@ from botocore.exceptions import (
 )
 from botocore.parsers import ResponseParserError
 
-from config.logging import mask_text
+from config.text import mask_text
 from worker.domain.answers import Answer, Kind
 from worker.operations.http import clock_off, one_line
 from worker.operations.transport import Progress
@@ -31,7 +31,7 @@ def read_failure(
     kind = _kind_of(error, progress)
     if kind is Kind.CREDENTIALS and not clock_is_right and _is_clock(error):
         kind = Kind.CLOCK
-    return Answer(kind=kind, error=one_line(mask_text(_said(error, progress, timeout_seconds))))
+    return Answer(kind=kind, error=one_line(mask_text(_describe(error, progress, timeout_seconds))))
 
 
 def _kind_of(error: Exception, progress: Progress) -> Kind:
@@ -40,21 +40,21 @@ def _kind_of(error: Exception, progress: Progress) -> Kind:
     is_untrusted = isinstance(error.__context__, ClientConnectorCertificateError)
     if progress.begun and isinstance(error, _NOBODY_THERE) and not is_untrusted:
         return Kind.UNREACHABLE
-    # Nothing was sent, and nothing will be until somebody mends what the lane needs for it.
+    # Nothing was sent, and nothing will be until an operator fixes the lane's configuration.
     return Kind.CREDENTIALS
 
 
 def _is_clock(error: Exception) -> bool:
-    """Return whether STS or SSO refused a call whose time was wrong."""
+    """Return whether STS or SSO refused a call because of its time."""
     if not isinstance(error, ClientError):
         return False
     headers = error.response.get("ResponseMetadata", {}).get("HTTPHeaders", {})
     return bool(clock_off(headers, time.time()))
 
 
-def _said(error: Exception, progress: Progress, timeout_seconds: float) -> str:
+def _describe(error: Exception, progress: Progress, timeout_seconds: float) -> str:
     name, text = type(error).__name__, str(error)
-    if isinstance(error, ResponseParserError):  # it repeats what may have been meant as keys
+    if isinstance(error, ResponseParserError):  # its text may repeat credentials
         return f"{name}: the answer that was to bring credentials makes no sense"
     if isinstance(error, TimeoutError) and not text:
         return f"{timeout_seconds:g} s were not enough {progress.stage}"

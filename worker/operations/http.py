@@ -1,9 +1,9 @@
-"""Reads the raw HTTP answers of the AmplifyBackend API; the one place that looks at their text.
+"""Reads the raw HTTP answers of the AmplifyBackend API; only this module looks at their text.
 
-The published page and botocore's model name the errors differently, and the name may stand in a
-header, in the body or nowhere: the HTTP status decides, names only refine. Figures measured of
-botocore 1.40: `limitType` is lost unless the code is `TooManyRequestsException`, `Retry-After` is
-never read, and a 200 that is cut off parses into nothing without an error.
+The API reference and botocore's model name the errors differently, and the name may be in a header,
+in the body or missing. So the HTTP status decides, and names only refine it. In botocore 1.40,
+`limitType` is lost unless the code is `TooManyRequestsException`, `Retry-After` is never read, and
+a 200 that is cut off is parsed into nothing without an error.
 """
 
 import json
@@ -18,12 +18,12 @@ from worker.operations.times import read_time
 
 ERROR_CHARACTERS: Final = 300
 RETRY_AFTER_MAX_SECONDS: Final = 3600.0
-"""A lane is asked again after an hour at the latest, whatever a server wishes."""
+"""A lane is called again after an hour at the latest, whatever a server asks for."""
 
 TIME_CHARACTERS: Final = 64
 
 CLOCK_TOLERANCE_SECONDS: Final = 240.0
-"""AWS refuses what was signed five minutes before or after its own time."""
+"""AWS refuses requests signed more than five minutes before or after its own time."""
 
 CONCURRENCY_TEXT: Final = re.compile(
     r"concurren|simultaneous|parallel|in.?progress|running|unfinished|pending|too many jobs",
@@ -84,18 +84,20 @@ TRANSIENT_CODES: Final = frozenset(
         "ServiceUnavailable",
     }
 )
-"""Errors that AWS and botocore send with a 400 at times, though they say nothing of the request.
+"""Errors that AWS and botocore sometimes send with a 400, although the request may be valid.
 
-As AWS's lists of common errors and botocore's retry rules have them, without `Exception`, `Error`.
+They are from AWS's lists of common errors and botocore's retry rules, without the suffixes
+`Exception` and `Error`.
 """
 
 
 @dataclass(frozen=True, slots=True)
 class Response:
-    """A raw HTTP answer. Header names are lower case.
+    """A raw HTTP answer. Header names are in lower case.
 
-    `received_at` is when it came on this machine's own clock (Unix time, seconds). Of one that was
-    `cut_off`, the body did not come. `clock_is_right` says that AWS has just taken our time.
+    `received_at` is when it arrived, on this machine's clock (Unix time, seconds). `cut_off` says
+    that the body did not arrive. `clock_is_right` says that AWS has recently accepted this
+    machine's time.
     """
 
     status: int
@@ -106,9 +108,48 @@ class Response:
     clock_is_right: bool = False
 
 
+@dataclass(frozen=True, slots=True)
+class Page:
+    """A page of a job list. `next_token` requests the next page; '' on the last page."""
+
+    jobs: tuple[Job, ...]
+    next_token: str
+
+
+class CallFailedError(Exception):
+    """No HTTP answer arrived. `answer` says what that means."""
+
+    def __init__(self, answer: Answer) -> None:
+        self.answer = answer
+        super().__init__(answer.error)
+
+
 def read(response: Response) -> Answer:
-    """Return what a response means. Jobs are those of a `jobs` list, or the one in the body."""
+    """Return what a response means. The jobs are those in `jobs`, or the one in the body."""
+    return _read(response, _members_of(response.body))
+
+
+def read_page(response: Response) -> "Page | Answer":
+    """Return a page of a job list; if the page can't be read completely, the answer.
+
+    Such an answer does not prove that a job is absent.
+    """
     members = _members_of(response.body)
+    answer = _read(response, members)
+    if answer.kind is not Kind.OK:
+        return answer
+    members = members or {}
+    listed, token = members.get("jobs"), members.get("nextToken")
+    if not isinstance(listed, list):
+        return Answer(kind=Kind.UNKNOWN, error="the answer held no list of jobs")
+    if len(listed) != len(answer.jobs):
+        return Answer(kind=Kind.UNKNOWN, error="the answer lists what is no job")
+    if not isinstance(token, str | None):
+        return Answer(kind=Kind.UNKNOWN, error="the answer held a nextToken that is no text")
+    return Page(answer.jobs, token or "")
+
+
+def _read(response: Response, members: Mapping[str, Any] | None) -> Answer:
     if response.status == 200:
         return _read_jobs(response, members)
     members = members or {}
@@ -128,9 +169,9 @@ def read(response: Response) -> Answer:
 
 
 def _is_concurrent(limit_type: str, message: str) -> bool:
-    """Return whether a 429 says that too many jobs are unfinished; AWS documents no words."""
-    said = limit_type or message
-    return bool(CONCURRENCY_TEXT.search(said))
+    """Return whether a 429 means that too many jobs are unfinished. AWS documents no wording."""
+    text = limit_type or message
+    return bool(CONCURRENCY_TEXT.search(text))
 
 
 def _read_jobs(response: Response, members: Mapping[str, Any] | None) -> Answer:
@@ -143,21 +184,11 @@ def _read_jobs(response: Response, members: Mapping[str, Any] | None) -> Answer:
     return Answer(kind=Kind.OK, jobs=jobs)
 
 
-def holds_a_list(response: Response) -> bool:
-    """Return whether a 200 really lists jobs; one that holds no list proves no absence."""
-    return isinstance((_members_of(response.body) or {}).get("jobs"), list)
-
-
-def next_token_of(response: Response) -> str:
-    """Return the token for the next page of a list, empty on the last one."""
-    return _text(_members_of(response.body) or {}, "nextToken")
-
-
 def clock_off(headers: Mapping[str, str], received_at: float) -> str:
-    """Return how far this machine's clock is "ahead of" or "behind" AWS's, '' if AWS may bear it.
+    """Return how far this machine's clock is ahead of or behind AWS's; '' if AWS accepts it.
 
-    AWS tells its time in every answer (`Date`; RFC 9110, 6.6.1). One that a cache kept is as old as
-    it says (`Age`; RFC 9111, 5.1).
+    AWS sends its time in every answer (`Date`; RFC 9110, 6.6.1). An answer from a cache is as old
+    as its `Age` (RFC 9111, 5.1).
     """
     sent_at = _time_of(headers.get("date", ""))
     age = headers.get("age", "").strip()
@@ -198,9 +229,10 @@ def _kind_of_refusal(code: str, message: str) -> Kind:
 
 
 def _is_foreign(response: Response) -> bool:
-    """Return whether an error speaks of something between us and AWS, or was not read whole.
+    """Return whether an error comes from something between us and AWS, or was not read completely.
 
-    The API answers in JSON; pages and plain text are proxies', and say nothing of a request.
+    The API answers in JSON. HTML pages and plain text come from proxies and show nothing about the
+    request.
     """
     is_text = response.headers.get("content-type", "").lower().startswith("text/")
     is_page = is_text and _members_of(response.body) is None
@@ -219,13 +251,14 @@ def _text(members: Mapping[str, Any], *names: str) -> str:
     for name in names:
         value = members.get(name)
         if isinstance(value, str):
-            # A lone surrogate is legal JSON and no text that can be stored.
+            # A lone surrogate is valid in JSON, but can't be stored.
             return value[:ERROR_CHARACTERS].encode(errors="ignore").decode()
     return ""
 
 
 def _code_of(response: Response, members: Mapping[str, Any]) -> str:
-    # AWS restJson1: the header may carry ":http://…" behind the code, __type a "namespace#" before.
+    # AWS restJson1: the header may have ":http://…" after the code, __type a "namespace#" before
+    # it.
     code = response.headers.get("x-amzn-errortype", "") or _text(members, "code", "__type")
     return one_line(code.split(":", 1)[0].rsplit("#", 1)[-1])
 
@@ -250,7 +283,7 @@ def _job_of(members: Mapping[str, Any], now: float | None) -> Job:
     )
     if created is None or now is None:
         return job
-    # Both times are the remote side's: no two machines' clocks are compared.
+    # Both times come from the remote side, so no clocks of two machines are compared.
     return replace(
         job,
         created_seconds_ago=now - created.seconds,
@@ -265,7 +298,7 @@ def _time_of(text: str) -> float | None:
 
 
 def _retry_after(headers: Mapping[str, str]) -> float | None:
-    """Read Retry-After (RFC 9110, 10.2.3): seconds, here also fractions, or an HTTP date."""
+    """Read Retry-After (RFC 9110, 10.2.3): seconds, also with fractions, or an HTTP date."""
     text = headers.get("retry-after", "").strip()
     try:
         seconds = float(text)
@@ -276,6 +309,6 @@ def _retry_after(headers: Mapping[str, str]) -> float | None:
 
 
 def one_line(text: str) -> str:
-    """Return a text for people on one printable line, cut to what an event may hold."""
+    """Return a text for people on one printable line, cut to the length that events allow."""
     printable = "".join(char if char.isprintable() else " " for char in text)
     return " ".join(printable.split())[:ERROR_CHARACTERS]

@@ -1,7 +1,7 @@
-"""An account's SDK session: what the environment may not decide, and how credentials are found.
+"""An account's SDK session: fixed settings, and how credentials are found.
 
-Nobody sits before a worker: no provider may ask on a terminal, and no helper may run on after the
-call for which it was started.
+A worker is not interactive. No provider may ask on a terminal, and no helper process may outlive
+the call for which it was started.
 """
 
 import asyncio
@@ -29,7 +29,8 @@ from worker.operations.transport import CREDENTIALS, PunctualSession, progress_o
 
 PINNED: Final = {
     "retry_mode": "standard",
-    "max_attempts": 3,  # of calls for credentials; see `call_config`
+    # for calls that obtain credentials; `Aws` allows other calls one attempt
+    "max_attempts": 3,
     "defaults_mode": "legacy",
     "endpoint_discovery_enabled": False,
     "request_min_compression_size_bytes": 10240,
@@ -41,9 +42,9 @@ PINNED: Final = {
     "sigv4a_signing_region_set": None,
     "auth_scheme_preference": None,
 }
-"""What changes how often, when or in which form a call is sent is not read from anywhere.
+"""Settings that change how often, when or in what form a call is sent. They are fixed.
 
-A profile or the environment could otherwise bring the SDK's own retries and its limiter back.
+Otherwise a profile or the environment could turn on the SDK's own retries and its rate limiter.
 """
 
 HELPER_ENDS_SECONDS: Final = 1.0
@@ -53,7 +54,7 @@ class ClientConfig(AioConfig):  # type: ignore[misc]  # it publishes no annotati
     """A configuration that keeps its transport when it is merged with another one."""
 
     def merge(self, other_config: Config) -> Self:
-        """Return both as one; what the other one says goes first."""
+        """Return both as one; the other one's options take precedence."""
         options = {**self._user_provided_options, **other_config._user_provided_options}  # noqa: SLF001 - as its base does
         transport = getattr(other_config, "http_session_cls", None)
         own = isinstance(other_config, ClientConfig)
@@ -65,7 +66,7 @@ class ClientConfig(AioConfig):  # type: ignore[misc]  # it publishes no annotati
 
 
 class AccountSession(AioSession):  # type: ignore[misc]  # it publishes no annotations
-    """A session of the profile, '' for the ambient one, on a data loader that all share."""
+    """A session of a profile ('' for the ambient credentials), with a shared data loader."""
 
     def __init__(self, profile: str, loader: object, acknowledged_seconds: float) -> None:
         pinned = {name: (None, None, value, None) for name, value in PINNED.items()}
@@ -90,7 +91,7 @@ class AccountSession(AioSession):  # type: ignore[misc]  # it publishes no annot
 
 
 def _drop_stray_blanks(providers: Iterable[object]) -> None:
-    """Read keys of the environment as our settings are: a mounted secret ends with a line."""
+    """Strip the environment's keys as settings are stripped: mounted secrets end with a newline."""
     for provider in providers:
         if isinstance(provider, AioEnvProvider):
             provider.environ = {name: value.strip() for name, value in os.environ.items()}
@@ -108,7 +109,7 @@ class _Providers(AioProfileProviderBuilder):  # type: ignore[misc]  # it publish
 
 
 class _Helper:
-    """A `credential_process` on its way: it ends with the call that waits for it."""
+    """A running `credential_process`; it ends with the call that waits for it."""
 
     def __init__(self, process: Process) -> None:
         self._process = process
@@ -118,7 +119,7 @@ class _Helper:
         return self._process.returncode
 
     async def communicate(self) -> tuple[bytes, bytes]:
-        """Return what it printed; what it says of an error may hold secrets and is not repeated."""
+        """Return its output. Its error output may contain secrets, so it is not repeated."""
         progress = progress_of_call.get()
         progress.stage = "for the credential_process"
         try:
@@ -127,11 +128,11 @@ class _Helper:
             if self._process.returncode is None:
                 await self._end()
         progress.stage = CREDENTIALS
-        said = f"credential_process ended with status {self.returncode}; run it by hand to see why"
-        return printed, said.encode()
+        text = f"credential_process ended with status {self.returncode}; run it manually to see why"
+        return printed, text.encode()
 
     async def _end(self) -> None:
-        """Kill it with all that it started."""
+        """Kill it and everything that it started."""
         with suppress(ProcessLookupError):
             os.killpg(self._process.pid, signal.SIGKILL)
         with suppress(TimeoutError):

@@ -1,7 +1,7 @@
-"""Reads times as AWS's services write them: epoch numbers, ISO 8601, HTTP dates.
+"""Reads times in the formats of AWS's services: epoch numbers, ISO 8601, HTTP dates.
 
-The AmplifyBackend API documents no format for the times of its jobs. A reading therefore says how
-far off it may be: a time of whole seconds by one, one without a zone by half a day.
+The AmplifyBackend API documents no format for the times of its jobs. So a reading says how far off
+it may be: by a second for whole seconds, by half a day for a time without a zone.
 """
 
 import math
@@ -13,7 +13,7 @@ from typing import Final
 
 DAY: Final = 86400.0
 ANY_ZONE_SECONDS: Final = 14 * 3600.0
-"""No place on earth is further than this from UTC."""
+"""No time zone is further from UTC."""
 
 _EPOCH_UNITS: Final = (
     (1e11, 1.0, "epoch seconds"),
@@ -21,14 +21,14 @@ _EPOCH_UNITS: Final = (
     (1e17, 1e6, "epoch microseconds"),
     (math.inf, 1e9, "epoch nanoseconds"),
 )
-"""Below which number it counts which unit: the year 5138, in each."""
+"""Up to which number each unit is assumed: the year 5138 in each unit."""
 
 _TIME_OF_DAY: Final = re.compile(r"[T ](\d\d)(?::?(\d\d)(?::?(\d\d)([.,]\d+)?)?)?")
 
 
 @dataclass(frozen=True, slots=True)
 class Reading:
-    """A time in seconds since the epoch, within so many either way, and how it was written."""
+    """A time in seconds since the epoch, how far off it may be either way, and its format."""
 
     seconds: float
     within: float
@@ -36,7 +36,7 @@ class Reading:
 
 
 def read_time(value: object) -> Reading | None:
-    """Read a time, given as a JSON number or text; None for what is none."""
+    """Read a time, given as a JSON number or text; None if it is no time."""
     if isinstance(value, bool) or not isinstance(value, int | float | str):
         return None
     text = str(value).strip()
@@ -65,7 +65,7 @@ def _iso(text: str) -> Reading:
 
 
 def _grain_of(text: str) -> float:
-    """Return the unit of the last part that an ISO 8601 time names, in seconds."""
+    """Return the unit of the last part of an ISO 8601 time, in seconds."""
     time_of_day = _TIME_OF_DAY.search(text)
     if time_of_day is None:
         return DAY

@@ -1,8 +1,8 @@
-"""How a request goes out: once, in time, to the host that it was made for; and how far it came.
+"""Sends each request once, in time, to the host for which it was made; and notes its progress.
 
-Nothing here looks into an answer. What a call came to is kept in its `Progress`, however the SDK
-takes it: its own parser may choke on a body, and its exceptions tell no reset of a request that was
-sent from one of a connection that never was.
+Nothing here reads an answer. The progress of a call is kept in `Progress`, whatever the SDK does
+with the call: its parser may fail on a body, and its exceptions don't distinguish a reset after
+sending from a connection that never existed.
 """
 
 import math
@@ -24,7 +24,7 @@ CREDENTIALS: Final = "to find the account's credentials"
 
 @dataclass(slots=True)
 class Progress:
-    """How far one call came. `stage` says for people what it is at, or failed at."""
+    """How far one call came. `stage` names, for people, what it is doing or failed at."""
 
     send_by: float = math.inf
     stage: str = CREDENTIALS
@@ -40,12 +40,12 @@ progress_of_call: ContextVar[Progress] = ContextVar("progress_of_call")
 class PunctualSession(AIOHTTPSession):  # type: ignore[misc]  # it publishes no annotations
     """Sends each request once, and none whose time is over.
 
-    A process that stood still between signing and sending goes on where it stopped: over a
-    connection that is open, the request would be out before the event loop looks at its timers,
-    with nobody holding its claim any more.
+    If the process is frozen between signing and sending, it continues there. Over an open
+    connection it would send the request before the event loop looks at its timers, when the claim
+    may have ended. Here the time is checked right before the write.
 
-    Nor does the kernel: left alone, it goes on for minutes to send what the other side has not
-    acknowledged, also over connections that were closed meanwhile.
+    The kernel would also send too late: by default it tries for minutes to deliver data that the
+    other side has not acknowledged, even if the connection was closed meanwhile.
     """
 
     def __init__(
@@ -58,13 +58,13 @@ class PunctualSession(AIOHTTPSession):  # type: ignore[misc]  # it publishes no 
         opened = proxy_url in self._sessions
         session: aiohttp.ClientSession = await super()._get_session(proxy_url)
         if not opened:
-            # What aiohttp sends again over a new connection would be a call that nobody granted.
+            # A request that aiohttp repeats over a new connection would be a call without a permit.
             session._retry_connection = False  # noqa: SLF001 - it has no option for that
             session.trace_configs.append(self._trace())
         return _OneRequest(session)
 
     def _setup_proxy_ssl_context(self, proxy_url: str) -> Any:
-        # Without one, the SDK would not verify whom it talks to through a proxy.
+        # Without it, the SDK would not verify the server's certificate behind a proxy.
         return super()._setup_proxy_ssl_context(proxy_url) or self._get_ssl_context()
 
     def _trace(self) -> aiohttp.TraceConfig:
@@ -75,10 +75,10 @@ class PunctualSession(AIOHTTPSession):  # type: ignore[misc]  # it publishes no 
 
 
 class CallSession(PunctualSession):
-    """Carries the calls themselves, not those for credentials, and notes how far each comes."""
+    """Carries the calls to the API (not those for credentials) and notes how far each came."""
 
     async def send(self, request: Any) -> Any:
-        """Send a request, and keep its answer as it came."""
+        """Send a request, and keep its raw answer."""
         progress = progress_of_call.get()
         progress.begun, progress.stage = True, "to connect"
         answer = await super().send(request)
@@ -98,9 +98,9 @@ class CallSession(PunctualSession):
 
 
 class _OneRequest:
-    """An aiohttp session as the SDK uses it, which follows no redirects.
+    """An aiohttp session for the SDK that follows no redirects.
 
-    A redirect that is followed sends the import, or the session's token, to whom it names.
+    Following a redirect would send the import, or the session's token, to another host.
     """
 
     def __init__(self, session: aiohttp.ClientSession) -> None:
@@ -111,14 +111,15 @@ class _OneRequest:
 
 
 def _socket(acknowledged_seconds: float, address: aiohttp.AddrInfoType) -> socket.socket:
-    """Return a socket whose data is acknowledged in time, or dropped with its connection.
+    """Return a socket whose data is acknowledged in time or dropped with its connection.
 
-    By `TCP_USER_TIMEOUT` (RFC 5482), where the system has it; others keep their own time-outs.
+    It uses `TCP_USER_TIMEOUT` (RFC 5482) if the system has it. Other systems keep their own
+    timeouts.
     """
     family, kind, protocol, *_ = address
     made = socket.socket(family, kind, protocol)
     if hasattr(socket, "TCP_USER_TIMEOUT"):
-        milliseconds = math.ceil(acknowledged_seconds * 1000)  # 0 is the system's default
+        milliseconds = math.ceil(acknowledged_seconds * 1000)  # 0 would mean the system's default
         made.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, milliseconds)
     return made
 
@@ -143,7 +144,7 @@ async def _note_sending_without_a_body(
 
 
 async def _keep_head(_: object, __: object, end: aiohttp.TraceRequestEndParams) -> None:
-    """Keep an answer whose body may never come: its status decides all the same."""
+    """Keep an answer whose body may never arrive: its status is enough to decide."""
     headers = {name.lower(): value for name, value in end.response.headers.items()}
     progress_of_call.get().response = Response(
         end.response.status, headers, b"", time.time(), cut_off=True

@@ -1,5 +1,6 @@
-"""The published import API as a real HTTP server, with quotas and faults on demand.
+"""The simulated API: a real HTTP server with the published import API, its quotas, and faults.
 
-Signatures are not verified: the SigV4 header must be well formed, and its access key id and region
-say who calls and where. Nothing here may be imported by the production code paths.
+It does not verify signatures. A SigV4 header must be well formed; its access key id and region say
+which account calls, and in which region. The code that handles real imports must not use this
+package.
 """

@@ -1,4 +1,4 @@
-"""Accounts: which one an access key belongs to, what its credentials are worth, what it may use."""
+"""Accounts: the owner of an access key, the state of its credentials, and its quota."""
 
 from worker.sandbox.api import Operation, forbidden
 from worker.sandbox.quota import Limiter
@@ -7,7 +7,7 @@ from worker.sandbox.signature import SERVICE
 
 
 class Accounts:
-    """The scenario's accounts; an access key that it does not list is an account of its own."""
+    """The scenario's accounts. An access key that it does not list is an account of its own."""
 
     def __init__(self, scenario: Scenario) -> None:
         self._scenario = scenario
@@ -16,11 +16,16 @@ class Accounts:
         self._limiters: dict[tuple[str, str], Limiter] = {}
 
     def name_of(self, access_key_id: str) -> str:
-        """Name the account of an access key."""
+        """Return the name of the account that an access key belongs to."""
         return self._names.get(access_key_id, access_key_id)
 
     def check_credentials(self, account: str, operation: Operation) -> None:
-        """Raise the 403 of an account that is unknown, expired or denied."""
+        """Raise the 403 of an account that is unknown, or whose credentials expired or are denied.
+
+        Raises:
+            ApiError: the answer 403.
+
+        """
         if self._scenario.require_known_accounts and account not in self._scenario.accounts:
             message = "The security token included in the request is invalid."
             raise forbidden("UnrecognizedClientException", message)
@@ -33,11 +38,11 @@ class Accounts:
             raise forbidden("AccessDeniedException", message)
 
     def set_credentials(self, account: str, credentials: Credentials) -> None:
-        """Change what an account's credentials are worth, from the next call on."""
+        """Change the state of an account's credentials, from the next call on."""
         self._credentials[account] = credentials
 
     def limiter(self, account: str, region: str) -> Limiter:
-        """Find the limiter of an account in a region."""
+        """Return the limiter of an account in a region."""
         lane = (account, region)
         if lane not in self._limiters:
             self._limiters[lane] = Limiter.of(self._quota(account))

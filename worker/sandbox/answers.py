@@ -1,7 +1,8 @@
-"""The bodies of 200 answers, with the member names of the published model."""
+"""The bodies of answers with status 200, with the member names of the published model."""
 
 from typing import Any
 
+from worker.sandbox.api import Operation
 from worker.sandbox.clock import Instant
 from worker.sandbox.jobs import Job, JobStatus
 from worker.sandbox.undocumented import Undocumented
@@ -10,41 +11,56 @@ Body = dict[str, Any]
 
 
 def import_answer(job: Job, now: Instant, facts: Undocumented) -> Body:
-    """BackendAuthRespObj: a job as ImportBackendAuth shows it."""
+    """Return a job as ImportBackendAuth shows it (BackendAuthRespObj)."""
     body = {
         "appId": job.target.app_id,
         "backendEnvironmentName": job.target.environment,
         "jobId": job.job_id,
-        "operation": job.other_operation or facts.operation,
+        "operation": _named(job, facts.operation),
         "status": status_word(job, now, facts),
     }
     error = job.error(now)
     return body | {"error": error} if error else body
 
 
+def storage_import_answer(job: Job, now: Instant, facts: Undocumented) -> Body:
+    """Return a job as ImportBackendStorage shows it: fewer members, and no operation name."""
+    shown = import_answer(job, now, facts)
+    return {name: shown[name] for name in ("appId", "backendEnvironmentName", "jobId", "status")}
+
+
 def job_answer(job: Job, now: Instant, facts: Undocumented) -> Body:
-    """BackendJobRespObj: a job as GetBackendJob shows it."""
+    """Return a job as GetBackendJob shows it (BackendJobRespObj)."""
     finished = job.finished(now)
     times = {
         "createTime": facts.time(job.created.wall),
         "updateTime": facts.time(job.created.wall if finished is None else finished),
     }
-    told = {name: value for name, value in times.items() if value is not None}
-    return import_answer(job, now, facts) | told
+    given = {name: value for name, value in times.items() if value is not None}
+    return import_answer(job, now, facts) | given
 
 
 def listed_answer(job: Job, now: Instant, facts: Undocumented) -> Body:
-    """BackendJobRespObj: a job as ListBackendJobs shows it."""
+    """Return a job as ListBackendJobs shows it (BackendJobRespObj)."""
     return job_answer(job, now, facts) | {"operation": listed_operation(job, facts)}
 
 
 def listed_operation(job: Job, facts: Undocumented) -> str | None:
-    """Return what lists call the job's operation."""
-    return job.other_operation or facts.list_operation
+    """Return the name that lists give to the job's operation."""
+    return _named(job, facts.list_operation)
+
+
+def _named(job: Job, name: str | None) -> str | None:
+    """Return the operation name of a job, given that a job of ImportBackendAuth has `name`."""
+    if job.other_operation or name is None:
+        return job.other_operation or name
+    if job.operation is Operation.IMPORT_BACKEND_STORAGE:
+        return name.replace("Auth", "Storage").replace("AUTH", "STORAGE")
+    return name
 
 
 def status_word(job: Job, now: Instant, facts: Undocumented) -> str | None:
-    """Return the word for how far the job is."""
+    """Return the job's status, in the word that this simulated API has for it."""
     match job.status(now):
         case JobStatus.COMPLETED:
             return facts.completed
@@ -54,7 +70,7 @@ def status_word(job: Job, now: Instant, facts: Undocumented) -> str | None:
 
 
 def auth_answer(imported: Job, latest: Job, resource_name: str, now: Instant) -> Body:
-    """GetBackendAuth's answer: what was imported last, and the error of a failed job since."""
+    """Return the answer of GetBackendAuth: the last successful import, and a later job's error."""
     body: Body = {
         "appId": imported.target.app_id,
         "backendEnvironmentName": imported.target.environment,
@@ -63,6 +79,24 @@ def auth_answer(imported: Job, latest: Job, resource_name: str, now: Instant) ->
     }
     error = latest.error(now)
     return body | {"error": error} if error else body
+
+
+def storage_answer(imported: Job, resource_name: str) -> Body:
+    """Return the answer of GetBackendStorage: the last successful import."""
+    return {
+        "appId": imported.target.app_id,
+        "backendEnvironmentName": imported.target.environment,
+        "resourceName": resource_name,
+        "resourceConfig": {
+            "bucketName": imported.request.get("bucketName"),
+            "imported": True,
+            "permissions": {
+                "authenticated": ["READ", "CREATE_AND_UPDATE", "DELETE"],
+                "unAuthenticated": ["READ"],
+            },
+            "serviceName": imported.request["serviceName"],
+        },
+    }
 
 
 def _resource_config(request: dict[str, str]) -> Body:

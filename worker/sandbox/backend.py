@@ -1,4 +1,4 @@
-"""The four operations on the simulated jobs, as they work when nothing goes wrong in between."""
+"""The operations on the simulated jobs, without faults (`simulation` adds these)."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -11,6 +11,8 @@ from worker.sandbox.answers import (
     listed_answer,
     listed_operation,
     status_word,
+    storage_answer,
+    storage_import_answer,
 )
 from worker.sandbox.api import Operation, Target, not_found
 from worker.sandbox.clock import Instant
@@ -22,9 +24,10 @@ from worker.sandbox.undocumented import FilterMatch, ListOrder, Undocumented
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """A checked request, and how the API's eventual consistency shows in its answer.
+    """A valid request, and how eventual consistency affects its answer.
 
-    Jobs younger than `hidden_seconds` are not seen; a first page comes after `empty_pages` others.
+    The answer does not show jobs that are younger than `hidden_seconds`. A list begins with
+    `empty_pages` empty pages.
     """
 
     operation: Operation
@@ -36,24 +39,37 @@ class Request:
 
 
 class Backend:
-    """Answers requests about targets that exist."""
+    """Executes requests about existing targets."""
 
     def __init__(self, jobs: Jobs, facts: Undocumented) -> None:
         self._jobs = jobs
         self._facts = facts
 
     def execute(self, request: Request, now: Instant) -> Body:
-        """Do what is asked; raises ApiError for any answer but 200."""
+        """Execute a request and return the body of the answer.
+
+        Raises:
+            ApiError: for an answer with a status other than 200.
+
+        """
         match request.operation:
             case Operation.IMPORT_BACKEND_AUTH:
-                job = self._jobs.start(request.target, request.body, now)
-                return import_answer(job, now, self._facts)
+                return import_answer(self._start(request, now), now, self._facts)
+            case Operation.IMPORT_BACKEND_STORAGE:
+                return storage_import_answer(self._start(request, now), now, self._facts)
             case Operation.GET_BACKEND_JOB:
                 return self._get_job(request, now)
             case Operation.LIST_BACKEND_JOBS:
                 return self._list_jobs(request, now)
             case Operation.GET_BACKEND_AUTH:
-                return self._get_auth(request, now)
+                imported, latest = self._imported(Operation.IMPORT_BACKEND_AUTH, request, now)
+                return auth_answer(imported, latest, request.body["resourceName"], now)
+            case Operation.GET_BACKEND_STORAGE:
+                imported, _ = self._imported(Operation.IMPORT_BACKEND_STORAGE, request, now)
+                return storage_answer(imported, request.body["resourceName"])
+
+    def _start(self, request: Request, now: Instant) -> Job:
+        return self._jobs.start(request.operation, request.target, request.body, now)
 
     def _visible(self, request: Request, now: Instant) -> list[Job]:
         jobs = self._jobs.of(request.target, now)
@@ -85,12 +101,22 @@ class Backend:
         body: Body = {"jobs": [listed_answer(job, now, self._facts) for job in jobs]}
         return body | {"nextToken": following.token} if following else body
 
-    def _get_auth(self, request: Request, now: Instant) -> Body:
-        jobs = [job for job in self._jobs.of(request.target, now) if not job.other_operation]
+    def _imported(self, by: Operation, request: Request, now: Instant) -> tuple[Job, Job]:
+        """Return an operation's last job that succeeded, and its last job of all.
+
+        Raises:
+            ApiError: the answer 404, if none has succeeded.
+
+        """
+        jobs = [
+            job
+            for job in self._jobs.of(request.target, now)
+            if job.operation is by and not job.other_operation
+        ]
         for job in reversed(jobs):
             if job.status(now) is JobStatus.COMPLETED:
-                return auth_answer(job, jobs[-1], request.body["resourceName"], now)
-        raise not_found("BackendAuth", request.target.path)
+                return job, jobs[-1]
+        raise not_found(by.removeprefix("Import"), request.target.path)
 
     def _matches(self, job: Job, filters: dict[str, Any], now: Instant) -> bool:
         if "operation" in filters and self._facts.operation_filter is FilterMatch.NOTHING:

@@ -1,4 +1,4 @@
-"""Request bodies: read and checked against the members that the published model lists."""
+"""Reads request bodies and checks them against the members in the published model."""
 
 import json
 from collections.abc import Mapping
@@ -10,10 +10,11 @@ from worker.sandbox.api import Operation, bad_request
 
 @dataclass(frozen=True, slots=True)
 class Member:
-    """A member of a request body."""
+    """The rules for one member of a request body. Without `one_of`, any value is allowed."""
 
     kind: type
     required: bool = False
+    one_of: tuple[str, ...] = ()
 
 
 _MEMBERS: Mapping[Operation, Mapping[str, Member]] = {
@@ -23,6 +24,10 @@ _MEMBERS: Mapping[Operation, Mapping[str, Member]] = {
         "webClientId": Member(str, required=True),
         "identityPoolId": Member(str),
     },
+    Operation.IMPORT_BACKEND_STORAGE: {
+        "bucketName": Member(str),
+        "serviceName": Member(str, required=True, one_of=("S3",)),
+    },
     Operation.LIST_BACKEND_JOBS: {
         "jobId": Member(str),
         "maxResults": Member(int),
@@ -31,6 +36,7 @@ _MEMBERS: Mapping[Operation, Mapping[str, Member]] = {
         "status": Member(str),
     },
     Operation.GET_BACKEND_AUTH: {"resourceName": Member(str, required=True)},
+    Operation.GET_BACKEND_STORAGE: {"resourceName": Member(str, required=True)},
     Operation.GET_BACKEND_JOB: {},
 }
 _KIND_NAMES = {str: "a string", int: "an integer"}
@@ -38,15 +44,22 @@ _MAX_RESULTS = range(1, 26)
 
 
 def parse_body(operation: Operation, raw: bytes) -> dict[str, Any]:
-    """Read a request's body; raises a 400 that names the first member that is wrong."""
+    """Read and check a request's body.
+
+    Raises:
+        ApiError: the answer 400, which names the first invalid member.
+
+    """
     body = _read_object(raw)
     members = _MEMBERS[operation]
     for name, value in body.items():
         if name not in members:
             raise bad_request(f"Unknown member {name} in the request body.")
-        # By exact type: JSON's true would pass for the integer 1.
+        # Compare the exact type: `isinstance` would accept the JSON value true as an integer.
         if type(value) is not members[name].kind:
             raise bad_request(f"Member {name} must be {_KIND_NAMES[members[name].kind]}.")
+        if members[name].one_of and value not in members[name].one_of:
+            raise bad_request(f"Member {name} must be one of {', '.join(members[name].one_of)}.")
     for name, member in members.items():
         if member.required and name not in body:
             raise bad_request(f"Member {name} is required.")

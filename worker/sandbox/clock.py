@@ -1,4 +1,4 @@
-"""Time as the sandbox sees it: durations from the monotonic clock, dates from the wall clock."""
+"""The sandbox's time: durations from the monotonic clock, dates from the wall clock."""
 
 import asyncio
 import time
@@ -7,14 +7,14 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, slots=True)
 class Instant:
-    """One moment: seconds since the simulation began, and seconds since the epoch."""
+    """One moment: seconds since the simulation began, and Unix time in seconds."""
 
     elapsed: float
     wall: float
 
 
 class Clock:
-    """Counts from its creation; needs a running event loop."""
+    """A clock whose `elapsed` time begins when it is created. It needs a running event loop."""
 
     def __init__(self) -> None:
         self._loop = asyncio.get_running_loop()

@@ -1,4 +1,4 @@
-"""Delivery: gets an answer onto the connection, or breaks the connection as the fault says."""
+"""Sends an answer, or breaks the connection if the call's fault says so."""
 
 import asyncio
 import socket
@@ -10,14 +10,17 @@ from worker.sandbox.ledger import Call
 from worker.sandbox.scenario import FaultKind, FaultSettings
 from worker.sandbox.wire import Reply
 
-_LINGER_NOT_AT_ALL = struct.pack("ii", 1, 0)
+_NO_LINGER = struct.pack("ii", 1, 0)
 _RESETS = frozenset({FaultKind.RESET_BEFORE, FaultKind.RESET_AFTER, FaultKind.HANG})
 
 
 async def deliver(
     request: web.Request, call: Call, reply: Reply, settings: FaultSettings
 ) -> web.Response:
-    """Answer the request, sooner or later or never; notes the status sent in the call."""
+    """Answer the request, with the delay or the reset of the call's fault.
+
+    Sets `call.status` to the status that was sent; it stays None if none was.
+    """
     if call.fault is FaultKind.HANG:
         await asyncio.sleep(settings.hang_seconds)
     elif call.fault is FaultKind.SLOW:
@@ -30,9 +33,9 @@ async def deliver(
 
 
 def _reset(request: web.Request) -> None:
-    if request.transport is None:  # the client went first
+    if request.transport is None:  # the client has already closed the connection
         return
     connection = request.transport.get_extra_info("socket")
-    # Without lingering the close is a TCP reset; else the client would see an orderly end.
-    connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _LINGER_NOT_AT_ALL)
+    # With a linger time of 0, closing sends a TCP reset. Otherwise it would be an orderly close.
+    connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _NO_LINGER)
     request.transport.abort()

@@ -1,7 +1,7 @@
-"""Faults: which call gets which one. `simulation` and `delivery` carry them out.
+"""Decides which call gets which fault. `simulation` and `delivery` carry the faults out.
 
-Chance depends on the seed, the operation, the target and how many calls of the operation the target
-has had, so that a replay does not depend on how calls interleave.
+A random fault depends on the seed, the operation, the target, and the number of earlier calls of
+this operation for this target. So a replay does not depend on how calls interleave.
 """
 
 from collections import Counter
@@ -12,7 +12,7 @@ from worker.sandbox.draws import draw
 from worker.sandbox.scenario import FaultKind, Scenario
 from worker.sandbox.targets import Targets
 
-# These answer, or break the connection, without carrying the call out.
+# Calls with these faults are not executed: they get an error, or their connection breaks.
 NOT_EXECUTED = frozenset(
     {
         FaultKind.ERROR_504_BEFORE,
@@ -21,7 +21,7 @@ NOT_EXECUTED = frozenset(
         FaultKind.RESET_BEFORE,
     }
 )
-# These alter a 200, and do nothing to another answer.
+# These faults alter an answer with status 200. They do not affect other answers.
 NEED_SUCCESS = frozenset(
     {
         FaultKind.TRUNCATED,
@@ -34,14 +34,17 @@ NEED_SUCCESS = frozenset(
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """The faults of one call: its own, and the one that hides its target's young jobs."""
+    """The faults of one call: its own (`fault`), and one that hides young jobs (`standing`)."""
 
     fault: FaultKind | None = None
     standing: FaultKind | None = None
 
 
 class Faults:
-    """Plans each admitted call; throttled ones do not count, lest timing change the replay."""
+    """Plans the faults of each admitted call.
+
+    Throttled calls do not count, because otherwise their timing would change a replay.
+    """
 
     def __init__(self, scenario: Scenario, targets: Targets) -> None:
         self._scenario = scenario
@@ -49,7 +52,7 @@ class Faults:
         self._calls: Counter[tuple[Operation, Target]] = Counter()
 
     def plan(self, operation: Operation, target: Target) -> Plan:
-        """Plan the next call of this operation on this target."""
+        """Return the faults of the next call of this operation for this target."""
         script = self._targets.script_of(target)
         if script:
             return Plan(
@@ -72,7 +75,7 @@ class Faults:
 
     def _standing(self, operation: Operation, target: Target) -> FaultKind | None:
         for kind, probability in self._scenario.faults.get(operation, {}).items():
-            # Drawn per target, not per call: a job that has been seen must not vanish again.
+            # Drawn per target, not per call: a job that a call has shown must not disappear again.
             chance = draw(self._scenario.seed, "standing", kind, target.path)
             if kind.is_standing and chance < probability:
                 return kind

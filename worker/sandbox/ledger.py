@@ -1,6 +1,7 @@
-"""The ledger: what really happened, whatever the client was told.
+"""The ledger: what really happened, independent of the answers that clients received.
 
-Calls are bounded in number (the oldest are dropped, and counted); jobs and totals are complete.
+It keeps a limited number of calls: it drops the oldest, and counts the dropped ones. Jobs and
+totals are complete.
 """
 
 from collections import Counter, defaultdict, deque
@@ -15,10 +16,10 @@ from worker.sandbox.scenario import FaultKind
 
 @dataclass(slots=True)
 class Call:
-    """A call received; `status` is None until answered, and for ever if it never was.
+    """A received call. `status` is None until the call is answered; it may never be.
 
-    Account and region are empty for a call that did not say who makes it. `job_id` is set when the
-    call started a job or asked about one.
+    `time` is Unix time in seconds. `account` and `region` are '' if the call had no valid
+    signature. `job_id` is set if the call started a job or named one.
     """
 
     seq: int
@@ -33,11 +34,11 @@ class Call:
 
     @property
     def lane(self) -> str:
-        """What `max_concurrent` counts by."""
+        """The account, region and class of the call: `max_concurrent` has one peak for each."""
         return f"{self.account}/{self.region}/{self.operation.operation_class}"
 
     def to_json(self) -> dict[str, Any]:
-        """Show it as the ledger endpoint does."""
+        """Return the call as the ledger endpoint shows it."""
         return {
             "seq": self.seq,
             "time": self.time,
@@ -52,13 +53,13 @@ class Call:
 
 
 class Ledger:
-    """Records calls from their arrival to their end; `jobs` is kept by who starts them."""
+    """Records calls from their arrival to their end. `jobs` is the list that `Jobs` keeps."""
 
     def __init__(self, max_calls: int, jobs: list[Job]) -> None:
         self.calls: deque[Call] = deque(maxlen=max_calls)
         self.jobs = jobs
         self.received = 0
-        # Per operation and status code; "none" counts the calls that got no answer.
+        # By operation and status code; "none" counts the calls that got no answer.
         self.totals: defaultdict[str, Counter[str]] = defaultdict(Counter)
         self.max_concurrent: dict[str, int] = {}
         self._concurrent: Counter[str] = Counter()
@@ -72,14 +73,14 @@ class Ledger:
         self.max_concurrent[call.lane] = peak
 
     def close(self, call: Call) -> None:
-        """Count a call once it is over."""
+        """Count a call when it has ended."""
         self._concurrent[call.lane] -= 1
         self.totals[call.operation][str(call.status or "none")] += 1
 
     def to_json(self, now: Instant, target: str | None = None) -> dict[str, Any]:
-        """Show everything, or the calls and jobs of one target (`app/environment`).
+        """Return the calls and jobs of all targets, or of one target (`app/environment`).
 
-        Totals, peaks and the number of dropped calls are always those of all targets.
+        Totals, peaks and the number of dropped calls always cover all targets.
         """
         return {
             "calls": [c.to_json() for c in self.calls if target in {None, c.target}],
@@ -96,6 +97,7 @@ def _job(job: Job, now: Instant) -> dict[str, Any]:
         "target": job.target.path,
         "account": job.target.account,
         "region": job.target.region,
+        "operation": job.operation,
         "created": job.created.wall,
         "finished": job.finished(now),
         "status": job.status(now),

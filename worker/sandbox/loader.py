@@ -1,4 +1,4 @@
-"""Reads scenarios: shipped ones by name, others by path; errors name the file and the member."""
+"""Reads scenarios: shipped ones by name, others by path. Errors name the file and the member."""
 
 import tomllib
 from importlib import resources
@@ -16,17 +16,22 @@ _SUFFIX = ".toml"
 
 
 class ScenarioError(ValueError):
-    """A scenario cannot be used; the message names its source and the member."""
+    """A scenario is not valid, or can't be read. The message names its source and the member."""
 
 
 def shipped_scenarios() -> list[str]:
-    """Names of the scenarios that come with the package, sorted."""
+    """Return the names of the scenarios that come with the package, sorted."""
     names = [file.name for file in _SHIPPED.iterdir()]
     return sorted(name.removesuffix(_SUFFIX) for name in names if name.endswith(_SUFFIX))
 
 
 def load_scenario(name_or_path: str) -> Scenario:
-    """Read a shipped scenario by name, or any TOML file by path; raises ScenarioError."""
+    """Read a shipped scenario by name, or any TOML file by path.
+
+    Raises:
+        ScenarioError: if there is no such file, or it is not a valid scenario.
+
+    """
     shipped = shipped_scenarios()
     is_shipped = name_or_path in shipped
     file = _SHIPPED / f"{name_or_path}{_SUFFIX}" if is_shipped else Path(name_or_path)
@@ -42,7 +47,12 @@ def load_scenario(name_or_path: str) -> Scenario:
 
 
 def parse_model(model: type[ModelT], document: Any, source: str) -> ModelT:
-    """Check a document against one of the scenario's models; raises ScenarioError."""
+    """Return a document as one of the scenario's models. `source` names it in error messages.
+
+    Raises:
+        ScenarioError: if the document does not fit the model.
+
+    """
     try:
         return model.model_validate(document)
     except ValidationError as error:

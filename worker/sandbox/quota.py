@@ -1,6 +1,6 @@
-"""Quotas: token buckets per account and region, whose rate may change as time goes by.
+"""Quotas: token buckets for each account and region, whose rates may change over time.
 
-Pure: `elapsed` (seconds since the simulation began) is passed in and never goes back.
+The caller passes in the time `elapsed`, in seconds since the simulation began. It never decreases.
 """
 
 import math
@@ -17,7 +17,7 @@ RATE_MESSAGE = "Rate exceeded"
 
 
 class TokenBucket:
-    """Full at the start; a call takes one token or none."""
+    """A token bucket, full at the start. An admitted call takes one token."""
 
     def __init__(self, bucket: Bucket, changes: Iterable[RateChange] = ()) -> None:
         self._rate = bucket.rate
@@ -27,7 +27,7 @@ class TokenBucket:
         self._changes = sorted(changes, key=lambda change: change.at_seconds)
 
     def take(self, elapsed: float) -> float:
-        """Take a token and return 0, or take none and return the seconds until there is one."""
+        """Take a token and return 0; if there is none, return the seconds until there is one."""
         while self._changes and self._changes[0].at_seconds <= elapsed:
             change = self._changes.pop(0)
             self._fill(change.at_seconds)
@@ -53,7 +53,7 @@ class Limiter:
 
     @classmethod
     def of(cls, quota: Quota) -> "Limiter":
-        """Build the buckets; a shared one stands for both classes."""
+        """Return the limiter of a quota. A shared bucket limits both classes of calls together."""
         if quota.shared:
             shared = _bucket(quota, BucketName.SHARED, quota.shared)
             return cls(quota, dict.fromkeys(OperationClass, shared))
@@ -65,7 +65,12 @@ class Limiter:
         return cls(quota, buckets)
 
     def admit(self, operation_class: OperationClass, now: Instant) -> None:
-        """Let a call pass, or raise the 429."""
+        """Take a token for a call.
+
+        Raises:
+            ApiError: the answer 429, if there is no token.
+
+        """
         bucket = self.buckets.get(operation_class)
         wait_seconds = bucket.take(now.elapsed) if bucket else 0.0
         if wait_seconds:
@@ -73,7 +78,12 @@ class Limiter:
             raise limit_exceeded(self.quota.limit_type, RATE_MESSAGE, headers)
 
     def check_running(self, running: int) -> None:
-        """Refuse a job beyond `max_running`; when one ends is unknown, so no Retry-After."""
+        """Refuse to start a job while `max_running` jobs are unfinished.
+
+        Raises:
+            ApiError: the answer 429, without Retry-After: it is unknown when a job will end.
+
+        """
         if self.quota.max_running is None or running < self.quota.max_running:
             return
         limit_type = self.quota.running_limit_type
@@ -88,7 +98,7 @@ def _bucket(quota: Quota, name: BucketName, bucket: Bucket) -> TokenBucket:
 def _retry_after(style: RetryAfter, wait_seconds: float, now: Instant) -> dict[str, str]:
     if style is RetryAfter.NONE:
         return {}
-    # Always rounded up: rounding down would invite the caller too early.
+    # Round up: otherwise the caller would come back too early.
     value = str(math.ceil(wait_seconds))
     if style is RetryAfter.FRACTION:
         value = f"{math.ceil(wait_seconds * 1000) / 1000:.3f}"

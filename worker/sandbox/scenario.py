@@ -1,9 +1,9 @@
-"""Scenarios: all that the sandbox can be told, as checked models.
+"""The models of a scenario: all keys of its file, and their allowed values.
 
-Owns the keys and their bounds; reads no files (see `loader`) and decides nothing at run time.
+`loader` reads the files.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from enum import StrEnum
 from typing import Annotated, Self
 
@@ -16,7 +16,7 @@ Rate = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 
 
 class ErrorNames(StrEnum):
-    """Whose names the error codes bear."""
+    """The source of the error codes' names: AWS's documentation, or botocore; or no error code."""
 
     PAGE = "page"
     BOTOCORE = "botocore"
@@ -24,7 +24,7 @@ class ErrorNames(StrEnum):
 
 
 class ErrorCodePlace(StrEnum):
-    """Where in the answer the error code is put."""
+    """The place of the error code in an answer: a header, a member of the body, or none."""
 
     HEADER = "header"
     HEADER_URL = "header-url"
@@ -34,14 +34,14 @@ class ErrorCodePlace(StrEnum):
 
 
 class ConflictCode(StrEnum):
-    """The code of the 400 that answers an import while another one is pending."""
+    """The code of the answer 400 to an import while another job of its target is pending."""
 
     BAD_REQUEST = "BadRequestException"
     VALIDATION = "ValidationException"
 
 
 class RetryAfter(StrEnum):
-    """How a 429 says when to come back."""
+    """The form of the Retry-After header of an answer 429."""
 
     NONE = "none"
     SECONDS = "seconds"
@@ -58,7 +58,7 @@ class BucketName(StrEnum):
 
 
 class Credentials(StrEnum):
-    """What an account's credentials are worth."""
+    """The state of an account's credentials."""
 
     OK = "ok"
     EXPIRED = "expired"
@@ -66,7 +66,7 @@ class Credentials(StrEnum):
 
 
 class Outcome(StrEnum):
-    """What becomes of an import of a scripted target."""
+    """The outcome of an import of a scripted target."""
 
     SUCCEED = "succeed"
     FAIL = "fail"
@@ -76,7 +76,7 @@ class Outcome(StrEnum):
 
 
 class FaultKind(StrEnum):
-    """What may go wrong with a call; see `faults` for what each one does."""
+    """The faults that a call can have. `faults`, `simulation` and `delivery` show their effects."""
 
     ERROR_504_BEFORE = "error_504_before"
     ERROR_504_AFTER = "error_504_after"
@@ -94,22 +94,22 @@ class FaultKind(StrEnum):
     EMPTY_PAGES = "empty_pages"
 
     @property
-    def only_operation(self) -> Operation | None:
-        """The one operation that can have this fault; None: all can."""
-        return _ONLY_OPERATION.get(self)
+    def operations(self) -> Sequence[Operation]:
+        """The operations that can have this fault; the default of scripted targets first."""
+        return _OPERATIONS.get(self, tuple(Operation))
 
     @property
     def is_standing(self) -> bool:
-        """Whether it hides young jobs from a target's calls, beside any fault of a single call."""
+        """Whether the fault hides young jobs. A call can have it in addition to another fault."""
         return self in {FaultKind.LATE_404, FaultKind.LAG}
 
 
-_ONLY_OPERATION: Mapping[FaultKind, Operation] = {
-    FaultKind.NO_JOB_ID: Operation.IMPORT_BACKEND_AUTH,
-    FaultKind.UNKNOWN_STATUS: Operation.GET_BACKEND_JOB,
-    FaultKind.LATE_404: Operation.GET_BACKEND_JOB,
-    FaultKind.LAG: Operation.LIST_BACKEND_JOBS,
-    FaultKind.EMPTY_PAGES: Operation.LIST_BACKEND_JOBS,
+_OPERATIONS: Mapping[FaultKind, Sequence[Operation]] = {
+    FaultKind.NO_JOB_ID: [Operation.IMPORT_BACKEND_AUTH, Operation.IMPORT_BACKEND_STORAGE],
+    FaultKind.UNKNOWN_STATUS: [Operation.GET_BACKEND_JOB],
+    FaultKind.LATE_404: [Operation.GET_BACKEND_JOB],
+    FaultKind.LAG: [Operation.LIST_BACKEND_JOBS],
+    FaultKind.EMPTY_PAGES: [Operation.LIST_BACKEND_JOBS],
 }
 
 
@@ -118,14 +118,14 @@ class _Model(BaseModel):
 
 
 class Bucket(_Model):
-    """A token bucket: tokens a second, and how many it holds."""
+    """A token bucket: tokens per second, and how many it holds."""
 
     rate: Rate
     burst: int = Field(ge=1)
 
 
 class RateChange(_Model):
-    """From `at_seconds` after the start on, the bucket (all, if unnamed) refills at `rate`."""
+    """A change of a bucket's rate, `at_seconds` after the start; without `bucket`, of all rates."""
 
     at_seconds: Seconds
     rate: Rate
@@ -133,7 +133,7 @@ class RateChange(_Model):
 
 
 class Quota(_Model):
-    """What one account may do in one region; a bucket that is not given does not limit."""
+    """The quota of one account in one region. Calls without a bucket are not limited."""
 
     starts: Bucket | None = None
     reads: Bucket | None = None
@@ -142,7 +142,7 @@ class Quota(_Model):
     retry_after: RetryAfter = RetryAfter.NONE
     limit_type: str = "REQUESTS_PER_SECOND"
     max_running: int | None = Field(default=None, ge=1)
-    # Empty: the 429 for too many jobs looks like any other.
+    # Empty: the answer 429 for too many jobs looks like that for too many calls.
     running_limit_type: str = "CONCURRENT_JOBS"
 
     @model_validator(mode="after")
@@ -156,7 +156,7 @@ class Quota(_Model):
 
 
 class Account(_Model):
-    """One AWS account; its quota replaces the scenario's as a whole."""
+    """One AWS account. Its quota replaces the scenario's quota entirely."""
 
     access_key_id: str = Field(min_length=1)
     credentials: Credentials = Credentials.OK
@@ -164,7 +164,7 @@ class Account(_Model):
 
 
 class JobSettings(_Model):
-    """How long jobs take and how many fail; drawn per job."""
+    """How long jobs take, and how many of them fail. Both are drawn for each job."""
 
     min_seconds: Seconds = 0.2
     max_seconds: Seconds = 0.5
@@ -181,7 +181,7 @@ class JobSettings(_Model):
 
 
 class FaultSettings(_Model):
-    """The sizes of the faults."""
+    """The parameters of the faults."""
 
     hang_seconds: Seconds = 60
     slow_seconds: Seconds = 1
@@ -192,9 +192,9 @@ class FaultSettings(_Model):
 
 
 class ScriptedFault(_Model):
-    """A fault of a scripted target: on its first `times` calls, or on all of them.
+    """A fault of a scripted target, on the first `times` calls of an operation, or on all.
 
-    The operation defaults to the only one that can have the fault, else to ImportBackendAuth.
+    The default operation is ImportBackendAuth if it can have the fault, else the one that can.
     """
 
     kind: FaultKind
@@ -210,13 +210,13 @@ class ScriptedFault(_Model):
     @property
     def on(self) -> Operation:
         """The operation whose calls have the fault."""
-        return self.operation or self.kind.only_operation or Operation.IMPORT_BACKEND_AUTH
+        return self.operation or self.kind.operations[0]
 
 
 class ScriptedTarget(_Model):
-    """One target (or, without environment, all of one app) whose fate is not left to chance.
+    """A target whose outcome and faults are fixed; without `environment`, all targets of an app.
 
-    Faults by chance pass it by. Its own apply in the order given, one to a call.
+    It has no random faults. Its own faults apply in the given order, one per call.
     """
 
     app_id: str
@@ -227,7 +227,7 @@ class ScriptedTarget(_Model):
 
 
 class Scenario(_Model):
-    """All that the sandbox can be told. Every key has a default; {} is a well-behaved API."""
+    """A scenario. Every key has a default; with all defaults, there are no faults and no quotas."""
 
     description: str = ""
     seed: int = 1
@@ -236,7 +236,7 @@ class Scenario(_Model):
     pending_conflict_code: ConflictCode = ConflictCode.BAD_REQUEST
     require_known_accounts: bool = False
     ledger_calls: int = Field(default=200_000, ge=1)
-    # App id to environments, none meaning any; without the table every app exists.
+    # The environments of each app id; an empty list allows any. Without `apps`, every app exists.
     apps: dict[str, tuple[str, ...]] | None = None
     missing_app_prefixes: tuple[str, ...] = ()
     jobs: JobSettings = JobSettings()
@@ -265,5 +265,5 @@ class Scenario(_Model):
 
 
 def _check_operation(kind: FaultKind, operation: Operation) -> None:
-    if kind.only_operation not in {None, operation}:
-        raise ValueError(f"{kind} is a fault of {kind.only_operation}, not of {operation}")
+    if operation not in kind.operations:
+        raise ValueError(f"{kind} is a fault of {', '.join(kind.operations)}, not of {operation}")

@@ -1,4 +1,4 @@
-"""The HTTP server: routes of the published API, and those that steer and inspect the sandbox."""
+"""The HTTP server: the routes of the published API, and routes to control the sandbox."""
 
 import json
 from collections.abc import Awaitable, Callable
@@ -21,15 +21,17 @@ _log = structlog.get_logger(__name__)
 
 _Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
-# The page publishes the paths below /prod, botocore calls them without.
+# AWS documents the paths with the prefix /prod; botocore calls them without it.
 _PREFIXES = ("", "/prod")
 _ROUTES = (
     ("POST", "/backend/{app}/auth/{environment}/import", Operation.IMPORT_BACKEND_AUTH),
     ("POST", "/backend/{app}/auth/{environment}/details", Operation.GET_BACKEND_AUTH),
+    ("POST", "/backend/{app}/storage/{environment}/import", Operation.IMPORT_BACKEND_STORAGE),
+    ("POST", "/backend/{app}/storage/{environment}/details", Operation.GET_BACKEND_STORAGE),
     ("POST", "/backend/{app}/job/{environment}", Operation.LIST_BACKEND_JOBS),
     ("GET", "/backend/{app}/job/{environment}/{job}", Operation.GET_BACKEND_JOB),
 )
-# Hanging calls end with the server, not the server with them.
+# The server does not wait for hanging calls when it stops.
 _SHUTDOWN_SECONDS = 0.1
 
 
@@ -40,9 +42,9 @@ class _CredentialsChange(BaseModel):
 
 
 class SandboxServer:
-    """Serves a scenario while its `async with` block runs; port 0 takes any free one.
+    """Serves a scenario while its `async with` block runs. Port 0 means any free port.
 
-    Entering raises OSError when the address cannot be listened on.
+    Entering the block raises OSError if the server can't listen on the address.
     """
 
     def __init__(
@@ -65,7 +67,7 @@ class SandboxServer:
         self._runner = web.AppRunner(
             self._application(),
             access_log=None,
-            handler_cancellation=True,  # a call that hangs is over when its client gives up
+            handler_cancellation=True,  # a hanging call ends when its client disconnects
             shutdown_timeout=_SHUTDOWN_SECONDS,
         )
         await self._runner.setup()
@@ -81,29 +83,29 @@ class SandboxServer:
 
     @property
     def url(self) -> str:
-        """The endpoint URL for an SDK, without a slash at its end."""
+        """The endpoint URL for an SDK, without a trailing slash."""
         return f"http://{self._host}:{self._runner.addresses[0][1]}"
 
     @property
     def ledger(self) -> Ledger:
-        """What has happened since the start or the last reset."""
+        """The ledger since the start or the last reset."""
         return self._simulation.ledger
 
     def snapshot(self, target: str | None = None) -> dict[str, Any]:
-        """Show the ledger as its endpoint does, of all targets or of one (`app/environment`)."""
+        """Return the ledger of all targets, or of one (`app/environment`), as its endpoint does."""
         return self.ledger.to_json(self._simulation.clock.now(), target)
 
     def reset(self, scenario: Scenario | None = None) -> None:
-        """Begin anew, with another scenario if given; calls under way end in the old world."""
+        """Start over, with another scenario if given. Open calls end in the old simulation."""
         self.scenario = scenario or self.scenario
         self._simulation = Simulation(self.scenario)
 
     def script(self, target: ScriptedTarget) -> None:
-        """Script a target from its next call on, in place of an earlier script."""
+        """Script a target from its next call on. This replaces an earlier script."""
         self._simulation.targets.script(target)
 
     def set_credentials(self, account: str, credentials: Credentials) -> None:
-        """Change what an account's credentials are worth, from the next call on."""
+        """Change the state of an account's credentials, from the next call on."""
         self._simulation.accounts.set_credentials(account, credentials)
 
     def _application(self) -> web.Application:

@@ -1,4 +1,4 @@
-"""SigV4 signatures: parsed, their time checked, not verified: the sandbox has no secrets.
+"""SigV4 signatures: parses them and checks their time. It can't verify them, as it has no secrets.
 
 https://docs.aws.amazon.com/IAM/latest/UserGuide/reference_sigv-authentication-methods.html
 """
@@ -12,7 +12,7 @@ from worker.sandbox.api import ApiError, forbidden
 
 SERVICE = "amplifybackend"
 TOLERANCE: Final = timedelta(minutes=5)
-"""How far from AWS's own time a signature's may be."""
+"""How far the time of a signature may differ from the server's time."""
 
 _TIME_FORMAT: Final = "%Y%m%dT%H%M%SZ"
 
@@ -27,14 +27,19 @@ _AUTHORIZATION = re.compile(
 
 @dataclass(frozen=True, slots=True)
 class CredentialScope:
-    """Who signed a request, and for where."""
+    """The access key that signed a request, and the region that the request is for."""
 
     access_key_id: str
     region: str
 
 
 def parse_authorization(header: str | None) -> CredentialScope:
-    """Read the header's credential scope; raises the 403 that AWS answers to a bad one."""
+    """Return the credential scope of an Authorization header.
+
+    Raises:
+        ApiError: the answer 403 that AWS gives to a missing or malformed header.
+
+    """
     if not header:
         raise forbidden("MissingAuthenticationTokenException", "Missing Authentication Token")
     match = _AUTHORIZATION.fullmatch(header)
@@ -52,10 +57,14 @@ def parse_authorization(header: str | None) -> CredentialScope:
 
 
 def check_time(signed_at: str | None, now: float) -> None:
-    """Raise the 403 that AWS answers to what was signed too long before or after its `now`.
+    """Check that a request was signed at about the time `now`, in Unix seconds.
 
-    `signed_at` is the `X-Amz-Date` header; `now` is Unix time, in seconds. What does not say when
-    it was signed passes: people try the sandbox with curl.
+    `signed_at` is the `X-Amz-Date` header. A request without it passes, so that people can try the
+    sandbox with curl.
+
+    Raises:
+        ApiError: the answer 403 that AWS gives to a request that was signed too early or too late.
+
     """
     if signed_at is None:
         return

@@ -1,7 +1,7 @@
-"""The simulated API: takes a call, carries it out or not, and says what to answer.
+"""The simulated API: takes a call, executes it unless a fault prevents that, and returns a reply.
 
-Knows nothing of connections: faults of the transport are left to `delivery`. A call is handled
-without awaiting, so calls never see each other half done.
+It does not deal with connections: `delivery` carries out the faults of the transport. It handles a
+call without awaiting, so no call sees the partial effects of another.
 """
 
 from contextlib import suppress
@@ -10,7 +10,14 @@ from dataclasses import dataclass
 from worker.sandbox import wire
 from worker.sandbox.accounts import Accounts
 from worker.sandbox.answers import Body
-from worker.sandbox.api import ApiError, Operation, Target, gateway_timeout, internal_failure
+from worker.sandbox.api import (
+    STARTS,
+    ApiError,
+    Operation,
+    Target,
+    gateway_timeout,
+    internal_failure,
+)
 from worker.sandbox.backend import Backend, Request
 from worker.sandbox.bodies import parse_body
 from worker.sandbox.clock import Clock, Instant
@@ -24,7 +31,7 @@ from worker.sandbox.targets import Targets
 
 @dataclass(frozen=True, slots=True)
 class Arrival:
-    """What a request's line and headers say, unchecked."""
+    """The contents of a request's first line and headers, not yet checked."""
 
     operation: Operation
     app_id: str
@@ -35,7 +42,7 @@ class Arrival:
 
 
 class Simulation:
-    """One run of a scenario, from empty."""
+    """One run of a scenario, which begins without jobs and calls."""
 
     def __init__(self, scenario: Scenario) -> None:
         self.scenario = scenario
@@ -48,7 +55,7 @@ class Simulation:
         self.ledger = Ledger(scenario.ledger_calls, self._jobs.all)
 
     def receive(self, arrival: Arrival) -> Call:
-        """Enter a call into the ledger; whoever receives it must close it there."""
+        """Record a call in the ledger and return it. The caller must close it in the ledger."""
         call = Call(
             seq=self.ledger.received + 1,
             time=self.clock.now().wall,
@@ -56,7 +63,7 @@ class Simulation:
             target=f"{arrival.app_id}/{arrival.environment}",
             job_id=arrival.job_id,
         )
-        # A call without a proper signature is nobody's; `handle` answers it.
+        # A call without a valid signature has no account and no region. `handle` refuses it.
         with suppress(ApiError):
             scope = parse_authorization(arrival.authorization)
             call.account = self.accounts.name_of(scope.access_key_id)
@@ -65,7 +72,7 @@ class Simulation:
         return call
 
     def handle(self, call: Call, arrival: Arrival, raw_body: bytes) -> wire.Reply:
-        """Answer a received call; notes its fault and the job it started in the ledger's entry."""
+        """Return the reply to a received call. Sets the `fault` and `job_id` of the call."""
         target = Target(call.account, call.region, arrival.app_id, arrival.environment)
         try:
             parse_authorization(arrival.authorization)
@@ -87,7 +94,7 @@ class Simulation:
         limiter = self.accounts.limiter(target.account, target.region)
         now = self.clock.now()
         limiter.admit(operation.operation_class, now)
-        if operation is Operation.IMPORT_BACKEND_AUTH:
+        if operation in STARTS:
             limiter.check_running(self._jobs.running(target.account, target.region, now))
 
     def _refusal(self, fault: FaultKind) -> wire.Reply:
@@ -117,7 +124,7 @@ class Simulation:
         if plan.fault is FaultKind.EMPTY_PAGES:
             empty_pages = self.scenario.fault_settings.empty_pages
             if "nextToken" in body:
-                call.fault = None  # empty pages come before a first page only
+                call.fault = None  # only before a list's first page
         request = Request(call.operation, target, body, call.job_id, hidden_seconds, empty_pages)
         return self._backend.execute(request, now)
 

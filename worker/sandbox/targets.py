@@ -1,4 +1,4 @@
-"""Targets: which ones exist, and the ones whose fate a test has scripted."""
+"""Targets: which ones exist, and which ones have a script that fixes outcome and faults."""
 
 from collections import Counter
 
@@ -7,7 +7,7 @@ from worker.sandbox.scenario import FaultKind, Outcome, Scenario, ScriptedTarget
 
 
 class Script:
-    """A scripted target at work: counts how often each of its faults has been used."""
+    """The script of a target. It counts how often each of its faults has been used."""
 
     def __init__(self, settings: ScriptedTarget) -> None:
         self.settings = settings
@@ -16,7 +16,7 @@ class Script:
     def next_fault(
         self, operation: Operation, target: Target, *, standing: bool
     ) -> FaultKind | None:
-        """Use up one of the faults of this operation, the first that has times left."""
+        """Return this operation's first fault that is not used up, and count its use."""
         for position, fault in enumerate(self.settings.faults):
             if fault.on is not operation or fault.kind.is_standing is not standing:
                 continue
@@ -27,7 +27,7 @@ class Script:
 
 
 class Targets:
-    """The scenario's apps and scripts; a script may be added or replaced at any time."""
+    """The scenario's apps and scripts. Scripts can be added and replaced at any time."""
 
     def __init__(self, scenario: Scenario) -> None:
         self._scenario = scenario
@@ -36,16 +36,21 @@ class Targets:
             self.script(settings)
 
     def script(self, settings: ScriptedTarget) -> None:
-        """Script a target; counting of its faults starts anew."""
+        """Add or replace the script of a target. The counts of its faults start at 0."""
         self._scripts[settings.app_id, settings.environment] = Script(settings)
 
     def script_of(self, target: Target) -> Script | None:
-        """Find a target's script; one for its environment goes before one for all of the app."""
+        """Return a target's script. A script of the environment overrides one of the whole app."""
         exact = self._scripts.get((target.app_id, target.environment))
         return exact or self._scripts.get((target.app_id, None))
 
     def check_exists(self, target: Target) -> None:
-        """Raise the 404 of an unknown app or environment."""
+        """Check that a target exists.
+
+        Raises:
+            ApiError: the answer 404, if its app or its environment does not exist.
+
+        """
         apps = self._scenario.apps
         if target.app_id.startswith(self._scenario.missing_app_prefixes):
             raise not_found("App", target.app_id)

@@ -1,6 +1,7 @@
-"""What AWS does not document of its jobs, as this API has it: words, times, lists, other jobs.
+"""What AWS does not document about its jobs: words, times, lists, jobs that are not imports.
 
-Every fact is a key of a scenario. Words, times and orders that are not given are drawn by the seed.
+Each of these facts is a key of a scenario. Words, times and orders that a scenario does not give
+are drawn by its seed.
 """
 
 from datetime import UTC, datetime
@@ -20,7 +21,7 @@ Probability = Annotated[float, Field(ge=0, le=1)]
 
 
 class FilterMatch(StrEnum):
-    """What the `Operation` filter of a list matches."""
+    """The jobs that the `operation` filter of ListBackendJobs matches."""
 
     NAME = "name"  # the name that lists show
     NOTHING = "nothing"
@@ -28,7 +29,7 @@ class FilterMatch(StrEnum):
 
 
 class TimeStyle(StrEnum):
-    """How a job's times are written; text, unless said otherwise."""
+    """The format of a job's times. All formats are text, except EPOCH_NUMBER."""
 
     EPOCH = "epoch"
     EPOCH_NUMBER = "epoch-number"
@@ -44,7 +45,7 @@ DRAWN_TIMES = (TimeStyle.EPOCH, TimeStyle.EPOCH_NUMBER, TimeStyle.MILLISECONDS, 
 
 
 class ListOrder(StrEnum):
-    """The order of a list."""
+    """The order of the jobs in a list."""
 
     NEWEST = "newest"
     OLDEST = "oldest"
@@ -52,13 +53,15 @@ class ListOrder(StrEnum):
 
 
 class Undocumented(BaseModel):
-    """The facts. None stands for one that is drawn, or for ever where seconds are meant.
+    """The facts. None means that a fact is drawn; for a number of seconds, it means forever.
 
-    `operation` is what a job is called when it is asked for, `list_operation` what lists call it.
-    Lists forget a job `list_memory_seconds` after its end, GetBackendJob after
-    `job_memory_seconds`. With the probability `other_jobs` a target has a job of another kind that
-    is over, with `others_running` one that runs for `other_seconds` from the first call on; those
-    stand in the way of imports where `others_block`.
+    `operation` is a job's operation name in the answers of ImportBackendAuth and GetBackendJob,
+    `list_operation` that in lists. Lists forget a job `list_memory_seconds` after its end,
+    GetBackendJob forgets it after `job_memory_seconds`.
+
+    With probability `other_jobs`, a target has an ended job that is not an import. With probability
+    `others_running`, it has one that runs for `other_seconds` from the target's first call on. Such
+    a running job prevents imports if `others_block` is true.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -82,7 +85,7 @@ class Undocumented(BaseModel):
     others_block: bool = True
 
     def drawn(self, seed: int) -> Self:
-        """Return the facts with every choice made; the same seed makes the same."""
+        """Return the facts with all missing words, times and orders drawn by the seed."""
         choices = {
             "operation": OPERATIONS,
             "list_operation": OPERATIONS,
@@ -100,7 +103,7 @@ class Undocumented(BaseModel):
         return self.model_copy(update=made)
 
     def time(self, wall: float) -> str | float | None:
-        """Return a time (seconds since the epoch) as jobs bear it; None where they bear none."""
+        """Return a time (in Unix seconds) in the format of jobs; None if jobs have no times."""
         moment = datetime.fromtimestamp(wall, UTC)
         match self.times:
             case TimeStyle.ABSENT:

@@ -1,4 +1,4 @@
-"""Answers as they go over the wire: JSON bodies, error codes in each naming and place."""
+"""Writes HTTP answers: JSON bodies, and error codes with the scenario's names and place."""
 
 import json
 from collections.abc import Mapping
@@ -15,7 +15,7 @@ CORS_HEADERS: Mapping[str, str] = {
     "Access-Control-Allow-Methods": "GET,POST,OPTIONS",
     "Access-Control-Allow-Headers": "Authorization,Content-Type,X-Amz-Date,X-Amz-Security-Token",
 }
-# AWS appends this to the code in some services' headers; SDKs have to cut it off.
+# Some AWS services append this to the error code in the header. SDKs have to remove it.
 _CODE_URL = ":http://internal.amazon.com/coral/com.amazonaws.amplifybackend/"
 _BOTOCORE_NAMES = {
     "LimitExceededException": "TooManyRequestsException",
@@ -25,7 +25,7 @@ _BOTOCORE_NAMES = {
 
 @dataclass(frozen=True, slots=True)
 class Reply:
-    """An answer that may still be altered before it is sent."""
+    """An answer that has not been sent yet."""
 
     status: int
     text: str
@@ -33,11 +33,11 @@ class Reply:
     content_type: str = "application/json"
 
     def cut_off(self) -> "Reply":
-        """Keep only the first half of the text, announced as if it were whole."""
+        """Return a reply with only the first half of the text, which looks complete to HTTP."""
         return replace(self, text=self.text[: len(self.text) // 2])
 
     def to_response(self, request_id: str) -> web.Response:
-        """Make the HTTP response."""
+        """Return the HTTP response."""
         return web.Response(
             status=self.status,
             text=self.text,
@@ -47,12 +47,12 @@ class Reply:
 
 
 def success(body: Body) -> Reply:
-    """Answer 200."""
+    """Return an answer with status 200."""
     return Reply(200, json.dumps(body))
 
 
 def failure(error: ApiError, scenario: Scenario) -> Reply:
-    """Answer an error, its code named and placed as the scenario says."""
+    """Return the answer for an error, with the code's name and place as the scenario says."""
     body = {"message": error.message, **error.members}
     headers = dict(error.headers)
     code = _code(error, scenario.error_names)
@@ -69,7 +69,7 @@ def failure(error: ApiError, scenario: Scenario) -> Reply:
 
 
 def bad_gateway() -> Reply:
-    """Answer what a proxy answers when the service behind it is away."""
+    """Return the answer that a proxy gives when the service behind it is unavailable."""
     page = "<html><head><title>502 Bad Gateway</title></head><body><h1>Bad Gateway</h1></body>"
     return Reply(502, f"{page}</html>", content_type="text/html")
 

@@ -1,1 +1,1 @@
-"""Where news of imports goes besides the event stream."""
+"""Where workers announce imports besides the event stream."""

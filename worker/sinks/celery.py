@@ -1,47 +1,57 @@
-"""Tells Celery's side of the world: task states under way, Flower's rows, and the native end.
+"""Announces imports to Celery: task states, rows in Flower, and the native end of tasks.
 
-Celery's client is synchronous, so everything here runs on one thread of its own, in order.
+Celery's client is synchronous, so everything here runs in order on a thread of its own.
 """
 
 import asyncio
 import json
-import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, Final
 
 import structlog
 from celery import Celery
-from celery.app.backends import by_url
 from celery.canvas import Signature
 
-from config.names import FINISH_HEADER, FINISH_QUEUE, FORMAT_HEADER, IMPORT_TASK
+from config.names import FINISH_HEADER, FINISH_QUEUE, FORMAT_HEADER
 from worker.domain.imports import Import
-from worker.domain.outcomes import Ended, Entrance
+from worker.domain.outcomes import Ended, Envelope
+from worker.sinks.states import RUNNING, WAITING, TaskStates
 
 log = structlog.get_logger()
 
-WAITING: Final = "WAITING"
-RUNNING: Final = "RUNNING"
 SHOWN_WITHIN_SECONDS: Final = 2.0
 
 
-class CeleryAnnouncer:
-    """Announces over the result backend, Celery's event stream and the broker.
+def _ignore(_step: str) -> None: ...
 
-    Nothing here raises: the store knows which tasks are owed their end, and publishes them again.
+
+class CeleryAnnouncer:
+    """Announces through the result backend, Celery's event stream and the broker.
+
+    `tasks` maps operations to task names. `on_failure` is called with the name of each step that
+    fails. Nothing here raises: the store knows which tasks have not
+    ended, and workers publish them again.
     """
 
-    def __init__(self, app: "Celery", hostname: str | None = None) -> None:
+    def __init__(
+        self,
+        app: "Celery",
+        tasks: Mapping[str, str],
+        hostname: str | None = None,
+        on_failure: Callable[[str], None] = _ignore,
+    ) -> None:
         self._app = app
+        self._tasks = tasks
         self._hostname = hostname
         self._dispatcher: Any = None
-        self._backends = threading.local()
+        self._on_failure = on_failure
+        self.states = TaskStates(app)
         self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="announcer")
 
-    async def waiting(self, entrances: Sequence[Entrance], targets: Sequence[str]) -> None:
-        """Show imports that came in by a door without a task of their own."""
-        await self._show(self._show_waiting, entrances, targets)
+    async def waiting(self, envelopes: Sequence[Envelope], targets: Sequence[str]) -> None:
+        """Show imports that came in without a task of their own."""
+        await self._show(self._show_waiting, envelopes, targets)
 
     async def running(self, item: Import, job_id: str, status: str) -> None:
         """Show that the import's job runs."""
@@ -49,31 +59,16 @@ class CeleryAnnouncer:
         await self._show(self._show_running, item, meta)
 
     async def ended(self, ended: Ended) -> None:
-        """Publish each task that is owed the import's end; it finishes natively then."""
+        """Publish each task that ends with the import, so that it ends natively."""
         await self._do(self._publish_tasks, ended)
 
-    def store_state(self, task_id: str, meta: Any, state: str, **more: Any) -> None:
-        """Store a state under way. It never expires: an import may wait longer than results stay.
-
-        The end overwrites it, and expires.
-        """
-        if not hasattr(self._backends, "lasting"):  # like Celery's, each thread has its own
-            self._backends.lasting = self._lasting_backend()
-        self._backends.lasting.store_result(task_id, meta, state, **more)
-
     def close(self) -> None:
-        """Finish what was begun and let go of the connections."""
+        """Finish what was begun, and close the connections."""
         self._thread.submit(self._close_dispatcher)
         self._thread.shutdown(wait=True)
 
-    def _lasting_backend(self) -> Any:
-        made: Any = by_url(self._app.conf.result_backend, self._app.loader)
-        backend = made[0](app=self._app, url=made[1])
-        backend.expires = None
-        return backend
-
     async def _show(self, function: Callable[..., None], *args: Any) -> None:
-        """Do it, but do not wait for long: what only shows a state must not hold up an import."""
+        """Run a function that only shows a state, but don't make an import wait for it long."""
         try:
             async with asyncio.timeout(SHOWN_WITHIN_SECONDS):
                 await self._do(function, *args)
@@ -83,24 +78,29 @@ class CeleryAnnouncer:
     async def _do(self, function: Callable[..., None], *args: Any) -> None:
         try:
             await asyncio.get_running_loop().run_in_executor(self._thread, function, *args)
-        except Exception as error:  # noqa: BLE001 - backends and brokers of any make fail in any way
-            log.warning("announcement.failed", step=function.__name__, error=str(error))
+        except Exception as error:  # noqa: BLE001 - a backend or a broker may fail in any way
+            self.note_failure(function.__name__, error)
 
-    def _show_waiting(self, entrances: Sequence[Entrance], targets: Sequence[str]) -> None:
-        for entrance, target in zip(entrances, targets, strict=True):
-            if not entrance.ignores_result:
-                self.store_state(entrance.import_id, {"target": target}, WAITING)
+    def note_failure(self, step: str, error: Exception) -> None:
+        """Log and report that a step failed."""
+        log.warning("announcement.failed", step=step, error=str(error))
+        self._on_failure(step)
+
+    def _show_waiting(self, envelopes: Sequence[Envelope], targets: Sequence[str]) -> None:
+        for envelope, target in zip(envelopes, targets, strict=True):
+            if not envelope.ignores_result:
+                self.states.show(envelope.import_id, {"target": target}, WAITING)
             self._send(
                 "task-received",
-                entrance.import_id,
-                name=IMPORT_TASK,
+                envelope.import_id,
+                name=self._tasks[envelope.operation],
                 args="()",
                 kwargs=repr({"target": target}),
             )
 
     def _show_running(self, item: Import, meta: dict[str, Any]) -> None:
         if not item.ignores_result:
-            self.store_state(item.id, meta, RUNNING)
+            self.states.show(item.id, meta, RUNNING)
         self._send("task-running", item.id, result=f"job {meta['jobId']}: {meta['status']}")
 
     def _publish_tasks(self, ended: Ended) -> None:
@@ -117,7 +117,7 @@ class CeleryAnnouncer:
         if text:
             return Signature.from_dict(json.loads(text), app=self._app)
         return self._app.signature(
-            IMPORT_TASK,
+            self._tasks[item.requested_operation],
             kwargs=item.members,
             task_id=task_id,
             ignore_result=item.ignores_result or None,

@@ -1,6 +1,7 @@
-"""What kombu's transports need to keep the promises of this house (pinned by the lock file).
+"""Changes to kombu's and Celery's transports that this project relies on.
 
-Changes kombu's own classes, since Celery makes them, and since Sentinel's inherit from them.
+They change kombu's own classes, because Celery creates the objects and the Sentinel classes inherit
+from them. The lock file pins the versions.
 """
 
 import re
@@ -28,39 +29,39 @@ _connparams: Final = transport.Channel._connparams  # noqa: SLF001 - there is no
 
 
 def keep_time(now: Callable[[], float]) -> None:
-    """Let kombu tell the time by `now`, in seconds.
+    """Make kombu use the clock `now`, in seconds.
 
-    It notes by its machine's clock when a message was delivered, and compares that with another
-    machine's: a message taken by a worker that is an hour ahead, and dies, would be away for that
-    hour.
+    kombu notes the delivery of a message with its own machine's clock, and compares it with another
+    machine's clock. If a worker whose clock is an hour ahead takes a message and dies, the message
+    would come back an hour late.
     """
     transport.time = now
 
 
 def outlive_lost_connections() -> None:
-    """Let what is done on a channel fail as it should when its connection is gone.
+    """Make operations on a channel raise a connection error if the connection is gone.
 
-    Messages are given back and acknowledged on old channels; what they raised for want of a
-    connection is no connection error to Celery, and ended the worker.
+    Messages are restored and acknowledged on old channels. Without this, Celery does not recognize
+    the error as a connection error, and the worker ends.
     """
     transport.Channel._connparams = _connparams_if_open  # noqa: SLF001
 
 
 def limit_each_consumer() -> None:
-    """Let RabbitMQ count what each consumer has been sent, not what each channel has.
+    """Make RabbitMQ limit each consumer's messages, not each channel's.
 
-    Quorum queues know nothing else, and end a connection that wants more; whether a queue is one
-    may be the virtual host's own decision, which no client is told.
+    Quorum queues support only this, and close a connection that uses the other way. The virtual
+    host may make a queue a quorum queue, and clients can't see that.
     """
     rabbitmq: Any = pyamqp.Transport
     rabbitmq.qos_semantics_matches_spec = lambda *_: True
 
 
 def do_without_channels() -> None:
-    """Let a worker live whose user may not use the channels of pub/sub.
+    """Keep a worker running whose user may not use pub/sub channels.
 
-    They carry remote control, what Flower shows, and a hint that a result is there. None of it is
-    needed for an import, and each refusal ended the worker or lost the result.
+    Channels carry remote control, the events for Flower, and a hint that a result is there. No
+    import needs them. Without this, each refusal ends the worker or loses a result.
     """
     transport.Channel._put_fanout = _publish_if_allowed  # noqa: SLF001
     transport.Channel._receive_one = _receive_if_allowed  # noqa: SLF001
@@ -71,43 +72,43 @@ def _publish_if_allowed(channel: Any, *args: Any, **kwargs: Any) -> None:
     try:
         _put_fanout(channel, *args, **kwargs)
     except NoPermissionError as error:
-        _tell_once(str(error))
+        _warn_once(str(error))
 
 
 def _receive_if_allowed(channel: Any, client: Any) -> Any:
     try:
         return _receive_one(channel, client)
-    except NoPermissionError as error:  # the answer to PSUBSCRIBE
-        _tell_once(str(error))
+    except NoPermissionError as error:  # the reply to PSUBSCRIBE
+        _warn_once(str(error))
         return None
 
 
 def _set_and_publish_if_allowed(backend: Any, key: str, value: Any, expires: Any = None) -> None:
     try:
         _set(backend, key, value, expires)
-    except NoPermissionError as error:  # nothing is set then: it was one transaction
+    except NoPermissionError as error:  # nothing was set, because it is one transaction
         if not about_channels(str(error)):
             raise
-        _tell_once(str(error))
+        _warn_once(str(error))
         backend.client.set(key, value, ex=(backend.expires if expires is None else expires) or None)
 
 
 def about_channels(refusal: str) -> bool:
-    """Tell whether the server refused no more than pub/sub."""
+    """Return whether the server refused nothing but pub/sub."""
     return _ABOUT_CHANNELS.search(refusal) is not None
 
 
 @cache
-def _tell_once(refusal: str) -> None:
+def _warn_once(refusal: str) -> None:
     log.warning("channels.refused", error=refusal)
 
 
 class BrokerBlockedError(IrrecoverableConnectionError):
-    """RabbitMQ has raised an alarm and takes no messages."""
+    """RabbitMQ has raised an alarm and accepts no messages."""
 
 
 class _RefusingConnection(pyamqp.Connection):
-    """A connection that fails when it is blocked; to wait for a confirmation would be to hang."""
+    """A connection that fails when it is blocked, instead of waiting for a confirmation forever."""
 
     def _on_blocked(self) -> None:
         self.collect()
@@ -115,7 +116,7 @@ class _RefusingConnection(pyamqp.Connection):
 
 
 def refuse_to_be_blocked() -> None:
-    """Let a broker that takes no messages be like one that is away: nothing hangs on it."""
+    """Treat a broker that accepts no messages as unreachable, so that nothing waits for it."""
     rabbitmq: Any = pyamqp.Transport
     rabbitmq.Connection = _RefusingConnection
 

@@ -20,24 +20,25 @@ T = TypeVar("T")
 SOCKET_TIMEOUT_SECONDS: Final = 15.0
 RETRIES: Final = 3
 MAX_CONNECTIONS: Final = 24
-"""Two of them wait for hints and for requests; a script holds one for a tenth of a millisecond."""
+"""Two connections wait for hints and for requests; a script uses one for a tenth of a
+millisecond."""
 
 
 class StoreUnavailableError(Exception):
-    """The store can't be reached, or refuses: it loads, is read-only, or has no memory left."""
+    """The store can't be reached or refuses commands: it loads, is read-only or out of memory."""
 
 
 def translated(
     function: Callable[P, Coroutine[Any, Any, T]],
 ) -> Callable[P, Coroutine[Any, Any, T]]:
-    """Let a coroutine function raise StoreUnavailableError in place of the driver's errors."""
+    """Make a coroutine function raise StoreUnavailableError instead of the driver's errors."""
 
     @wraps(function)
     async def translating(*args: P.args, **kwargs: P.kwargs) -> T:
         try:
             return await function(*args, **kwargs)
         except MasterNotFoundError as error:
-            # Its text goes on to describe every Sentinel's connection pool.
+            # The rest of its text describes every Sentinel's connection pool.
             raise StoreUnavailableError(str(error).partition(" : ")[0]) from error
         except (RedisError, OSError) as error:
             raise StoreUnavailableError(str(error) or type(error).__name__) from error
@@ -46,36 +47,39 @@ def translated(
 
 
 class _FollowingPool(SentinelConnectionPool, BlockingConnectionPool):
-    """A blocking pool of connections to whatever the Sentinels call the primary."""
+    """A blocking pool of connections to the server that the Sentinels name as primary."""
 
     async def disconnect(self, inuse_connections: bool = True) -> None:  # noqa: FBT001, FBT002 - as redis-py declares it
         await super().disconnect(inuse_connections)
-        if inuse_connections:  # it is being closed, and nobody else closes those to the Sentinels
+        # the pool is being closed, and nothing else closes the connections to the Sentinels
+        if inuse_connections:
             await self.sentinel_manager.aclose()
 
 
 def connect(url: str) -> "Redis":
-    """Return a client of the store; it connects when first used, and follows failovers.
+    """Return a client of the store. It connects when it is first used, and follows failovers.
 
-    A command that fails for want of a connection is sent again a few times. Every script may run
-    twice: most compare the state and lease that they find; a claim whose reply was lost falls
-    silent and is taken up again after its lease; a failure or a 429 that counts twice is harmless.
+    A command that fails because of its connection is repeated a few times, so every script may run
+    twice. Most scripts compare the state and the lease that they find. If the reply to a claim is
+    lost, the claim's lease ends and the call is claimed again. A failure or a 429 that counts twice
+    does no harm.
 
     Raises:
-        ValueError: when `url` is none.
+        ValueError: when `url` is invalid.
 
     """
     options: dict[str, Any] = {
-        # Calls wait for one another here; with redis-py's plain pool they would fail instead.
+        # Commands wait for a free connection. With redis-py's default pool they would fail.
         "max_connections": MAX_CONNECTIONS,
         "timeout": SOCKET_TIMEOUT_SECONDS,
         "decode_responses": True,
-        "encoding_errors": "replace",  # junk on the requests stream is text like any other
+        "encoding_errors": "replace",  # junk in the requests stream is read as text
         "health_check_interval": 30,
         "socket_connect_timeout": 5.0,
         "socket_timeout": SOCKET_TIMEOUT_SECONDS,
         "retry": Retry(ExponentialWithJitterBackoff(base=0.05, cap=1.0), RETRIES),
-        # A server that has become a replica is left: its name may lead to another one by now.
+        # After a failover, the old primary is read-only. A new connection may reach the new
+        # primary.
         "retry_on_error": [RedisConnectionError, RedisTimeoutError, ReadOnlyError],
     }
     server = server_of(url)
@@ -85,7 +89,7 @@ def connect(url: str) -> "Redis":
 
 
 def primary_of(redis: "Redis") -> str:
-    """Return the address that the Sentinels named when last asked, '' where there are none."""
+    """Return the address that the Sentinels named last; '' if there are no Sentinels."""
     pool = redis.connection_pool
     if not isinstance(pool, SentinelConnectionPool) or pool.master_address is None:
         return ""

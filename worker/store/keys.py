@@ -1,7 +1,7 @@
-"""The catalogue of every key in the store. Scripts get these prefixes; nobody spells them out.
+"""The catalogue of all keys in the store. Scripts get these prefixes and spell out no key.
 
-One node (or Sentinel) holds them all: a state change touches an import, its lane, its target and
-its batch at once, so the keys can't be spread over a cluster (docs/decisions/0003).
+One node (or Sentinel group) contains all keys. A state change writes to an import, its lane, its
+target and its batch at once, so the keys can't be spread over a cluster (docs/decisions/0003).
 """
 
 from dataclasses import dataclass
@@ -10,7 +10,7 @@ from typing import Final
 
 
 class Lifetime(StrEnum):
-    """How long a key stays when nothing needs it any more."""
+    """How long a key stays when it is no longer needed."""
 
     RETENTION = "expires after the retention time"
     EMPTIED = "a collection that goes away with its last element"
@@ -20,7 +20,7 @@ class Lifetime(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Key:
-    """One kind of key. `name` ends with a colon where a suffix follows."""
+    """One kind of key. `name` ends with a colon if a suffix follows."""
 
     name: str
     type: str
@@ -64,10 +64,16 @@ WAITING: Final = Key(
     "imports:waiting:", "zset", Lifetime.EMPTIED, "lane:priority → import ids in order of start"
 )
 FLOWS: Final = Key(
-    "imports:flows:", "zset", Lifetime.EMPTIED, "lane:priority → batchIds by the turn of their last"
+    "imports:flows:",
+    "zset",
+    Lifetime.EMPTIED,
+    "lane:priority → batchIds by the turn of their last import",
 )
 HELD: Final = Key(
-    "imports:held:", "zset", Lifetime.EMPTIED, "batchId → import ids that its stop rule holds back"
+    "imports:held:",
+    "zset",
+    Lifetime.EMPTIED,
+    "batchId → import ids that wait for its canaries or its resume",
 )
 RELEASES: Final = Key(
     "imports:releases",
@@ -79,19 +85,22 @@ DELAYED: Final = Key(
     "imports:delayed:", "zset", Lifetime.EMPTIED, "lane → waiting import ids by time of next start"
 )
 POLLS: Final = Key(
-    "imports:polls:", "zset", Lifetime.EMPTIED, "lane → import ids by time of next poll or inquiry"
+    "imports:polls:", "zset", Lifetime.EMPTIED, "lane → import ids by time of next poll or check"
 )
 LATE: Final = Key(
     "imports:late:",
     "zset",
     Lifetime.EMPTIED,
-    "lane → ended import ids whose job goes on, by time of next poll",
+    "lane → ended import ids whose job continues, by time of next poll",
 )
 LEASES: Final = Key(
     "imports:leases:", "zset", Lifetime.EMPTIED, "lane → claimed import ids by end of lease"
 )
 TARGET: Final = Key(
-    "imports:target:", "hash", Lifetime.RETENTION, "lane/target → the import it holds, its last job"
+    "imports:target:",
+    "hash",
+    Lifetime.RETENTION,
+    "lane/target → the import that has it, and its last jobs, which are kept for a day",
 )
 PARKED: Final = Key(
     "imports:parked:", "zset", Lifetime.EMPTIED, "lane/target → import ids that wait for the target"
@@ -109,11 +118,15 @@ EXPIRING: Final = Key(
     "imports:expiring",
     "zset",
     Lifetime.EMPTIED,
-    "import ids that end unless they have started, by that time",
+    "import ids that are cancelled unless they start, by that time",
 )
-SEQUENCE: Final = Key("imports:sequence", "string", Lifetime.KEPT, "order of admission, leases")
+SEQUENCE: Final = Key(
+    "imports:sequence", "string", Lifetime.KEPT, "counter: numbers admissions and leases"
+)
 WAKE: Final = Key("imports:wake", "list", Lifetime.EMPTIED, "at most one hint that work is due")
-REQUESTS: Final = Key("imports:requests", "stream", Lifetime.TRIMMED, "requests of the stream door")
+REQUESTS: Final = Key(
+    "imports:requests", "stream", Lifetime.TRIMMED, "requests from producers without Celery"
+)
 EVENTS: Final = Key("imports:events", "stream", Lifetime.TRIMMED, "the events")
 
 CATALOGUE: Final = (
@@ -147,9 +160,11 @@ CATALOGUE: Final = (
     EVENTS,
 )
 
-FORMAT: Final = 2
-"""The format of records. It rises with a change that workers of the release before can't cope with;
-they leave newer records to newer workers. A field that is only added changes nothing."""
+FORMAT: Final = 3
+"""The latest format of records. It rises with a change that workers of the previous release
+can't handle; they leave records of a later format to newer workers. A new field alone does not
+change it. A record has the earliest format that fits it (base.lua), so that older workers handle
+all records they can."""
 
 CONSUMER_GROUP: Final = "workers"
-"""The consumer group in which workers read the requests stream."""
+"""The consumer group with which workers read the requests stream."""

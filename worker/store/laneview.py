@@ -1,4 +1,4 @@
-"""A lane as it stands: its limits and where they come from, its queues, its pause."""
+"""A lane as it stands: its limits and their sources, its queues, its pause."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -13,7 +13,7 @@ from worker.store.keys import DEFAULTS, DELAYED, FACTS, LANE, LEASES, LIMITER, P
 class Source(StrEnum):
     """Where a limit comes from."""
 
-    HAND = "by hand"
+    OPERATOR = "by hand"
     LANE = "configured"
     DEFAULT = "default"
     LEARNED = "learned"
@@ -22,7 +22,7 @@ class Source(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Limit:
-    """One limit in force: calls per second, or calls at once; None where it is not known."""
+    """One limit in force: calls per second, or calls at once; None if it is unknown."""
 
     value: float | None
     source: Source
@@ -30,10 +30,10 @@ class Limit:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Budget:
-    """The limit of one class of calls: `start`, `poll`, or `shared` where both have one.
+    """The limit of one class of calls: `start`, `poll`, or `shared` if both have one limit.
 
-    `pace` is the calls per second that are granted now, `blocked_seconds` how long the remote side
-    wishes not to be called.
+    `pace` is the calls per second that are granted now. `blocked_seconds` is how long AWS asked to
+    receive no calls.
     """
 
     rate: Limit
@@ -43,13 +43,31 @@ class Budget:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class LaneView:
-    """A lane at one moment. Times are seconds from then on; 0 where nothing is to be waited for.
+class Throttling:
+    """A lane's 429s: their number, and the last one; `limit_type` is '' if AWS named none."""
 
-    `queued` counts the imports that wait for their turn, by priority; `waiting` also those that are
-    delayed. `running` counts the imports that hold a place under `max_running`; `fields` is the
-    lane's hash, `defaults` that of all lanes, `facts` is what the lane has shown of AWS;
-    `read_at_ms` is the moment, on the store's clock.
+    total: int
+    call: str
+    limit_type: str
+    seconds_ago: float
+
+
+@dataclass(frozen=True, slots=True)
+class Change:
+    """Who changed a lane's limits last, and how long ago."""
+
+    by: str
+    seconds_ago: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LaneView:
+    """A lane at one moment. Times are seconds from that moment; 0 if nothing has to pass.
+
+    `queued` counts the imports that wait for their turn, by priority; `waiting` also counts the
+    delayed ones. `running` counts the imports under `max_running`. `fields` is the lane's hash,
+    `defaults` the hash of all lanes, and `facts` what the lane has shown of AWS. `read_at_ms` is
+    the moment, on the store's clock.
     """
 
     name: str
@@ -65,8 +83,13 @@ class LaneView:
     read_at_ms: float = 0.0
 
     @property
-    def held(self) -> bool:
-        """Whether the lane is paused by hand: nothing but a hand resumes it."""
+    def delayed(self) -> int:
+        """How many imports may not start before a certain time."""
+        return self.waiting - sum(self.queued.values())
+
+    @property
+    def paused_by_operator(self) -> bool:
+        """Whether an operator paused the lane, so that only an operator resumes it."""
         return "held" in self.fields
 
     @property
@@ -76,18 +99,18 @@ class LaneView:
 
     @property
     def start_share(self) -> float | None:
-        """The part of a shared budget that starts keep while polls are due, where it is set."""
+        """The share of a shared budget that starts keep while polls are due; None if not set."""
         return self._configured("start_share").value
 
     @property
     def max_running(self) -> int | None:
-        """How many unfinished jobs are allowed, as far as anybody said."""
+        """How many unfinished jobs operators allow; None if there is no limit."""
         most = self._configured("max_running").value
         return None if most is None else int(most)
 
     @property
     def ceiling(self) -> int | None:
-        """How many unfinished jobs AWS allows, as far as its refusals tell."""
+        """How many unfinished jobs AWS allows, as far as its refusals show."""
         ceiling = self.fields.get("ceiling")
         return None if ceiling is None else int(float(ceiling))
 
@@ -104,36 +127,67 @@ class LaneView:
 
     @property
     def start_blocked_seconds(self) -> float:
-        """How long AWS wishes to see no start."""
+        """How long AWS asked to receive no starts."""
         return self.start_budget.blocked_seconds
 
     @property
     def is_unknown(self) -> bool:
-        """Whether the lane has shown nothing yet, so that few of its imports run at once."""
+        """Whether the lane has shown nothing yet, so that only few of its imports run at once."""
         return self.facts.times is Times.UNKNOWN
 
     @property
     def is_throttled(self) -> bool:
-        """Whether AWS wishes not to be called."""
+        """Whether AWS asked to receive no calls."""
         return any(budget.blocked_seconds for budget in self.budgets.values())
 
-    def seconds_since(self, field: str) -> float | None:
-        """Return how long ago the time in a field of the hash was; None where there is none."""
-        return self._seconds_since(self.fields.get(field))
+    @property
+    def paused_seconds_ago(self) -> float | None:
+        """How long the lane has been paused."""
+        return self._seconds_since(self.fields.get("paused_at_ms"))
 
     @property
-    def configured_by(self) -> str | None:
-        """Which worker wrote the configuration last: the lane's, or that of all lanes."""
-        return self._configuration.get("configured_by")
+    def ceiling_is_suspected(self) -> bool:
+        """Whether the ceiling is concluded from 429s that name no such limit."""
+        return "ceiling_suspected" in self.fields
 
     @property
-    def configured_seconds_ago(self) -> float | None:
-        """How long ago that was."""
-        return self._seconds_since(self._configuration.get("configured_at_ms"))
+    def throttling(self) -> Throttling | None:
+        """The lane's 429s; None if there were none."""
+        seconds_ago = self._seconds_since(self.fields.get("last_429_at_ms"))
+        if seconds_ago is None:
+            return None
+        return Throttling(
+            total=int(self.fields.get("throttled", 0)),
+            call=self.fields.get("last_429_call", "call"),
+            limit_type=self.fields.get("last_429_limit_type", ""),
+            seconds_ago=seconds_ago,
+        )
+
+    @property
+    def set_by_operator(self) -> Change | None:
+        """The last change of limits by an operator that is in force."""
+        return self._change(self.fields, "hand_by", "hand_at_ms")
+
+    @property
+    def configured(self) -> Change | None:
+        """The last configuration that a worker wrote: the lane's, or that of all lanes."""
+        of_lane = "configured_by" in self.fields
+        fields = self.fields if of_lane else self.defaults
+        return self._change(fields, "configured_by", "configured_at_ms")
+
+    def turn_of(self, priority: Priority) -> float | None:
+        """Return the turn of a priority's next import; None if the priority had none yet."""
+        turn = self.fields.get(f"turn_{priority}")
+        return float(turn) if turn else None
+
+    @property
+    def turn(self) -> float:
+        """The lane's current turn."""
+        return float(self.fields.get("turn", 0))
 
     @property
     def is_configured(self) -> bool:
-        """Whether a limit in force is what some worker's configuration says."""
+        """Whether a limit in force comes from a worker's configuration."""
         names = (f"{budget}_{limit}" for budget in self.budgets for limit in ("rate", "burst"))
         return any(
             self._configured(name).source in {Source.LANE, Source.DEFAULT}
@@ -142,12 +196,12 @@ class LaneView:
 
     @property
     def account(self) -> str:
-        """The AWS profile that the lane's calls are made with."""
+        """The AWS profile that the lane's calls use."""
         return self.name.rpartition("/")[0]
 
-    @property
-    def _configuration(self) -> Mapping[str, str]:
-        return self.fields if "configured_by" in self.fields else self.defaults
+    def _change(self, fields: Mapping[str, str], by: str, at_ms: str) -> Change | None:
+        seconds_ago = self._seconds_since(fields.get(at_ms))
+        return None if seconds_ago is None else Change(fields.get(by, ""), seconds_ago)
 
     def _seconds_since(self, milliseconds: str | None) -> float | None:
         if milliseconds is None:
@@ -156,7 +210,7 @@ class LaneView:
 
     def _configured(self, name: str) -> Limit:
         for source, value in (
-            (Source.HAND, self.fields.get(f"hand_{name}")),
+            (Source.OPERATOR, self.fields.get(f"hand_{name}")),
             (Source.LANE, self.fields.get(name)),
             (Source.DEFAULT, self.defaults.get(name)),
         ):
@@ -182,7 +236,7 @@ class LaneView:
 
 
 def _numbers(fields: Mapping[str, str]) -> dict[str, float]:
-    """Return a limiter's fields; none of one that is damaged, which will start anew."""
+    """Return a limiter's fields; none if it is damaged, because it starts anew then."""
     try:
         return {name: float(value) for name, value in fields.items()}
     except ValueError:
@@ -200,7 +254,7 @@ LANE_REPLIES: Final = 4 + len(_CLASSES) + len(_QUEUES)
 
 
 def read_lane(pipeline: Any, name: str) -> None:
-    """Ask for all that makes up a lane: LANE_REPLIES commands, for `lane_view` to read."""
+    """Queue the LANE_REPLIES commands that read a lane; `lane_view` reads their replies."""
     pipeline.time()  # the lane's times are on the server's clock
     pipeline.hgetall(LANE.name + name)
     pipeline.hgetall(DEFAULTS.name)
@@ -231,6 +285,6 @@ def lane_view(name: str, replies: Any) -> LaneView:
 
 
 def seconds_until(milliseconds: Any, time: tuple[int, int]) -> float:
-    """Return how long it is from the server's `time` to a time in a field; 0 for none."""
+    """Return the seconds from the server's `time` to the time in a field; 0 for none."""
     seconds, microseconds = time
     return max(0.0, float(milliseconds or 0) / 1000 - seconds - microseconds / 1e6)

@@ -1,6 +1,6 @@
-"""What a user of the server must be allowed to do, as far as the server tells (Redis 7, Valkey).
+"""What the server's user must be allowed to do, as far as the server reports it (Redis 7, Valkey).
 
-`config/redis-acl.conf` grants it. Here it is asked for, so that what is missing has a name.
+`config/redis-acl.conf` grants it. This module checks it, so that errors name what is missing.
 """
 
 import re
@@ -15,7 +15,7 @@ from worker.store.messages import JUNK
 from worker.store.scripts import Scripts, loaded_texts
 
 _CHANNELS: Final = ("/{db}.celery.pidbox", "/{db}.celeryev/worker.*")
-"""Celery's: remote control, and the events that Flower shows."""
+"""Celery's remote control, and the events that Flower shows."""
 
 _KEYS: Final = (
     *(key.name for key in CATALOGUE),
@@ -32,14 +32,14 @@ _COMMANDS: Final = frozenset(
     )
 )
 _OF_ANY_KEY: Final = ("get", "hget", "llen", "zadd")
-"""Who may run none of these on a key may not use the key."""
+"""A user that may run none of these on a key has no access to the key."""
 
 _CALL: Final = re.compile(r"redis\.call\('(\w+)'")
 
 
 @dataclass(frozen=True, slots=True)
 class Missing:
-    """What a user may not do. Without channels there is no remote control, and no Flower."""
+    """What a user may not do. Without channels there is no remote control and no Flower."""
 
     commands: tuple[str, ...]
     keys: tuple[str, ...]
@@ -49,7 +49,7 @@ class Missing:
 async def missing_permissions(redis: "Redis", db: int) -> Missing:
     """Return what this client's user may not do.
 
-    Raises StoreUnavailableError, also when the user may run no script.
+    Raises StoreUnavailableError, also if the user may run no script.
     """
     called = {name.lower() for text in loaded_texts().values() for name in _CALL.findall(text)}
     commands = sorted(_COMMANDS | called)
@@ -59,8 +59,8 @@ async def missing_permissions(redis: "Redis", db: int) -> Missing:
         *((key, [name, key]) for key in _KEYS for name in _OF_ANY_KEY),
         *((channel, ["psubscribe", channel]) for channel in channels),
     ]
-    answers = await Scripts(redis, {}).call("audit_permissions", commands=[w for _, w in asked])
-    allowed = {name for (name, _), answer in zip(asked, answers, strict=True) if answer}
+    reply = await Scripts(redis, {}).call("audit_permissions", commands=[w for _, w in asked])
+    allowed = {name for (name, _), may in zip(asked, reply["allowed"], strict=True) if may}
     return Missing(*(_without(names, allowed) for names in (commands, _KEYS, channels)))
 
 

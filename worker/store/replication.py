@@ -1,7 +1,7 @@
-"""Scripts of a store whose primary may be replaced by a replica: what they wrote is on one, or not.
+"""Runs scripts on a primary that a replica may replace, and checks that replicas have the writes.
 
-A failover forgets what the new primary was not told. What must not be forgotten is waited for
-(docs/decisions/0010).
+A failover loses what the new primary did not receive. Workers wait for the replicas whenever a
+write must not be lost (docs/decisions/0010).
 """
 
 import json
@@ -13,7 +13,7 @@ from redis.commands.core import AsyncScript
 from redis.exceptions import NoScriptError, ResponseError
 
 from worker.store.connection import translated
-from worker.store.scripts import Scripts
+from worker.store.scripts import Reply, Scripts, read_reply
 
 log = structlog.get_logger()
 
@@ -21,9 +21,9 @@ REPLICATION_MS: Final = 1000
 """How long a write may take to reach the replicas."""
 
 MISSING_SECONDS: Final = 30.0
-"""How long a replica that went away is still waited for: it may have become the primary.
-
-Sentinels demote the old one some ten seconds later; until then it takes writes to be forgotten."""
+"""How long a replica that went away is still expected, because it may have become the primary.
+Sentinels demote the old primary about ten seconds later. Until then it accepts writes that will
+be lost."""
 
 
 class ReplicatedScripts(Scripts):
@@ -34,24 +34,26 @@ class ReplicatedScripts(Scripts):
     _lasts = True
 
     @translated
-    async def call_replicated(self, name: str, **args: Any) -> tuple[Any, bool]:
-        """Run `name` and wait until all replicas have what it wrote; tell whether they have.
+    async def call_replicated(self, name: str, **args: Any) -> tuple[Reply, bool]:
+        """Run `name` and wait until all replicas have its writes; return whether they have.
 
-        Replicas are those that were connected within the last `MISSING_SECONDS`. Without any there
-        is none that could take over, and nothing to wait for.
+        The replicas are those that were connected within the last `MISSING_SECONDS`. If there are
+        none, none can take over, and there is nothing to wait for.
         """
         script, text = self._scripts[name], json.dumps(args)
+        began = time.perf_counter()
         reply, copies, role = await self._run_and_wait(script, text)
         if isinstance(reply, NoScriptError):
             await self._redis.script_load(script.script)
             reply, copies, role = await self._run_and_wait(script, text)
         if isinstance(reply, ResponseError):
             raise reply
-        return reply, self._judge(copies, role)
+        self._observer.ran(name, time.perf_counter() - began)
+        return read_reply(reply), self._judge(copies, role)
 
     async def _run_and_wait(self, script: AsyncScript, text: str) -> list[Any]:
-        # One connection: WAIT is about what its own connection wrote, and a moment later another
-        # server may be the primary. And one round trip.
+        # WAIT is about the writes of its own connection, and a moment later another server may be
+        # the primary. So all three commands use one connection and one round trip.
         async with self._redis.pipeline(transaction=False) as pipeline:
             pipeline.evalsha(script.sha, 0, text)
             pipeline.wait(self._expected, REPLICATION_MS)
@@ -59,7 +61,7 @@ class ReplicatedScripts(Scripts):
             return list(await pipeline.execute(raise_on_error=False))
 
     def _judge(self, copies: Any, role: Any) -> bool:
-        """Judge by the replies to WAIT and ROLE; WAIT fails where a primary was demoted."""
+        """Judge by the replies to WAIT and ROLE; WAIT fails if the primary was demoted."""
         kind, _, *rest = role
         is_primary = kind == "master" and not isinstance(copies, ResponseError)
         if is_primary:
@@ -72,7 +74,7 @@ class ReplicatedScripts(Scripts):
         return lasts
 
     def _expect(self, present: int) -> None:
-        """Expect as many replicas as there are, or were until lately."""
+        """Expect as many replicas as are connected, or were until recently."""
         now = time.monotonic()
         if present >= self._expected:
             self._expected, self._fewer_since = present, None

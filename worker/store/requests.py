@@ -1,4 +1,4 @@
-"""The requests stream: the door for producers without Celery, which loses nothing at any kill."""
+"""The requests stream: the entry point for producers without Celery. No crash loses an entry."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -16,16 +16,16 @@ STALE_CONSUMER_MS: Final = 3_600_000
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """One entry of the stream. `text` is its field `request`, empty where there is none."""
+    """One entry of the stream. `text` is its field `request`, empty if there is none."""
 
     id: str
     text: str
 
 
 class RequestsStream:
-    """Reads the stream as one consumer of the group. An entry goes away once it is done with.
+    """Reads the stream as one consumer of the group. `done` deletes entries.
 
-    All methods raise StoreUnavailableError when the store can't be reached.
+    All methods raise StoreUnavailableError if the store can't be reached.
     """
 
     def __init__(self, redis: "Redis", consumer: str) -> None:
@@ -34,10 +34,10 @@ class RequestsStream:
 
     @translated
     async def open(self) -> None:
-        """Create stream and group where they are missing; forget consumers that are long gone.
+        """Create the stream and the group if they are missing; delete consumers that are long gone.
 
-        None is forgotten when it leaves: an entry may just have been handed to it, and would be
-        forgotten with it. After an hour, others have taken over whatever it had.
+        A consumer is not deleted when it leaves, because an entry that was just delivered to it
+        would be deleted with it. After an hour, other consumers have taken over its entries.
         """
         await self._create_group()
         for consumer in await self._redis.xinfo_consumers(REQUESTS.name, CONSUMER_GROUP):
@@ -60,7 +60,7 @@ class RequestsStream:
         except ResponseError as error:
             if not str(error).startswith("NOGROUP"):
                 raise
-            await self._create_group()  # somebody emptied the store under us
+            await self._create_group()  # the store was emptied meanwhile
             return []
         return [entry for _, entries in _streams(reply) for entry in _entries(entries)]
 
@@ -90,7 +90,7 @@ class RequestsStream:
 
 
 def _streams(reply: Any) -> Any:
-    """Return (name, entries) pairs of an XREADGROUP reply, of RESP2 and RESP3 alike."""
+    """Return the (name, entries) pairs of an XREADGROUP reply, in RESP2 or RESP3."""
     if isinstance(reply, dict):
         return [(name, [e for page in pages for e in page]) for name, pages in reply.items()]
     return reply or []

@@ -1,12 +1,14 @@
-"""Loads the Lua scripts and calls them: one JSON object in, one reply out.
+"""Loads the Lua scripts and calls them: one JSON object in, one JSON object out.
 
-A script is its file behind the files of the library that its header needs, behind the key catalogue
-and the configuration, which are written as Lua here: a key or a limit is spelled in one place. A
-file of the library returns one table; it is a local of that file's name to all that need it.
+A script is loaded behind the library files that its header needs. In front of these come the key
+catalogue, the configuration, the shares and the sentences, which this module writes as Lua tables.
+So each of them is defined in one place. A library file returns one table. It becomes a local
+variable with the file's name.
 """
 
 import json
 import re
+import time
 from collections.abc import Iterable, Mapping
 from functools import cache
 from importlib.resources import files
@@ -15,8 +17,11 @@ from typing import Any, Final
 from redis.asyncio import Redis
 from redis.commands.core import AsyncScript
 
+from worker.domain.shares import PRIORITY_WEIGHTS, START_SHARE
 from worker.store.connection import translated
 from worker.store.keys import CATALOGUE
+from worker.store.observer import NOBODY, StoreObserver
+from worker.store.sentences import SENTENCES
 
 _DIRECTORY: Final = files("worker.store") / "scripts"
 _NEEDS: Final = re.compile(r"^-- needs: (.+)$", re.MULTILINE)
@@ -29,38 +34,63 @@ LIBRARY: Final = (
     "ceiling",
     "lanes",
     "facts",
+    "budget",
+    "health",
     "answers",
     "queues",
     "batches",
     "imports",
+    "starting",
 )
-"""The files of the library, in order: each may need what stands before it."""
+"""The library files, in order: each may need those before it."""
+
+
+Reply = Mapping[str, Any]
+"""What a script replies, by the names in its header.
+
+Lua encodes an empty list as an empty object. Iterating over it gives the same result.
+"""
 
 
 class Scripts:
     """The scripts of one store, by file name."""
 
-    def __init__(self, redis: "Redis", config: Mapping[str, Any]) -> None:
+    def __init__(
+        self, redis: "Redis", config: Mapping[str, Any], observer: StoreObserver = NOBODY
+    ) -> None:
         self._redis = redis
-        prelude = "\n".join((_as_lua_local("KEY", _key_names()), _as_lua_local("CONFIG", config)))
+        self._observer = observer
+        tables = {"KEY": _key_names(), "CONFIG": config, "SHARES": _shares(), "SAY": SENTENCES}
+        prelude = "\n".join(_as_lua_local(name, members) for name, members in tables.items())
         self._scripts: dict[str, AsyncScript] = {
             name: redis.register_script(f"{prelude}\n{text}")
             for name, text in loaded_texts().items()
         }
 
     @translated
-    async def call(self, name: str, **args: Any) -> Any:
-        """Run `name` with `args` as its JSON object; None of them may be None.
+    async def call(self, name: str, **args: Any) -> Reply:
+        """Run the script `name` with `args` as its JSON object; return its reply.
+
+        None of the arguments may be None.
 
         Raises:
-            StoreUnavailableError: when the server can't be reached or refuses.
+            StoreUnavailableError: if the server can't be reached or refuses.
 
         """
-        return await self._scripts[name](args=[json.dumps(args)])
+        began = time.perf_counter()
+        reply = await self._scripts[name](args=[json.dumps(args)])
+        self._observer.ran(name, time.perf_counter() - began)
+        return read_reply(reply)
 
-    async def call_replicated(self, name: str, **args: Any) -> tuple[Any, bool]:
-        """Run `name`; return its reply, and whether what it wrote outlives a failover."""
+    async def call_replicated(self, name: str, **args: Any) -> tuple[Reply, bool]:
+        """Run `name`; return its reply, and whether its writes outlive a failover."""
         return await self.call(name, **args), True
+
+
+def read_reply(text: str | bytes) -> Reply:
+    """Return the JSON object that a script replied."""
+    reply: Reply = json.loads(text)
+    return reply
 
 
 def script_texts() -> dict[str, str]:
@@ -74,18 +104,18 @@ def script_texts() -> dict[str, str]:
 
 @cache
 def library_text(name: str) -> str:
-    """Return the text of a file of the library."""
+    """Return the text of a library file."""
     return (_DIRECTORY / "library" / f"{name}.lua").read_text()
 
 
 def needs_of(text: str) -> tuple[str, ...]:
-    """Return the files of the library that the header of a Lua text says it needs."""
+    """Return the library files that the header of a Lua text names."""
     found = _NEEDS.search(text)
     return tuple(found[1].split(", ")) if found else ()
 
 
 def with_library(text: str) -> str:
-    """Return a Lua text behind all that it needs, directly or not; the server compiles it whole."""
+    """Return a Lua text behind all library files that it needs, also indirectly."""
     needed = _all_needs(text)
     modules = (
         f"local {name} = (function()\n{library_text(name)}end)()\n"
@@ -97,7 +127,7 @@ def with_library(text: str) -> str:
 
 @cache
 def loaded_texts() -> Mapping[str, str]:
-    """Return each script by its name, with its library."""
+    """Return each script with its library, by its name."""
     return {name: with_library(text) for name, text in script_texts().items()}
 
 
@@ -114,7 +144,17 @@ def _key_names() -> dict[str, str]:
     return {key.name.split(":")[1]: key.name for key in CATALOGUE}
 
 
+def _shares() -> dict[str, Any]:
+    return {"priorities": PRIORITY_WEIGHTS, "starts": START_SHARE}
+
+
 def _as_lua_local(name: str, members: Mapping[str, Any]) -> str:
-    """Write texts and numbers as a Lua table: cheaper than to decode them at each call."""
-    fields = (f"[{json.dumps(key)}] = {json.dumps(value)}" for key, value in members.items())
-    return f"local {name} = {{ {', '.join(fields)} }}"
+    """Write a Lua table of texts and numbers, which is cheaper than decoding JSON at each call."""
+    return f"local {name} = {_as_lua(members)}"
+
+
+def _as_lua(value: Any) -> str:
+    if not isinstance(value, Mapping):
+        return json.dumps(value)
+    fields = (f"[{json.dumps(key)}] = {_as_lua(member)}" for key, member in value.items())
+    return f"{{ {', '.join(fields)} }}"

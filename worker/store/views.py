@@ -1,11 +1,11 @@
-"""The read side: imports, batches, lanes, events and the server, as people ask for them.
+"""The read side: imports, batches, lanes, events and the server, for people to read.
 
-Nothing here writes, and nothing here decides: what is read may have changed a moment later. Every
-method raises `redis.exceptions.RedisError` when the store can't be reached.
+Nothing here writes or decides, and what is read may change a moment later. Every method raises
+`redis.exceptions.RedisError` if the store can't be reached.
 """
 
 import json
-from collections.abc import AsyncGenerator, AsyncIterator, Collection, Iterable, Mapping
+from collections.abc import AsyncGenerator, AsyncIterator, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import compress
 from typing import Any, Final
@@ -14,7 +14,8 @@ from redis.asyncio import Redis
 
 from worker.domain.history import Line
 from worker.domain.imports import Import
-from worker.domain.states import TERMINAL, State
+from worker.domain.states import State
+from worker.store.batchview import BatchCounts
 from worker.store.connection import primary_of
 from worker.store.keys import (
     BATCH,
@@ -37,68 +38,16 @@ from worker.store.laneview import LANE_REPLIES, LaneView, lane_view, read_lane, 
 READ_AT_ONCE: Final = 500
 
 Event = dict[str, Any]
-"""A CloudEvents 1.0 object, as it stands in the stream."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class BatchCounts:
-    """A batch in numbers. `expected` is what producers announced, `accepted` what came so far.
-
-    `known` counts requests that asked for an import of another batch's: that one ends them.
-
-    `by_state` holds every state, `completed_at_ms` is on the store's clock and 0 until the end.
-    `held` imports may not start: the batch was stopped for `stopped_reason`, or waits until its
-    first `canary` imports have ended.
-    """
-
-    batch_id: str
-    accepted: int
-    expected: int
-    by_state: Mapping[State, int]
-    known: int = 0
-    completed_at_ms: int = 0
-    held: int = 0
-    stopped_reason: str = ""
-    canary: int = 0
-
-    @property
-    def is_stopped(self) -> bool:
-        """Whether nothing of the batch starts until somebody resumes it."""
-        return bool(self.stopped_reason)
-
-    @property
-    def is_idle(self) -> bool:
-        """Whether nothing of the batch is under way, or about to be."""
-        return not self.by_state[State.STARTING] and not self.by_state[State.RUNNING]
-
-    @property
-    def total(self) -> int:
-        """How many imports the batch has, as far as is known."""
-        return max(self.accepted + self.known, self.expected)
-
-    @property
-    def finished(self) -> int:
-        """How many requests the batch need not wait for any more."""
-        return self.known + sum(self.by_state[state] for state in TERMINAL)
-
-    @property
-    def ended_badly(self) -> int:
-        """How many imports ended other than `succeeded`."""
-        return sum(self.by_state[state] for state in TERMINAL - {State.SUCCEEDED})
-
-    @property
-    def completed(self) -> bool:
-        """Whether all imports that were announced came, and all that came are over."""
-        return 0 < self.total <= self.finished
+"""A CloudEvents 1.0 object, as it is in the stream."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Whereabouts:
     """Where an import stands in its lane. What does not apply is None or ''.
 
-    `ahead` imports start before it; `due_seconds` is until its next start, poll or inquiry;
-    `holder` is the import that holds the target; `claimed` says that a call is being made, `held`
-    that the import's batch holds it back.
+    `ahead` imports start before it. `due_seconds` is the time until its next start, poll or
+    reconciliation. `holder` is the import that has its target. `claimed` says that a call is in
+    progress. `held` says that its batch holds it back.
     """
 
     lane: LaneView
@@ -111,9 +60,9 @@ class Whereabouts:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ServerFacts:
-    """What the server says about itself; sizes in bytes, 0 for no limit.
+    """What the server reports about itself. Sizes are in bytes, 0 for no limit.
 
-    `primary` is its address where Sentinels named it, else ''.
+    `primary` is the address that the Sentinels name; '' if there are no Sentinels.
     """
 
     name: str
@@ -128,18 +77,31 @@ class ServerFacts:
 
 
 class ImportViews:
-    """Reads the imports. One object serves one event loop."""
+    """Reads the store. One object serves one event loop."""
 
     def __init__(self, redis: "Redis") -> None:
         self._redis = redis
 
+    async def now(self) -> float:
+        """Return the store's time in seconds since the epoch."""
+        seconds, microseconds = await self._redis.time()
+        return float(seconds + microseconds / 1e6)
+
+    async def count_known(self, import_ids: Sequence[str]) -> int:
+        """Return how many of these ids belong to imports."""
+        known = 0
+        for start in range(0, len(import_ids), READ_AT_ONCE):
+            some = import_ids[start : start + READ_AT_ONCE]
+            known += await self._redis.exists(*(IMPORT.name + each for each in some))
+        return known
+
     async def find(self, import_id: str) -> Import | None:
-        """Return an import, None when it is not known (any more)."""
+        """Return an import; None if it is not known (any more)."""
         fields: Any = await self._redis.hgetall(IMPORT.name + import_id)
         return Import.from_fields(import_id, fields) if fields else None
 
     async def history(self, import_id: str) -> tuple[int, list[Line]]:
-        """Return the store's time in milliseconds, and what happened to an import until then."""
+        """Return the store's time in milliseconds, and the history of an import until then."""
         async with self._redis.pipeline(transaction=True) as pipeline:
             pipeline.time()
             pipeline.lrange(HISTORY.name + import_id, 0, -1)
@@ -147,7 +109,7 @@ class ImportViews:
         return seconds * 1000 + microseconds // 1000, [Line.from_json(line) for line in lines]
 
     async def batch(self, batch_id: str) -> BatchCounts | None:
-        """Return the counts of a batch, None when it is not known (any more)."""
+        """Return the counts of a batch; None if it is not known (any more)."""
         async with self._redis.pipeline(transaction=True) as pipeline:
             pipeline.hgetall(BATCH.name + batch_id)
             pipeline.zcard(HELD.name + batch_id)
@@ -162,14 +124,14 @@ class ImportViews:
             by_state={state: int(fields.get(state, 0)) for state in State},
             completed_at_ms=int(float(fields.get("completed_at_ms", 0))),
             held=held,
-            stopped_reason=fields.get("stopped_reason", ""),
+            paused_reason=fields.get("stopped_reason", ""),
             canary=int(fields.get("canary", 0)) if fields.get("gate") == "canary" else 0,
         )
 
     async def members(
         self, batch_id: str, states: Collection[State] | None = None, limit: int = 100
     ) -> list[Import]:
-        """Return up to `limit` imports of a batch, in order of admission; of these states only."""
+        """Return up to `limit` imports of a batch in these states, in order of admission."""
         found: list[Import] = []
         async for ids in self._member_ids(batch_id):
             if states is not None:
@@ -182,14 +144,14 @@ class ImportViews:
     async def ids_of(
         self, batch_id: str, states: Collection[State]
     ) -> AsyncGenerator[list[str], None]:
-        """Yield the ids of a batch's imports in these states, some at a time."""
+        """Yield the ids of a batch's imports in these states, page by page."""
         async for ids in self._member_ids(batch_id):
             yield await self._in_states(ids, states)
 
     async def own_members(
         self, batch_id: str, states: Collection[State]
     ) -> AsyncGenerator[list[Import], None]:
-        """Yield a batch's imports in these states, some at a time; not those of other batches."""
+        """Yield a batch's imports in these states, page by page, without those of other batches."""
         async for ids in self.ids_of(batch_id, states):
             yield [item for item in await self._imports(ids) if item.batch_id == batch_id]
 
@@ -223,7 +185,7 @@ class ImportViews:
         return await self._lanes(names)
 
     async def lane(self, name: str) -> LaneView | None:
-        """Return a lane, None when it was never used or configured."""
+        """Return a lane; None if it was never used or configured."""
         async with self._redis.pipeline(transaction=True) as pipeline:
             read_lane(pipeline, name)
             pipeline.sismember(NAMES.name, name)
@@ -236,7 +198,7 @@ class ImportViews:
         return await self._lanes(names)
 
     async def undecided(self) -> AsyncGenerator[list[Import], None]:
-        """Yield the imports that wait for a person to decide, some at a time."""
+        """Yield the undecided imports, page by page."""
         lanes: Any = await self._redis.smembers(NAMES.name)
         for lane in lanes:
             async for ids in self._polled_ids(lane):
@@ -247,7 +209,7 @@ class ImportViews:
                 yield await self._imports(list(compress(ids, found)))
 
     async def server(self) -> ServerFacts:
-        """Return what the server says about itself. Asks INFO alone: CONFIG may be forbidden."""
+        """Return what the server reports about itself. Runs INFO only: CONFIG may be forbidden."""
         info: Any = await self._redis.info()
         valkey = info.get("valkey_version")
         return ServerFacts(
@@ -263,7 +225,7 @@ class ImportViews:
         )
 
     async def newest_event_id(self) -> str:
-        """Return the entry id of the newest event, `0` where there is none."""
+        """Return the entry id of the newest event; `0` if there is none."""
         entries: Any = await self._redis.xrevrange(EVENTS.name, count=1)
         return str(entries[0][0]) if entries else "0"
 
@@ -283,7 +245,7 @@ class ImportViews:
     ) -> list[tuple[str, Event]]:
         """Return up to `count` events behind the entry `after_id`, oldest first.
 
-        With `block_ms` it waits so long for one; keep that well under the socket's time-out.
+        With `block_ms`, wait up to that long for one. Keep it well below the socket timeout.
         """
         reply: Any = await self._redis.xread({EVENTS.name: after_id}, count=count, block=block_ms)
         return [_event(*entry) for entries in _entries_of(reply) for entry in entries]
@@ -307,7 +269,7 @@ class ImportViews:
             yield [import_id for import_id, _ in scored]
 
     async def _in_states(self, ids: Iterable[str], states: Collection[State]) -> list[str]:
-        """Keep the ids of imports in these states: cheaper than to read all records in full."""
+        """Keep the ids of imports in these states; cheaper than reading the whole records."""
         ids = list(ids)
         async with self._redis.pipeline(transaction=False) as pipeline:
             for import_id in ids:
@@ -339,7 +301,7 @@ class ImportViews:
 
 
 def _entries_of(reply: Any) -> list[Any]:
-    """Return the lists of entries of an XREAD reply, of RESP2 and RESP3 alike."""
+    """Return the lists of entries of an XREAD reply, in RESP2 or RESP3."""
     if isinstance(reply, dict):
         return [page for pages in reply.values() for page in pages]
     return [entries for _, entries in reply or []]

@@ -1,12 +1,11 @@
 -- Admit an import: write its record, put it into its lane, count its batch, append import.accepted.
 --
--- ARGV  1: JSON object: id, fields (the record's, as text; priority among them), digest of the
---       idempotencyKey or '', task_id and signature ('' where a task must be made up at the end),
---       recover_since_ms (0, or since when it may have been started, in a store that was lost)
--- Returns {verdict, id, record...}: verdict is 'accepted', 'known' (this id, or this key with the
---       same body, was admitted before), 'reused' (this id with another body; nothing was done) or
---       'rejected' (the key was used with another body); the record follows as a flat list unless
---       it was accepted.
+-- ARGV  1: JSON object: id, fields (the record's, as text; priority among them), idempotency (the digest of
+--       the idempotencyKey, or ''), task_id, signature ('' if a worker must create the task at the end),
+--       recover_since_ms (after a lost store, since when the import may have been started; else 0)
+-- Returns JSON: verdict, id, record (its fields; null if it was accepted). The verdict is 'accepted', 'known'
+--       (this id, or this key with the same body, was admitted before), 'reused' (this id with another body;
+--       nothing was done) or 'rejected' (the key was used with another body)
 -- Atomic, so that of two deliveries, or two ids with one key, exactly one becomes the import.
 --
 -- needs: base, batches, imports
@@ -17,15 +16,13 @@ local id = args.id
 local record = args.fields
 
 local function answer(verdict, import_id)
-  local reply = redis.call('HGETALL', KEY.import .. import_id)
-  table.insert(reply, 1, import_id)
-  table.insert(reply, 1, verdict)
-  return reply
+  local found = verdict ~= 'accepted' and base.hash_of(KEY.import .. import_id) or cjson.null
+  return cjson.encode({ verdict = verdict, id = import_id, record = found })
 end
 
 local function known(import_id)
   if record.batch_id then
-    batches.count_known(id, record.batch_id, now) -- not twice: a member of the batch is counted already
+    batches.count_known(id, record.batch_id, now) -- a member of the batch is counted only once
   end
   return answer('known', import_id)
 end
@@ -36,7 +33,7 @@ if redis.call('EXISTS', KEY.import .. id) == 1 then
     return answer('reused', id)
   end
   if base.TERMINAL[state] and args.signature == '' then
-    -- It was shown as waiting a moment ago, and may have finished before.
+    -- The task was shown as waiting a moment ago, and the import may have finished before that.
     imports.owe_end(id, args.task_id, now)
   end
   return known(id)
@@ -52,12 +49,12 @@ if args.idempotency ~= '' then
         imports.attach_task(earlier, args.task_id, args.signature)
         imports.extend_expiry(earlier, record.expires_at_ms)
       elseif args.signature == '' then
-        imports.owe_end(earlier, args.task_id, now) -- nobody else would end that task
+        imports.owe_end(earlier, args.task_id, now) -- nothing else would end that task
       end
       return known(earlier)
     end
     if state then
-      record.error = 'idempotencyKey: was used before, with another request, by import ' .. earlier
+      record.error = string.format(SAY.key_reused, earlier)
       imports.reject_new(id, record, args.task_id, args.signature, now)
       return answer('rejected', id)
     end
@@ -67,8 +64,7 @@ if args.idempotency ~= '' then
 end
 
 if args.recover_since_ms > 0 then
-  local why = 'the store was lost, and a start may have been made'
-  imports.put_in_doubt(record, math.min(args.recover_since_ms, now), why)
+  imports.put_in_doubt(record, math.min(args.recover_since_ms, now), SAY.store_lost)
 end
 imports.accept_new(id, record, args.task_id, args.signature, now)
-return { 'accepted', id }
+return answer('accepted', id)

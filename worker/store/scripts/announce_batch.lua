@@ -1,9 +1,9 @@
--- Say how many imports a batch will have at least, so that it isn't complete before they came, and
--- its stop rule, before the first of them comes.
+-- Set how many imports a batch will have at least, so that it isn't complete before they have arrived, and
+-- set its stop rule before the first of them arrives.
 --
 -- ARGV  1: JSON object: batch_id, expected, canary (0: none), stop_percent (-1: none)
--- Returns 0
--- Atomic, so that messages of one batch may arrive in any order; the first one's rule holds.
+-- Returns JSON: {}
+-- Atomic, so that the messages of a batch may arrive in any order. The first one's rule applies.
 --
 -- needs: base
 
@@ -25,7 +25,7 @@ end
 if next(fields) then
   base.put(key, batch, fields)
   if not batch.accepted then
-    redis.call('PEXPIRE', key, CONFIG.retention_ms) -- until the first one comes
+    redis.call('PEXPIRE', key, CONFIG.retention_ms) -- until the first import arrives
   end
 end
-return 0
+return '{}'

@@ -1,9 +1,9 @@
--- Look at a batch: its counts, and its imports as they really are.
+-- Read a batch: its counts, and the actual states of its imports.
 --
 -- ARGV  1: JSON object: batch_id
--- Returns {now, entry id of the newest event, facts}: a JSON object with batch (the hash), members (how
---       many), states (state -> imports of the batch), pttl, members_pttl, held, is_released
--- Atomic, because the counts move with each import: three to four microseconds per member. It only reads.
+-- Returns JSON: now_ms, newest (the entry id of the newest event), batch (the hash), members (how many),
+--       states (state -> imports of the batch), pttl, members_pttl, held, is_released
+-- Atomic, because the counts change with each import: three to four microseconds per member. It only reads.
 --
 -- needs: base
 
@@ -27,7 +27,9 @@ end
 
 local key = KEY.batch .. args.batch_id
 local newest = redis.call('XREVRANGE', KEY.events, '+', '-', 'COUNT', 1)[1]
-return { base.now_ms(), newest and newest[1] or '0-0', cjson.encode({
+return cjson.encode({
+  now_ms = base.now_ms(),
+  newest = newest and newest[1] or '0-0',
   batch = base.hash_of(key),
   members = redis.call('ZCARD', members),
   states = count_states(),
@@ -35,4 +37,4 @@ return { base.now_ms(), newest and newest[1] or '0-0', cjson.encode({
   members_pttl = redis.call('PTTL', members),
   held = redis.call('ZCARD', KEY.held .. args.batch_id),
   is_released = redis.call('ZSCORE', KEY.releases, args.batch_id) and true or false,
-}) }
+})

@@ -1,11 +1,10 @@
--- Look at imports: their records, where they stand, who holds their targets, and what they owe.
+-- Read imports: their records, their queues, their targets' holders, and the tasks that wait for them.
 --
--- ARGV  1: JSON object: entries (lists of an import id and the queue that it was seen in, '' for none)
--- Returns {now, entry id of the newest event, facts...}: for each entry a JSON object with pttl, record,
+-- ARGV  1: JSON object: entries (lists of an import id and the queue in which it was seen, '' for none)
+-- Returns JSON: now_ms, newest (the entry id of the newest event), imports (for each entry its pttl, record,
 --       places (kind of queue -> score), holder, owes, unfinished, lane_due, paused, seen_in (its score in
---       the queue that was named); what is not there is absent
--- Atomic, so that what is seen of an import, and the events up to the newest, are of one moment. It only
--- reads.
+--       the given queue); missing values are absent)
+-- Atomic, so that an import and the events up to the newest are read at one moment. It only reads.
 --
 -- needs: base
 
@@ -61,8 +60,8 @@ local function facts_of(id, queue)
 end
 
 local newest = redis.call('XREVRANGE', KEY.events, '+', '-', 'COUNT', 1)[1]
-local reply = { base.now_ms(), newest and newest[1] or '0-0' }
-for _, entry in ipairs(args.entries) do
-  reply[#reply + 1] = cjson.encode(facts_of(entry[1], entry[2]))
+local found = {}
+for number, entry in ipairs(args.entries) do
+  found[number] = facts_of(entry[1], entry[2])
 end
-return reply
+return cjson.encode({ now_ms = base.now_ms(), newest = newest and newest[1] or '0-0', imports = found })

@@ -1,12 +1,12 @@
--- Look at keys that go with an import: how long they stay, and the state of their import.
+-- Read keys that belong to an import: their time to live, and the state of their import.
 --
 -- ARGV  1: JSON object: keys
--- Returns for each {pttl, state of the import, '' where there is none}
--- Atomic, so that a key and its import are seen in one moment. It only reads.
+-- Returns JSON: keys (for each its pttl and the state of the import, '' if there is none)
+-- Atomic, so that a key and its import are read at one moment. It only reads.
 
 local args = cjson.decode(ARGV[1])
 
--- The import that a key belongs to: named by the key, or by what it holds.
+-- The import that a key belongs to: the key's name or its value contains the id.
 local function owner_of(key)
   for _, prefix in ipairs({ KEY.tasks, KEY.history }) do
     if string.sub(key, 1, #prefix) == prefix then
@@ -19,9 +19,10 @@ local function owner_of(key)
   return nil
 end
 
-local reply = {}
-for i, key in ipairs(args.keys) do
+local found = {}
+for number, key in ipairs(args.keys) do
   local owner = owner_of(key)
-  reply[i] = { redis.call('PTTL', key), owner and redis.call('HGET', KEY.import .. owner, 'state') or '' }
+  local state = owner and redis.call('HGET', KEY.import .. owner, 'state') or ''
+  found[number] = { pttl = redis.call('PTTL', key), state = state }
 end
-return reply
+return cjson.encode({ keys = found })

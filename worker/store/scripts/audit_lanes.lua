@@ -1,22 +1,18 @@
--- Look at lanes: whether they have work, and when somebody is going to look at it.
+-- Read lanes: whether they have work, and when a conductor will look at them.
 --
 -- ARGV  1: JSON object: lanes
--- Returns {now, facts...}: for each lane a JSON object with has_work, due (absent: nobody will), paused
--- Atomic, so that a lane that a claim is just done with is not taken for stranded. It only reads.
+-- Returns JSON: now_ms, lanes (for each: has_work, due (absent: never), paused)
+-- Atomic, so that a lane is not taken for stranded while a claim works on it. It only reads.
 --
 -- needs: base, queues
 
 local args = cjson.decode(ARGV[1])
-local reply = { base.now_ms() }
-for _, lane in ipairs(args.lanes) do
-  local has_work = queues.has_waiting(lane)
-  for _, queue in ipairs({ KEY.delayed, KEY.polls, KEY.late, KEY.leases }) do
-    has_work = has_work or redis.call('EXISTS', queue .. lane) == 1
-  end
-  reply[#reply + 1] = cjson.encode({
-    has_work = has_work,
+local found = {}
+for number, lane in ipairs(args.lanes) do
+  found[number] = {
+    has_work = queues.has_work(lane),
     due = tonumber(redis.call('ZSCORE', KEY.lanes, lane) or nil),
     paused = redis.call('HEXISTS', KEY.lane .. lane, 'paused_reason') == 1,
-  })
+  }
 end
-return reply
+return cjson.encode({ now_ms = base.now_ms(), lanes = found })

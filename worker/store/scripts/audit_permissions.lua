@@ -1,8 +1,8 @@
--- Tell which commands the calling user may run; all, where the server can't tell (before Redis 7).
+-- Return which commands the calling user may run; all of them if the server can't say (before Redis 7).
 --
--- ARGV  1: JSON object: commands, each a list of its words
--- Returns one number for each command: 1 or 0
--- Atomic, so that it is one question. Only reads.
+-- ARGV  1: JSON object: commands (each a list of its words)
+-- Returns JSON: allowed (for each command whether it is)
+-- Atomic, so that one call checks all commands. It only reads.
 
 local allowed = {}
 for number, words in ipairs(cjson.decode(ARGV[1]).commands) do
@@ -10,6 +10,6 @@ for number, words in ipairs(cjson.decode(ARGV[1]).commands) do
   if redis.acl_check_cmd then
     is_known, may = pcall(redis.acl_check_cmd, unpack(words))
   end
-  allowed[number] = is_known and may and 1 or 0
+  allowed[number] = is_known and may or false
 end
-return allowed
+return cjson.encode({ allowed = allowed })

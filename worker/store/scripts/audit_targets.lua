@@ -1,9 +1,9 @@
--- Look at targets: who holds them, and who waits for them.
+-- Read targets: which import holds them, and which one waits for them first.
 --
 -- ARGV  1: JSON object: targets (their names: lane/target)
--- Returns for each a JSON object with holder, pttl, first (import id that is parked first), and some of the
---       holder's record; what is not there is absent
--- Atomic, so that a target and its holder are seen in one moment. It only reads.
+-- Returns JSON: targets (for each its holder, pttl, first (the import id that is parked first), and some of
+--       the holder's record; missing values are absent)
+-- Atomic, so that a target and its holder are read at one moment. It only reads.
 
 local args = cjson.decode(ARGV[1])
 local FIELDS = { 'state', 'doubts', 'account', 'region', 'app_id', 'backend_environment_name' }
@@ -21,8 +21,8 @@ local function facts_of(target)
   return seen
 end
 
-local reply = {}
-for i, target in ipairs(args.targets) do
-  reply[i] = cjson.encode(facts_of(target))
+local found = {}
+for number, target in ipairs(args.targets) do
+  found[number] = facts_of(target)
 end
-return reply
+return cjson.encode({ targets = found })

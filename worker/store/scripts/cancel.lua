@@ -1,24 +1,25 @@
--- Cancel an import: at once where it waits or runs; where a call is being made, or in doubt, as soon as it is
--- known what that call did. A job that runs goes on at the remote side; how it ends is only noted.
+-- Cancel an import: at once if it waits or runs. While a call is in progress, or its outcome is unknown, the
+-- import is cancelled as soon as the outcome is known. If its job runs, the job continues, and its end is
+-- only noted.
 --
 -- ARGV  1: JSON object: id, reason
--- Returns 'unknown', 'over', 'asked' (it will be) or 'cancelled'
--- Atomic, so that no start is made of an import that is told to be cancelled.
+-- Returns JSON: verdict ('unknown', 'over', 'asked' (it will be) or 'cancelled')
+-- Atomic, so that no start of a cancelled import is made.
 --
 -- needs: base, history, imports
 
 local args = cjson.decode(ARGV[1])
 local record = base.hash_of(KEY.import .. args.id)
 if not record.state then
-  return 'unknown'
+  return cjson.encode({ verdict = 'unknown' })
 elseif base.TERMINAL[record.state] then
-  return 'over'
+  return cjson.encode({ verdict = 'over' })
 end
 local now = base.now_ms()
 base.put(KEY.import .. args.id, record, { cancel_reason = args.reason })
 if record.state == 'starting' then
   history.note(args.id, now, 'cancel_asked', { error = args.reason })
-  return 'asked'
+  return cjson.encode({ verdict = 'asked' })
 end
 imports.cancel_import(args.id, record, now)
-return 'cancelled'
+return cjson.encode({ verdict = 'cancelled' })

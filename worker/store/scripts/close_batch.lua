@@ -1,9 +1,8 @@
--- Say that no more imports of a batch will come than came: it waits for no others. One of
--- which none came is forgotten.
+-- End the wait for announced imports of a batch that have not arrived. A batch without any is deleted.
 --
 -- ARGV  1: JSON object: batch_id
--- Returns 0
--- Atomic, so that the batch completes, and tells of it, once.
+-- Returns JSON: {}
+-- Atomic, so that the batch completes once, with one event.
 --
 -- needs: base, batches
 
@@ -17,4 +16,4 @@ elseif tonumber(batch.expected or 0) > came then
   redis.call('HSET', key, 'expected', came)
   batches.complete_batch({ batch_id = args.batch_id }, base.now_ms())
 end
-return 0
+return '{}'

@@ -1,7 +1,9 @@
--- Write the limits that the operator has configured: those of single lanes, and those of all others.
+-- Write the limits that the operator has configured: those of single lanes, and the defaults.
 --
--- ARGV  1: JSON object: defaults and lanes (lane -> limits), limits being name -> number, by (who)
--- Returns the lanes, and '' for the defaults, whose configured limits were others before
+-- ARGV  1: JSON object: defaults (limit -> number), lanes (lane -> limits of the same kind), limits (the
+--       names of all limits), by (who)
+-- Returns JSON: changed (the lanes whose configured limits have changed, '' for the defaults; {} if it is
+--       empty)
 -- Atomic, so that a claim sees all limits of one configuration. The last writer wins, and is shown.
 --
 -- needs: base, lanes
@@ -9,17 +11,13 @@
 local args = cjson.decode(ARGV[1])
 local now = base.exact_ms()
 local changed = {}
-local NAMES = {
-  'start_rate', 'start_burst', 'poll_rate', 'poll_burst', 'shared_rate', 'shared_burst', 'shared',
-  'start_share', 'max_running',
-}
 
--- Write `limits` and no others to a hash; note whether that changes them.
+-- Write exactly these limits to a hash; note whether that changes them.
 local function configure(name, key, limits)
   local before = base.hash_of(key)
   local fields = { configured_by = args.by, configured_at_ms = math.floor(now) }
   local differs = false
-  for _, limit in ipairs(NAMES) do
+  for _, limit in ipairs(args.limits) do
     fields[limit] = limits[limit] or false
     differs = differs or tonumber(before[limit]) ~= limits[limit]
   end
@@ -44,4 +42,4 @@ if #changed > 0 then
     lanes.follow_limits(name, defaults, now)
   end
 end
-return changed
+return cjson.encode({ changed = changed })

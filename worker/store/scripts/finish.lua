@@ -1,23 +1,27 @@
 -- End an import that is under way.
 --
--- ARGV  1: JSON object: id, lease, call, grant, answered, state, sources (states it may come from),
---       error, job_id, operation, status (an empty text keeps what the record holds)
--- Returns {} when the claim is no longer the caller's, else {1, record as a flat list, tasks as a
---       flat list of task id and signature}
+-- ARGV  1: JSON object: id, lease, lane, call, grant, answered, observed, state, sources (states it may come
+--       from), error, job_id, operation, status (an empty text keeps the record's value)
+-- Returns JSON: held (whether the claim was still the caller's; if not, the import stays unchanged), paused,
+--       resumed (whether this answer paused or resumed the lane), throttled (after a 429: counted, and the
+--       rate or the ceiling, possibly only suspected, that the lane now keeps to; otherwise null), record
+--       (its fields) and tasks (task id -> signature); both are null if the claim was not the caller's
 -- Atomic, so that an import ends once, with one event, and its batch counts it once.
 --
--- needs: base, answers, imports
+-- needs: base, health, answers, imports
 
 local args = cjson.decode(ARGV[1])
 local exact = base.exact_ms()
 local now = math.floor(exact)
+local reply = health.note(args, exact)
+reply.record, reply.tasks = cjson.null, cjson.null
 local record = imports.claimed_record(args.id, args.lease)
 local comes_from = false
 for _, source in ipairs(args.sources) do
   comes_from = comes_from or (record and record.state == source)
 end
 if not comes_from then
-  return {}
+  return cjson.encode(reply)
 end
 local fields = { error = args.error ~= '' and args.error or false, doubt = false, doubt_error = false }
 for _, name in ipairs({ 'job_id', 'operation', 'status' }) do
@@ -30,4 +34,7 @@ if fields.job_id and not record.started_at_ms then
 end
 imports.end_import(args.id, record, args.state, fields, now)
 answers.note_answer(base.lane_of(record), args, exact, args.call == 'start' and args.state ~= 'rejected')
-return { 1, redis.call('HGETALL', KEY.import .. args.id), redis.call('HGETALL', KEY.tasks .. args.id) }
+reply.held = true
+reply.record = base.hash_of(KEY.import .. args.id)
+reply.tasks = base.hash_of(KEY.tasks .. args.id)
+return cjson.encode(reply)

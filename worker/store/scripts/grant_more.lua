@@ -1,7 +1,7 @@
 -- Grant a claim one more call: the next page of a list.
 --
 -- ARGV  1: JSON object: lane, grant (of the claim's first call)
--- Returns 0 when the call is granted, else the milliseconds until it may be
+-- Returns JSON: wait_ms (0 if the call is granted, else how long until it may be)
 -- Atomic, so that no token is spent twice.
 --
 -- needs: base, limiters, lanes
@@ -18,4 +18,4 @@ else
   wait = math.max(1, math.ceil(limiters.ready_at(limiter) - now))
 end
 lanes.save_limiter(limiter)
-return wait
+return cjson.encode({ wait_ms = wait })

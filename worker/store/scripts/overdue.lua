@@ -1,8 +1,8 @@
--- Take terminal imports whose tasks have not finished in time, to publish them again.
+-- Take ended imports whose tasks have not finished in time, in order to publish the tasks again.
 --
 -- ARGV  1: JSON object: limit, delay_ms (to the publication after this one)
--- Returns a list of {id, record as a flat list, tasks as a flat list}
--- Atomic, so that one conductor at a time publishes them.
+-- Returns JSON: ended (a list; {} if it is empty): each id, record (its fields), tasks (task id -> signature)
+-- Atomic, so that only one conductor at a time publishes them.
 --
 -- needs: base
 
@@ -10,13 +10,12 @@ local args = cjson.decode(ARGV[1])
 local now = base.now_ms()
 local overdue = {}
 for _, id in ipairs(redis.call('ZRANGEBYSCORE', KEY.unfinished, '-inf', now, 'LIMIT', 0, args.limit)) do
-  local record = redis.call('HGETALL', KEY.import .. id)
-  local tasks = redis.call('HGETALL', KEY.tasks .. id)
-  if #record == 0 or #tasks == 0 then
+  local record, tasks = base.hash_of(KEY.import .. id), base.hash_of(KEY.tasks .. id)
+  if not next(record) or not next(tasks) then
     redis.call('ZREM', KEY.unfinished, id)
   else
     redis.call('ZADD', KEY.unfinished, now + args.delay_ms, id)
-    overdue[#overdue + 1] = { id, record, tasks }
+    overdue[#overdue + 1] = { id = id, record = record, tasks = tasks }
   end
 end
-return overdue
+return cjson.encode({ ended = overdue })

@@ -1,10 +1,10 @@
--- Record an import whose request is invalid: terminal from its first moment.
+-- Record an import whose request is invalid; it has ended from the beginning.
 --
--- ARGV  1: JSON object: id, fields (the record's, as text), task_id and signature ('' where
---       a task must be made up, because no task of the producer's ends with the error)
--- Returns {'rejected', 'known' (the same was recorded before) or 'reused' (the id is another
---       import's; nothing was done), id, record...}
--- Atomic, so that a message delivered twice is one rejected import with one event.
+-- ARGV  1: JSON object: id, fields (the record's, as text), task_id, signature ('' if a worker must create
+--       the task, because no task of the producer ends with the error)
+-- Returns JSON: verdict ('rejected', 'known' (the same was recorded before) or 'reused' (the id belongs to
+--       another import; nothing was done)), id, record (its fields)
+-- Atomic, so that a message that is delivered twice becomes one rejected import with one event.
 --
 -- needs: base, imports
 
@@ -18,10 +18,7 @@ elseif not known.state then
   verdict = 'rejected'
   imports.reject_new(args.id, args.fields, args.task_id, args.signature, now)
 elseif args.signature == '' then
-  -- It was shown as waiting a moment ago, and may have finished before.
+  -- The task was shown as waiting a moment ago, and the import may have finished before that.
   imports.owe_end(args.id, args.task_id, now)
 end
-local reply = redis.call('HGETALL', KEY.import .. args.id)
-table.insert(reply, 1, args.id)
-table.insert(reply, 1, verdict)
-return reply
+return cjson.encode({ verdict = verdict, id = args.id, record = base.hash_of(KEY.import .. args.id) })

@@ -1,21 +1,24 @@
--- Give the claim of a poll or an inquiry back: ask again after a while.
+-- End the claim of a poll or a reconciliation: the next one is due after a while.
 --
--- ARGV  1: JSON object: id, lease, call, grant, answered, delay_ms, status and operation ('' keeps the
---       record's), counted (whether it counts as a poll), stuck (whether to append import.stuck),
---       settled (whether the job was seen: no doubt is left), updated (its updateTime, as written),
---       suspicion ('', or why its status may be final: appends import.stuck as well)
--- Returns 1, or 0 when the claim is no longer the caller's
--- Atomic, so that a job that is followed always has its next poll, and import.stuck is told once.
+-- ARGV  1: JSON object: id, lease, lane, call, grant, answered, observed, delay_ms, status, operation (''
+--       keeps the record's value of both), counted (whether it counts as a poll), stuck (whether to append
+--       import.stuck), settled (whether the job was seen, so that no doubt is left), updated (its updateTime,
+--       as written), suspicion ('', or why its status may be final: also appends import.stuck)
+-- Returns JSON: held (whether the claim was still the caller's; if not, the import stays unchanged), paused,
+--       resumed (whether this answer paused or resumed the lane), throttled (after a 429: counted, and the
+--       rate or the ceiling, possibly only suspected, that the lane now keeps to; otherwise null)
+-- Atomic, so that a job always has its next poll, and import.stuck is appended once.
 --
--- needs: base, history, answers, imports
+-- needs: base, history, health, answers, imports
 
 local args = cjson.decode(ARGV[1])
-local record = imports.claimed_record(args.id, args.lease)
-if not record then
-  return 0
-end
 local exact = base.exact_ms()
 local now = math.floor(exact)
+local reply = health.note(args, exact)
+local record = imports.claimed_record(args.id, args.lease)
+if not record then
+  return cjson.encode(reply)
+end
 local fields = {}
 if args.status ~= '' then
   fields.status = args.status
@@ -47,7 +50,7 @@ local stuck = args.stuck and record.stuck ~= '1'
 if stuck then
   fields.stuck = 1
 end
-imports.give_back(args.id, record, now + args.delay_ms, fields)
+imports.reschedule(args.id, record, now + args.delay_ms, fields)
 if stuck then
   history.note(args.id, now, 'stuck', { status = record.status })
   base.append_import_event('stuck', args.id, record, now)
@@ -58,4 +61,5 @@ if suspected then
 end
 answers.note_answer(base.lane_of(record), args, exact)
 base.schedule_lane(base.lane_of(record), now + args.delay_ms, now)
-return 1
+reply.held = true
+return cjson.encode(reply)

@@ -1,8 +1,8 @@
--- Forget what was set by hand and what was learned of a lane: the configured limits hold, the others
--- are learned anew, and so is what the lane has shown of AWS.
+-- Forget the limits of a lane that operators set, and what workers learned: the configured limits apply,
+-- others are learned anew, and so is what the lane has shown of AWS.
 --
 -- ARGV  1: JSON object: lane
--- Returns 0
+-- Returns JSON: {}
 -- Atomic, so that no claim sees half of it.
 --
 -- needs: base, ceiling, lanes
@@ -23,4 +23,4 @@ for name in pairs(lane) do
 end
 base.put(key, lane, fields)
 lanes.follow_limits(args.lane, base.hash_of(KEY.defaults), now, true)
-return 0
+return '{}'

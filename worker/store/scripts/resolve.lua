@@ -1,28 +1,29 @@
--- Carry out what a person decided of an import that waits for it: what became of its start, or of its job.
+-- Carry out what an operator decided about an undecided import.
 --
 -- ARGV  1: JSON object: id, action ('adopt', 'start-again', 'succeed' or 'fail'), job_id (to adopt, else ''),
---       error (of one that fails, else '')
--- Returns 'resolved' or, where nothing was done, 'unknown', 'over', 'not_undecided', 'earlier' (the job is
---       that of an earlier import of the target) or 'running' (an import that has a job can't be started)
--- Atomic, so that an answer that is on its way changes nothing any more.
+--       error (of an import that fails, else '')
+-- Returns JSON: verdict ('resolved' or, if nothing was done, 'unknown', 'over', 'not_undecided', 'earlier'
+--       (the job belongs to an earlier import of the target), 'running' (an import with a job can't be
+--       started again))
+-- Atomic, so that an answer that arrives later changes nothing.
 --
 -- needs: base, history, queues, batches, imports
 
 local args = cjson.decode(ARGV[1])
 local record = base.hash_of(KEY.import .. args.id)
 if not record.state then
-  return 'unknown'
+  return cjson.encode({ verdict = 'unknown' })
 elseif base.TERMINAL[record.state] then
-  return 'over'
+  return cjson.encode({ verdict = 'over' })
 elseif not record.undecided then
-  return 'not_undecided'
+  return cjson.encode({ verdict = 'not_undecided' })
 elseif args.action == 'start-again' and record.state ~= 'starting' then
-  return 'running'
+  return cjson.encode({ verdict = 'running' })
 end
 local earlier = redis.call('HGET', KEY.target .. base.target_of(record), 'jobs')
 for _, job_id in ipairs(cjson.decode(earlier or '[]')) do
   if job_id == args.job_id then
-    return 'earlier'
+    return cjson.encode({ verdict = 'earlier' })
   end
 end
 
@@ -32,19 +33,19 @@ local decided = { doubt = false, doubt_error = false, undecided = false, unclear
 
 local function adopt()
   local is_new = record.state == 'starting'
-  decided.job_id, decided.state = args.job_id, 'running'
+  decided.job_id, decided.adopted, decided.state = args.job_id, 1, 'running'
   decided.changed_at_ms = now
   if is_new then
     decided.started_at_ms = now
     batches.count_batch(record, 'starting', 'running')
   end
-  imports.give_back(args.id, record, now, decided)
+  imports.reschedule(args.id, record, now, decided)
   if is_new then
     base.append_import_event('started', args.id, record, now)
   end
 end
 
--- From here on, the jobs that might have been its own are known to be others'.
+-- From now on, the jobs that might have been the import's own count as others'.
 local function start_again()
   local jobs = cjson.decode(record.listed_jobs or '[]')
   for _, job in ipairs(cjson.decode(record.unclear_jobs or '[]')) do
@@ -70,10 +71,10 @@ elseif args.action == 'start-again' then
 else
   decided.error = args.error ~= '' and args.error or false
   imports.end_import(args.id, record, args.action == 'fail' and 'failed' or 'succeeded', decided, now)
-  redis.call('ZADD', KEY.unfinished, 'XX', now, args.id) -- nobody here publishes its tasks: conductors do
+  redis.call('ZADD', KEY.unfinished, 'XX', now, args.id) -- this script publishes no tasks; a conductor does
 end
 base.schedule_lane(lane, now, now)
 if record.cancel_reason and not base.TERMINAL[record.state] then
   imports.cancel_import(args.id, record, now)
 end
-return 'resolved'
+return cjson.encode({ verdict = 'resolved' })

@@ -1,37 +1,40 @@
--- Try an import again that ended badly: a new import of the same request. Each keeps the other's id.
+-- Retry an import that did not succeed: create an import with the same request. Each stores the other's id.
 --
--- ARGV  1: JSON object: id, retry_id (the new import's), batch_id ('' where it joins none), fits (whether
---       these are possible ids)
--- Returns {verdict, id of the import that tries it again, or ''}: the verdict is 'retried' or, where
---       nothing was done, 'unknown', 'under_way', 'succeeded', 'already' (it was retried before),
---       'late' (its job succeeded after all), 'invalid' (its request was refused at the door),
---       'too_long' or 'taken' (the new id)
--- Atomic, so that an import is tried again once, however often and by how many it is asked for.
+-- ARGV  1: JSON object: id, retry_id (the new import's), batch_id ('' if it joins none), fits (whether these
+--       are valid ids)
+-- Returns JSON: verdict, retry_id (the new import, or ''). The verdict is 'retried' or, if nothing was done,
+--       'unknown', 'under_way', 'succeeded', 'already' (it was retried before), 'late' (its job succeeded
+--       after the import had ended), 'invalid' (its request was invalid), 'too_long' or 'taken' (the new id)
+-- Atomic, so that an import is retried once, however often it is requested.
 --
 -- needs: base, history, imports
 
-local COPIED = { 'app_id', 'backend_environment_name', 'account', 'region', 'request_json', 'fingerprint',
-  'priority', 'metadata' }
+local COPIED = { 'app_id', 'backend_environment_name', 'account', 'region', 'requested_operation',
+  'request_json', 'fingerprint', 'priority', 'metadata' }
+
+local function answer(verdict, retry_id)
+  return cjson.encode({ verdict = verdict, retry_id = retry_id })
+end
 
 local args = cjson.decode(ARGV[1])
 local key = KEY.import .. args.id
 local old = base.hash_of(key)
 if not old.state then
-  return { 'unknown', '' }
+  return answer('unknown', '')
 elseif not base.TERMINAL[old.state] then
-  return { 'under_way', '' }
+  return answer('under_way', '')
 elseif old.state == 'succeeded' then
-  return { 'succeeded', '' }
+  return answer('succeeded', '')
 elseif old.retried_by then
-  return { 'already', old.retried_by }
+  return answer('already', old.retried_by)
 elseif old.late_outcome == 'succeeded' then
-  return { 'late', '' }
+  return answer('late', '')
 elseif not old.sequence then
-  return { 'invalid', '' } -- it was rejected at the door
+  return answer('invalid', '') -- it was rejected at admission
 elseif not args.fits then
-  return { 'too_long', '' }
+  return answer('too_long', '')
 elseif redis.call('EXISTS', KEY.import .. args.retry_id) == 1 then
-  return { 'taken', '' }
+  return answer('taken', '')
 end
 local record = { retry_of = args.id, batch_id = args.batch_id ~= '' and args.batch_id or nil }
 for _, name in ipairs(COPIED) do
@@ -39,12 +42,11 @@ for _, name in ipairs(COPIED) do
 end
 if tonumber(old.doubts or 0) > 0 and not old.job_id then
   record.listed_jobs, record.listed_at_ms = old.listed_jobs, old.listed_at_ms
-  local why = 'nobody learned what became of the start of import ' .. args.id
-  imports.put_in_doubt(record, old.first_start_at_ms, why)
+  imports.put_in_doubt(record, old.first_start_at_ms, string.format(SAY.start_unknown, args.id))
 end
 local now = base.now_ms()
 base.put(key, old, { retried_by = args.retry_id })
 history.note(args.id, now, 'retried', { retry_id = args.retry_id })
 redis.call('PEXPIRE', KEY.history .. args.id, redis.call('PTTL', key))
 imports.accept_new(args.retry_id, record, args.retry_id, '', now)
-return { 'retried', args.retry_id }
+return answer('retried', args.retry_id)

@@ -1,8 +1,8 @@
--- Change some of a lane's limits by hand; they hold over restarts of workers, until they are reset.
+-- Set limits of a lane for an operator. They apply until they are reset, even after workers restart.
 --
 -- ARGV  1: JSON object: lane, limits (name -> number), by (who)
--- Returns 0
--- Atomic, so that a claim sees all of one change, and the lane is looked at under the new limits.
+-- Returns JSON: {}
+-- Atomic, so that a claim sees all limits of one change, and the lane follows the new limits at once.
 --
 -- needs: base, lanes
 
@@ -15,4 +15,4 @@ end
 base.put(KEY.lane .. args.lane, {}, fields)
 redis.call('SADD', KEY.names, args.lane)
 lanes.follow_limits(args.lane, base.hash_of(KEY.defaults), now)
-return 0
+return '{}'

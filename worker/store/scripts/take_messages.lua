@@ -1,23 +1,23 @@
--- Hand messages of the queue that producers fill on to the queue that Celery consumes, each of them noted
--- as delivered but not acknowledged, as kombu would note it a moment after it took it. Whoever dies in
--- that moment takes nothing along: kombu restores what nobody acknowledges within its visibility
--- time-out. (Formats: kombu.transport.redis, QoS.append and Channel._put.) What is no message is kept
--- aside, and told of again and again until somebody is done with it.
+-- Forward messages from the queue that producers fill to the queue that Celery consumes, and note each as
+-- delivered but not acknowledged, as kombu would do a moment after taking it. If a worker dies in that
+-- moment, nothing is lost: kombu restores what is not acknowledged within its visibility timeout. (Formats:
+-- kombu.transport.redis, QoS.append and Channel._put.) Texts that are no messages are set aside, and returned
+-- with every call until the caller has handled them.
 --
--- ARGV  1: JSON object: queues (lists of Redis, most urgent first), into (a list), room (messages that
---       `into` may hold; no more than so many texts are looked at), unacked (a hash), unacked_index (a
---       sorted set), junk (a hash, digest -> text)
--- Returns {taken, left, now, junk}: how many went on, whether more are there, the time in seconds as a
---       text, and what is no message, as a flat list of digest and text
+-- ARGV  1: JSON object: queues (lists of Redis, most urgent first), into (a list), room (messages that `into`
+--       may contain; also the most texts to look at), unacked (a hash), unacked_index (a sorted set), junk (a
+--       hash, digest -> text)
+-- Returns JSON: taken (how many were forwarded), left (whether more are there), now (seconds, as a text),
+--       junk (texts that are no messages: digest -> text)
 -- Atomic, so that a message is always in a queue, or noted.
 --
 -- needs: base
 
-base.require_memory() -- else Celery would be handed what it can't take note of
+base.require_memory() -- otherwise Celery would get messages whose delivery can't be noted
 local args = cjson.decode(ARGV[1])
 local room = args.room - redis.call('LLEN', args.into)
 local now = string.format('%.6f', base.now_ms() / 1000)
-local taken, set_aside, left = 0, 0, 0
+local taken, set_aside, left = 0, 0, false
 
 local function is_text(value)
   return type(value) == 'string'
@@ -27,12 +27,12 @@ local function is_absent(value)
   return value == nil or value == cjson.null
 end
 
--- Whether a decoded value is an object, as far as can be told: an empty list is one, too.
+-- Whether a decoded value is an object, as far as Lua can tell: an empty list passes, too.
 local function is_object(value)
   return type(value) == 'table' and value[1] == nil
 end
 
--- Whether kombu can read this body; what it can't would end a worker's connection.
+-- Whether kombu can read this body; otherwise it would end a worker's connection.
 local function is_readable(body, encoding)
   if is_absent(encoding) then
     return is_text(body)
@@ -41,17 +41,17 @@ local function is_readable(body, encoding)
     and string.find(body, '^[%w+/]*=?=?$') ~= nil
 end
 
--- Whether kombu can take a message back that came by this route; else it ends a worker's connection.
+-- Whether kombu can restore a message with this route; otherwise it would end a worker's connection.
 local function is_route(exchange, routing_key)
   if not (is_text(exchange) and is_text(routing_key)) then
     return false
-  elseif exchange == '' or exchange == args.queues[1] then -- workers declare their own
+  elseif exchange == '' or exchange == args.queues[1] then -- workers declare this route themselves
     return routing_key == args.queues[1]
   end
   return redis.call('EXISTS', '_kombu.binding.' .. exchange) == 1
 end
 
--- Return the delivery tag, exchange and routing key of a message; nil for what is none.
+-- Return the delivery tag, exchange and routing key of a message; nil if the text is no message.
 local function delivery_of(text)
   local is_json, message = pcall(cjson.decode, text)
   if not (is_json and is_object(message) and is_object(message.properties)) then
@@ -86,6 +86,6 @@ for _, queue in ipairs(args.queues) do
       set_aside = set_aside + 1
     end
   end
-  left = math.max(left, redis.call('EXISTS', queue))
+  left = left or redis.call('EXISTS', queue) == 1
 end
-return { taken, left, now, redis.call('HGETALL', args.junk) }
+return cjson.encode({ taken = taken, left = left, now = now, junk = base.hash_of(args.junk) })

@@ -1,9 +1,9 @@
--- What an answer tells the limiters and the ceiling of a lane.
+-- What an answer shows to a lane's limiters and its ceiling.
 --
 -- needs: base, learning, ceiling, lanes
 
--- A call was answered in full: the lane is reachable, and this call was not throttled. `accepted`: it was
--- a start, and there is a job now.
+-- A call got a complete answer: the lane is reachable, and this call was not throttled. `accepted`: the call
+-- was a start, and its job exists now.
 local function note_answer(name, args, now, accepted)
   if not args.answered then
     return

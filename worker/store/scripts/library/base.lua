@@ -1,7 +1,9 @@
--- What every script shares: the clock, hashes, events, hints. The library is loaded in front of each
--- script, after two locals that Python writes:
+-- What all scripts share: the clock, hashes, events, hints. Python loads the library in front of each script,
+-- behind these local tables:
 --   KEY     the key catalogue of worker/store/keys.py: name -> key or key prefix
---   CONFIG  retention_ms, events_max_length, lease_ms, settle_ms, source, format
+--   CONFIG  retention_ms, events_max_length, lease_ms, settle_ms, source, format, operations
+--   SHARES  the shares of worker/domain/shares.py
+--   SAY     the texts of worker/store/sentences.py
 -- Nothing here reads a clock other than the server's.
 
 -- Milliseconds since the epoch, with their fraction.
@@ -14,8 +16,8 @@ local function now_ms()
   return math.floor(exact_ms())
 end
 
--- ISO 8601 of milliseconds since the epoch. Days to a civil date after Howard Hinnant,
--- "chrono-Compatible Low-Level Date Algorithms" (civil_from_days).
+-- ISO 8601 of milliseconds since the epoch. The date follows Howard Hinnant, "chrono-Compatible Low-Level
+-- Date Algorithms" (civil_from_days).
 local function iso_time(ms)
   local seconds = math.floor(ms / 1000)
   local days = math.floor(seconds / 86400)
@@ -43,16 +45,7 @@ local function hash_of(key)
   return hash
 end
 
-local function flat_of(hash)
-  local flat = {}
-  for name, value in pairs(hash) do
-    flat[#flat + 1] = name
-    flat[#flat + 1] = value
-  end
-  return flat
-end
-
--- Write `fields` (a table; false removes one) to a hash and to its copy in hand. Numbers are exact.
+-- Write `fields` (a table; false removes a field) to a hash and to its copy in memory. Numbers are exact.
 local function put(key, copy, fields)
   local set, gone = {}, {}
   for name, value in pairs(fields) do
@@ -103,7 +96,7 @@ end
 
 local TERMINAL = { succeeded = true, failed = true, rejected = true, timed_out = true, cancelled = true }
 
--- `part` and `error` tell one event of a name from another of the same import.
+-- `part` and `error` distinguish several events with the same name of one import.
 local function append_import_event(name, id, record, now, part, error)
   local metadata = cjson.decode(record.metadata or '{}')
   append_event('import.' .. name, id .. '/' .. name .. (part and '/' .. part or ''),
@@ -127,14 +120,14 @@ local function append_import_event(name, id, record, now, part, error)
     })
 end
 
--- Hint, at most one at a time, that a conductor should look for work.
+-- Leave a hint, at most one at a time, that a conductor should look for work.
 local function wake()
   if redis.call('EXISTS', KEY.wake) == 0 then
     redis.call('LPUSH', KEY.wake, '1')
   end
 end
 
--- Make sure that the lane is looked at by `due` at the latest.
+-- Make sure that a conductor looks at the lane by `due`.
 local function schedule_lane(lane, due, now)
   redis.call('ZADD', KEY.lanes, 'LT', due, lane)
   if due <= now then
@@ -150,10 +143,24 @@ local function target_of(record)
   return lane_of(record) .. '/' .. record.app_id .. '/' .. record.backend_environment_name
 end
 
--- End here, with nothing done, where the server has no memory left. It refuses only what needs some, and
--- nothing any more once a script has written: one that begins by removing something is carried out.
+-- The format of a new record. Up to format 2, there was only one operation.
+local function format_of(record)
+  return record.requested_operation and 3 or 2
+end
+
+local STAND_BACK_MS = 1000 -- the time for which imports of later releases are left to newer workers
+
+-- Whether this release can handle the import; otherwise it belongs to workers of a later release.
+local function is_known(record)
+  local operation = record.requested_operation
+  return tonumber(record.format or 1) <= CONFIG.format
+    and (not operation or CONFIG.operations[operation] == 1)
+end
+
+-- End here, with nothing done, if the server is out of memory. It refuses only commands that need memory, and
+-- none once a script has written: a script that begins by removing something would be carried out.
 local function require_memory()
-  redis.call('SETRANGE', KEY.sequence, 0, '') -- writes nothing, and counts as what needs memory
+  redis.call('SETRANGE', KEY.sequence, 0, '') -- writes nothing, but counts as a command that needs memory
 end
 
 return {
@@ -161,7 +168,6 @@ return {
   now_ms = now_ms,
   iso_time = iso_time,
   hash_of = hash_of,
-  flat_of = flat_of,
   put = put,
   append_event = append_event,
   TERMINAL = TERMINAL,
@@ -170,5 +176,8 @@ return {
   schedule_lane = schedule_lane,
   lane_of = lane_of,
   target_of = target_of,
+  format_of = format_of,
+  is_known = is_known,
+  STAND_BACK_MS = STAND_BACK_MS,
   require_memory = require_memory,
 }

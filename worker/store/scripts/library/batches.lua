@@ -1,14 +1,15 @@
 -- Batches: counts, completion, and the stop rule that holds imports back.
 --
--- A batch's gate is absent (open), 'canary' (only its first imports may start) or 'stopped'. What may
--- not start is held: it waits under the batch, and takes its turn in its lane when the gate opens.
+-- A batch's gate is absent (open), 'canary' (only its first imports may start) or 'stopped' (paused). An
+-- import that may not start is held: it waits under the batch, and gets its turn in its lane when the gate
+-- opens.
 --
 -- needs: base, history, queues
 
-local JUDGED_AT_LEAST = 20 -- a share of failures is one of so many imports at least
+local JUDGED_AT_LEAST = 20 -- the share of failures is judged among at least so many imports
 local RELEASED_AT_ONCE = 500
 
--- Count a batch's import over from one state to another; `from` is nil for a new one.
+-- Move a batch's import from one count to another; `from` is nil for a new import.
 local function count_batch(record, from, to)
   if not record.batch_id then
     return
@@ -20,8 +21,8 @@ local function count_batch(record, from, to)
   redis.call('HINCRBY', key, to, 1)
 end
 
--- Emit batch.completed once all that is accepted, and all that was announced, is terminal. What is
--- over so far is kept for the retention time, and on from there when more comes.
+-- Append batch.completed once all accepted and all announced imports are over. The counts are kept for the
+-- retention time, and continue from there if more imports arrive.
 local function complete_batch(record, now)
   local key = KEY.batch .. record.batch_id
   local batch = base.hash_of(key)
@@ -58,7 +59,7 @@ local function join_batch(id, record, sequence)
   redis.call('ZADD', KEY.members .. record.batch_id, sequence, id)
 end
 
--- Count a request of a batch that asked for an import of somebody else's: it is that one's to end.
+-- Count a request of a batch that turned out to be an import of another batch, which ends it.
 local function count_known(id, batch_id, now)
   local members = KEY.members .. batch_id
   if redis.call('ZADD', members, 'NX', redis.call('INCR', KEY.sequence), id) == 1 then
@@ -67,21 +68,68 @@ local function count_known(id, batch_id, now)
   end
 end
 
--- Hold an import back; it still waits, but in no lane.
+-- Hold an import back: it still waits, but in no lane.
 local function hold(id, record, now)
   history.note(id, now, 'held')
   redis.call('ZADD', KEY.held .. record.batch_id, record.sequence, id)
 end
 
--- Let a new import wait in its lane, or hold it back as its batch's gate says.
+local function is_paused(record)
+  return record.batch_id and redis.call('HGET', KEY.batch .. record.batch_id, 'gate') == 'stopped'
+end
+
+-- Pause a batch: imports that have not started wait until an operator resumes it.
+local function pause_batch(batch_id, reason, now)
+  local key = KEY.batch .. batch_id
+  local pauses = redis.call('HINCRBY', key, 'pauses', 1)
+  redis.call('HSET', key, 'gate', 'stopped', 'stopped_reason', reason, 'stopped_at_ms', now)
+  base.append_event('batch.paused', batch_id .. '/paused/' .. pauses, batch_id, now,
+    { batchId = batch_id, reason = reason })
+end
+
+-- Open a batch's gate. Conductors then put its held imports into their lanes, some at a time.
+local function open_batch(batch_id, now)
+  redis.call('HDEL', KEY.batch .. batch_id, 'gate', 'stopped_reason', 'stopped_at_ms')
+  redis.call('HSET', KEY.batch .. batch_id, 'judged', 0, 'judged_bad', 0)
+  if redis.call('EXISTS', KEY.held .. batch_id) == 1 then
+    redis.call('ZADD', KEY.releases, now, batch_id)
+    base.wake()
+  end
+end
+
+-- What the canaries' ends so far mean: 'stopped', 'open', or nil while it is undecided.
+local function canary_verdict(judged, bad, canary, percent)
+  if bad * 100 > percent * canary then
+    return 'stopped'
+  end
+  return judged >= canary and 'open' or nil
+end
+
+-- Decide about a batch whose canaries ended while no other import had arrived.
+local function decide_late(batch_id, batch, now)
+  local canary, bad = tonumber(batch.canary), tonumber(batch.judged_bad or 0)
+  local percent = tonumber(batch.stop_percent or 0)
+  local verdict = canary_verdict(tonumber(batch.judged or 0), bad, canary, percent)
+  if verdict == 'stopped' then
+    pause_batch(batch_id, string.format(SAY.canaries_failed, bad, canary), now)
+  elseif verdict == 'open' then
+    open_batch(batch_id, now)
+  end
+  return verdict ~= 'open' and 'canary' or nil
+end
+
+-- Put a new import into its lane, or hold it back if its batch's gate requires that.
 local function admit_to_lane(id, record, now)
-  local gate, canary, let_in
+  local gate
   if record.batch_id then
     local key = KEY.batch .. record.batch_id
-    gate, canary, let_in = unpack(redis.call('HMGET', key, 'gate', 'canary', 'let_in'))
-    if gate == 'canary' and tonumber(let_in or 0) < tonumber(canary) then
+    gate = redis.call('HGET', key, 'gate')
+    local batch = gate == 'canary' and base.hash_of(key)
+    if batch and tonumber(batch.let_in or 0) < tonumber(batch.canary) then
       redis.call('HINCRBY', key, 'let_in', 1)
       gate = nil
+    elseif batch then
+      gate = decide_late(record.batch_id, batch, now)
     end
   end
   if gate then
@@ -93,30 +141,7 @@ local function admit_to_lane(id, record, now)
   end
 end
 
-local function is_stopped(record)
-  return record.batch_id and redis.call('HGET', KEY.batch .. record.batch_id, 'gate') == 'stopped'
-end
-
--- Stop a batch: what has not started waits until somebody resumes it.
-local function stop_batch(batch_id, reason, now)
-  local key = KEY.batch .. batch_id
-  local pauses = redis.call('HINCRBY', key, 'pauses', 1)
-  redis.call('HSET', key, 'gate', 'stopped', 'stopped_reason', reason, 'stopped_at_ms', now)
-  base.append_event('batch.paused', batch_id .. '/paused/' .. pauses, batch_id, now,
-    { batchId = batch_id, reason = reason })
-end
-
--- Open a batch's gate; conductors let its held imports into their lanes, some at a time.
-local function open_batch(batch_id, now)
-  redis.call('HDEL', KEY.batch .. batch_id, 'gate', 'stopped_reason', 'stopped_at_ms')
-  redis.call('HSET', KEY.batch .. batch_id, 'judged', 0, 'judged_bad', 0)
-  if redis.call('EXISTS', KEY.held .. batch_id) == 1 then
-    redis.call('ZADD', KEY.releases, now, batch_id)
-    base.wake()
-  end
-end
-
--- Let held imports of a batch whose gate has opened take their turns.
+-- Put held imports of a batch with an open gate into their lanes.
 local function release_held(now)
   local batch_id = redis.call('ZRANGE', KEY.releases, 0, 0)[1]
   if not batch_id then
@@ -140,7 +165,7 @@ local function release_held(now)
   end
 end
 
--- Whether all that was announced of a batch has come and started.
+-- Whether all announced imports of a batch have arrived and started.
 local function has_begun(key)
   local names = { 'expected', 'accepted', 'known', 'waiting' }
   local expected, accepted, known, waiting = unpack(redis.call('HMGET', key, unpack(names)))
@@ -148,7 +173,7 @@ local function has_begun(key)
     and tonumber(waiting or 0) == 0
 end
 
--- An import that was let in has ended: does its batch's rule stop the batch, or open its gate?
+-- An import has ended that was let through: does its batch's rule pause the batch, or open its gate?
 local function judge_batch(record, state, now)
   local key = KEY.batch .. record.batch_id
   local gate, canary, percent = unpack(redis.call('HMGET', key, 'gate', 'canary', 'stop_percent'))
@@ -158,15 +183,15 @@ local function judge_batch(record, state, now)
   local judged = redis.call('HINCRBY', key, 'judged', 1)
   local is_bad = state ~= 'succeeded' and state ~= 'cancelled'
   local bad = redis.call('HINCRBY', key, 'judged_bad', is_bad and 1 or 0)
-  percent = tonumber(percent or (gate and 0) or 100)
-  local of = gate and tonumber(canary) or math.max(judged, JUDGED_AT_LEAST)
-  if has_begun(key) then
-    return -- there is nothing left to stop
-  elseif bad * 100 > percent * of then
-    local what = gate and 'its first ' .. canary or judged .. ' imports'
-    stop_batch(record.batch_id, bad .. ' of ' .. what .. ' ended badly', now)
-  elseif gate and judged >= tonumber(canary) then
-    open_batch(record.batch_id, now)
+  if gate then
+    local verdict = canary_verdict(judged, bad, tonumber(canary), tonumber(percent or 0))
+    if verdict == 'open' then
+      open_batch(record.batch_id, now)
+    elseif verdict == 'stopped' and not has_begun(key) then -- else `decide_late` does, if more arrive
+      pause_batch(record.batch_id, string.format(SAY.canaries_failed, bad, canary), now)
+    end
+  elseif bad * 100 > tonumber(percent or 100) * math.max(judged, JUDGED_AT_LEAST) and not has_begun(key) then
+    pause_batch(record.batch_id, string.format(SAY.too_many_failed, bad, judged), now)
   end
 end
 
@@ -177,8 +202,8 @@ return {
   count_known = count_known,
   hold = hold,
   admit_to_lane = admit_to_lane,
-  is_stopped = is_stopped,
-  stop_batch = stop_batch,
+  is_paused = is_paused,
+  pause_batch = pause_batch,
   open_batch = open_batch,
   release_held = release_held,
   judge_batch = judge_batch,

@@ -1,19 +1,18 @@
--- The ceiling: how many unfinished jobs the remote side lets a lane have, learned from its refusals.
+-- The ceiling: how many unfinished jobs AWS allows in a lane, learned from its refusals.
 --
--- A 429 for too many jobs says nothing of the rate. Starts are held back until a job ends, and now and
--- then one more is tried: where it is accepted the ceiling rises, in doubling steps. The remote side
--- may not say why it refuses: when starts are refused again and again though calls were left out, and
--- jobs are unfinished, a ceiling is suspected. A start that is accepted once a job has ended confirms
--- it; anything else refutes it.
+-- A 429 for too many jobs shows nothing about the rate. Starts wait until a job ends. From time to time one
+-- more is tried; if it is accepted, the ceiling rises, in doubling steps. AWS may not say why it refuses. If
+-- starts are refused repeatedly although calls were left out, and jobs are unfinished, a ceiling is
+-- suspected. A start that is accepted once a job has ended confirms it; anything else refutes it.
 --
--- Works on a lane's hash in hand; the caller stores the fields that are returned.
+-- These functions work on a copy of a lane's hash; the caller stores the fields that they return.
 
 local TRY_MS, TRY_MAX_MS = 10000, 120000 -- between tries above the ceiling; doubles while they fail
-local TRY_AGAIN_MS = 1000 -- after one that succeeded
+local TRY_AGAIN_MS = 1000 -- after a try that succeeded
 local STEP_MAX = 64
 local SUSPECT_STREAK = 3 -- refusals in a row
 
--- How many jobs may be added to `under_way` unfinished ones, and whether that goes above the ceiling.
+-- How many jobs may be added to `under_way` unfinished ones, and whether that exceeds the ceiling.
 local function room_under(lane, under_way, now)
   local ceiling = tonumber(lane.ceiling)
   if not ceiling then
@@ -26,7 +25,7 @@ local function room_under(lane, under_way, now)
   return 0, false
 end
 
--- Starts go above the ceiling now: one such try at a time, and a larger one if it is accepted.
+-- Starts exceed the ceiling now: one such try at a time, and a larger one if it is accepted.
 local function try_above(lane, now)
   return {
     ceiling_next_step = math.min(tonumber(lane.ceiling_step) * 2, STEP_MAX),
@@ -39,7 +38,7 @@ local NO_CEILING = {
   ceiling_try_ms = false, ceiling_try_at_ms = false, ceiling_suspected = false, ceiling_rate = false,
 }
 
--- A start was refused because `under_way` jobs, itself not among them, are unfinished.
+-- A start was refused because `under_way` jobs (not counting its own) are unfinished.
 local function meet_ceiling(lane, under_way, above, now)
   local wait = above and math.min(tonumber(lane.ceiling_try_ms or TRY_MS) * 2, TRY_MAX_MS) or TRY_MS
   return {
@@ -48,8 +47,8 @@ local function meet_ceiling(lane, under_way, above, now)
   }
 end
 
--- Starts are refused in a row: nil, or the fields of a ceiling that is only suspected. `rate` is what
--- the refusals have lowered the rate to; it holds after all should the suspicion be refuted.
+-- Starts are refused in a row: return nil, or the fields of a suspected ceiling. `rate` is the rate to which
+-- the refusals have lowered the limiter; it applies if the suspicion is refuted.
 local function suspect_ceiling(lane, streak, rate, under_way, now)
   if lane.ceiling or lane.ceiling_refuted or streak < SUSPECT_STREAK or under_way < 1 then
     return nil
@@ -59,7 +58,7 @@ local function suspect_ceiling(lane, streak, rate, under_way, now)
   return fields
 end
 
--- A start was accepted; `above` says that it was one above the ceiling. Returns fields, maybe none.
+-- A start was accepted; `above` says that it exceeded the ceiling. Returns fields, perhaps none.
 local function pass_ceiling(lane, under_way, above, now)
   local fields = {}
   if lane.ceiling_refuted then

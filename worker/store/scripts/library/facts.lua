@@ -1,15 +1,16 @@
--- What a lane has shown of AWS (worker/domain/facts.py), and how little is started before it has.
+-- What a lane has shown of AWS (worker/domain/facts.py), and how few imports start before it has.
 --
 -- needs: base
 
-local PIONEERS = 4 -- imports under way at once in a lane of which nothing is known
-local LEARNING_MS = 60000 -- how long a lane is held to them: who shows nothing must not block it for ever
+local PIONEERS = 4 -- imports under way at once in a lane that has shown nothing
+-- how long that limit applies: a lane that shows nothing must not be blocked forever
+local LEARNING_MS = 60000
 
 local function of(name)
   return base.hash_of(KEY.facts .. name)
 end
 
--- How many more imports may be under way while the lane shows itself, and until when; math.huge once it has.
+-- How many more imports may be under way while the lane is unknown, and until when; else math.huge.
 local function room(known, lane, unfinished, now)
   local over = tonumber(lane.learning_from_ms or now) + LEARNING_MS
   if known.times or now >= over then
@@ -18,8 +19,8 @@ local function room(known, lane, unfinished, now)
   return math.max(0, PIONEERS - unfinished), over
 end
 
--- Why AWS is asked for the target's jobs before an import starts; nil where it need not be. The
--- list tells later which jobs were there before, where their times don't.
+-- Why the target's jobs are listed before an import starts; nil if they need not be. If the jobs' times are
+-- not reliable, the list later shows which jobs are older.
 local function doubt_before(known, record, target)
   if record.doubt then
     return record.doubt
@@ -31,7 +32,7 @@ local function doubt_before(known, record, target)
   return nil
 end
 
--- Keep what is new: words stay, the greatest number holds, and what was bad once stays so.
+-- Keep what is new: words stay, the greatest number applies, and what was bad once stays bad.
 local function learn(name, seen)
   local key = KEY.facts .. name
   local known = base.hash_of(key)

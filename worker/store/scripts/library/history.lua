@@ -1,14 +1,15 @@
--- An import's history: what happened to it, and when, for people to read. Nothing is decided by it.
+-- An import's history: what happened to it, and when, for people to read. No decision depends on it.
 --
--- A line is JSON: at (milliseconds), what, and what else there is to say. The same again is no new line: the
--- last one counts how often, in `times`, and says since when. The oldest lines give way to new ones.
+-- A line is JSON: at (milliseconds), what, and details. If the same happens again, no line is added: the last
+-- line counts how often in `times`, and keeps the first time in `since`. The oldest lines are dropped for new
+-- ones.
 
 local LINES = 100 -- of one import; most have four
 
--- What sends a start back without counting it: that it is made again, or AWS asked before, is no news then.
+-- What sends an uncounted start back. A repeated start or list after it is not a new line.
 local UNCOUNTED = { throttled = true, conflict = true, lane_paused = true, given_back = true }
 
--- Add what happened `now` to an import. It must be under way or, like all that is over, about to expire.
+-- Add what happened `now` to an import. The import must be under way, or its key must expire.
 local function note(id, now, what, line)
   local key = KEY.history .. id
   local text = redis.call('LINDEX', key, -1)

@@ -1,11 +1,11 @@
--- What scripts do to an import: let it go from where it stands, end it, give its claim back.
+-- What scripts do to an import: move it between queues, end it, reschedule it.
 --
 -- needs: base, history, queues, batches
 
 local TARGET_MEMORY_MS = 86400000 -- how long a free target remembers its jobs
-local JOBS_REMEMBERED = 20 -- so many of the last ones
+local JOBS_REMEMBERED = 20 -- how many of the last jobs
 
--- Take the import out of everything that makes conductors act on it.
+-- Remove the import from all queues that conductors look at.
 local function leave_queues(id, record)
   local lane = base.lane_of(record)
   if redis.call('ZREM', KEY.waiting .. lane .. ':' .. record.priority, id) == 1 then
@@ -16,12 +16,12 @@ local function leave_queues(id, record)
   redis.call('ZREM', KEY.leases .. lane, id)
 end
 
--- Let the next import that waits for a target compete for a start. Returns its priority, nil for none.
+-- Put the next import that waits for a target back into its lane. Returns its priority, nil for none.
 local function unpark(target)
   repeat
     local parked = redis.call('ZPOPMIN', KEY.parked .. target)[1]
     local record = parked and base.hash_of(KEY.import .. parked)
-    if parked and record.state == 'waiting' then -- one that somebody deleted lets the next one pass
+    if parked and record.state == 'waiting' then -- if it was deleted, the next one follows
       queues.requeue(parked, record)
       return record.priority
     end
@@ -29,12 +29,12 @@ local function unpark(target)
   return nil
 end
 
--- Whether the import ended before its job: how that ends is worth a note.
+-- Whether the import ended before its job, so that the job's end should be noted.
 local function is_followed(record)
   return (record.state == 'timed_out' or record.state == 'cancelled') and record.job_id
 end
 
--- Note a job of an import that is over: it must never be taken for that of a later one.
+-- Remember the job of an ended import, so that it is never taken for a later import's job.
 local function remember_job(key, job_id)
   local jobs = cjson.decode(redis.call('HGET', key, 'jobs') or '[]')
   jobs[#jobs + 1] = job_id
@@ -44,7 +44,7 @@ local function remember_job(key, job_id)
   redis.call('HSET', key, 'jobs', cjson.encode(jobs))
 end
 
--- The target is free again, should this import have held it, or been the one that was to take it.
+-- Free the target if this import holds it, or was the next to take it.
 local function release_target(id, record, now)
   local target = base.target_of(record)
   local key = KEY.target .. target
@@ -67,10 +67,10 @@ local function release_target(id, record, now)
   end
 end
 
--- Owe a task that must be made up the end of an import that is over already.
+-- Note that a task must be created for an import that is already over.
 local function owe_end(id, task_id, now)
   local key = KEY.tasks .. id
-  redis.call('HSETNX', key, task_id, '') -- what a task was sent with must not be lost
+  redis.call('HSETNX', key, task_id, '') -- the signature that a task was sent with must not be lost
   redis.call('PEXPIRE', key, CONFIG.retention_ms)
   redis.call('ZADD', KEY.unfinished, now + CONFIG.lease_ms, id)
 end
@@ -82,12 +82,11 @@ local function follow_late(id, record, now)
   end
 end
 
--- What a record need not hold any more when its import is over.
+-- Fields that the record no longer needs when its import is over.
 local PASSING = { 'lease', 'ask_first', 'unstarted', 'undecided', 'unclear_jobs', 'updated', 'changed_at_ms' }
 
--- The one way into a terminal state: record, queues, target, batch, event and expiry together.
--- `fields` are written with it. The caller has compared state and lease. `unjudged`: its batch's rule takes
--- no notice.
+-- The only way into a final state: record, queues, target, batch, event and expiry together. `fields` are
+-- written with it. The caller has compared state and lease. `unjudged`: the batch's stop rule ignores it.
 local function end_import(id, record, state, fields, now, unjudged)
   local key = KEY.import .. id
   local from = record.state
@@ -97,7 +96,7 @@ local function end_import(id, record, state, fields, now, unjudged)
     fields[name] = false
   end
   if tonumber(record.doubts or 0) == 0 or record.job_id or fields.job_id then
-    fields.listed_jobs, fields.listed_at_ms = false, false -- else who tries it again needs them
+    fields.listed_jobs, fields.listed_at_ms = false, false -- otherwise a retry needs them
   end
   base.put(key, record, fields)
   redis.call('ZREM', KEY.expiring, id)
@@ -106,7 +105,7 @@ local function end_import(id, record, state, fields, now, unjudged)
     release_target(id, record, now)
     follow_late(id, record, now)
     if queues.has_waiting(base.lane_of(record)) then
-      base.schedule_lane(base.lane_of(record), now, now) -- a place under max_running may have come free
+      base.schedule_lane(base.lane_of(record), now, now) -- a place under max_running may have become free
     end
   end
   batches.count_batch(record, from, state)
@@ -129,37 +128,36 @@ local function end_import(id, record, state, fields, now, unjudged)
   end
 end
 
--- End an import that somebody has cancelled; nothing may be known to be under way for it.
+-- End a cancelled import. No call may be in progress for it.
 local function cancel_import(id, record, now)
   redis.call('ZREM', KEY.parked .. base.target_of(record), id)
   local was_held = record.batch_id and redis.call('ZREM', KEY.held .. record.batch_id, id) == 1
   local fields = { error = record.cancel_reason, doubt = false, doubt_error = false }
   end_import(id, record, 'cancelled', fields, now, was_held)
-  redis.call('ZADD', KEY.unfinished, 'XX', now, id) -- whoever cancels publishes no tasks: conductors do
+  redis.call('ZADD', KEY.unfinished, 'XX', now, id) -- cancelling publishes no tasks; a conductor does
 end
 
--- Whether nobody wants an import any more that has not started.
+-- Whether it is too late for an import to start.
 local function is_expired(record, now)
   return now >= tonumber(record.expires_at_ms or math.huge)
 end
 
--- Cancel imports that wait and have expired, and look again soon at those of which a call may be under way.
+-- Cancel waiting imports that have expired; look again soon at those for which a call may be in progress.
 local function cancel_expired(now, most, again_ms)
   for _, id in ipairs(redis.call('ZRANGEBYSCORE', KEY.expiring, '-inf', now, 'LIMIT', 0, most)) do
     local record = base.hash_of(KEY.import .. id)
-    local is_known = tonumber(record.format or 1) <= CONFIG.format
-    if record.state == 'waiting' and not record.doubt and is_known then
+    if record.state == 'waiting' and not record.doubt and base.is_known(record) then
       base.put(KEY.import .. id, record, { cancel_reason = 'expired' })
       cancel_import(id, record, now)
     elseif record.state == 'waiting' or record.state == 'starting' then
       redis.call('ZADD', KEY.expiring, now + again_ms, id)
     else
-      redis.call('ZREM', KEY.expiring, id) -- it runs, and goes on
+      redis.call('ZREM', KEY.expiring, id) -- it runs, and continues
     end
   end
 end
 
--- Somebody else asks for an import as well: it expires when nobody wants it any more.
+-- Another task asks for the same import, so the later expiry applies.
 local function extend_expiry(id, expires_at_ms)
   local key = KEY.import .. id
   local mine = tonumber(redis.call('HGET', key, 'expires_at_ms') or nil)
@@ -172,23 +170,23 @@ local function extend_expiry(id, expires_at_ms)
   end
 end
 
--- Owe a Celery task the end of this import. An empty signature: the task is made up at the end.
+-- Note that a Celery task ends with this import. If the signature is empty, a worker creates the task.
 local function attach_task(id, task_id, signature)
   redis.call('HSET', KEY.tasks .. id, task_id, signature)
 end
 
--- A job may have been started for a new import before, since `since`: AWS is asked first.
+-- A job may have been started for a new import since `since`, so a worker must reconcile first.
 local function put_in_doubt(record, since, error)
   record.first_start_at_ms = since
   record.doubt, record.doubt_error = 'lost', error
 end
 
--- Let a new import wait for its start: record, lane, batch and event, and the task that is owed its end.
+-- Write a new import that waits for its start: record, lane, batch, event, and its task.
 local function accept_new(id, record, task_id, signature, now)
   record.sequence = string.format('%.0f', redis.call('INCR', KEY.sequence))
   record.accepted_at_ms = now
   record.state = 'waiting'
-  record.format = CONFIG.format
+  record.format = base.format_of(record)
   history.note(id, now, 'accepted', { retry_of = record.retry_of })
   batches.admit_to_lane(id, record, now)
   base.put(KEY.import .. id, {}, record)
@@ -204,8 +202,8 @@ local function accept_new(id, record, task_id, signature, now)
   base.schedule_lane(lane, now, now)
 end
 
--- Write the record of an import that is over before it began. A task that asked for it itself ends
--- with the error; otherwise one is owed.
+-- Write the record of an import that is rejected at admission. If its own task asked for it, that task ends
+-- with the error; otherwise a worker creates one.
 local function reject_new(id, record, task_id, signature, now)
   if signature == '' then
     attach_task(id, task_id, signature)
@@ -217,12 +215,12 @@ local function reject_new(id, record, task_id, signature, now)
   end
   record.state = nil
   fields.accepted_at_ms = now
-  fields.format = CONFIG.format
+  fields.format = base.format_of(record)
   batches.join_batch(id, record, sequence)
   end_import(id, record, 'rejected', fields, now)
 end
 
--- The record if the caller still holds its claim, else nil: its answer comes too late to count.
+-- The record if the claim is still the caller's, else nil: then its answer comes too late.
 local function claimed_record(id, lease)
   local record = base.hash_of(KEY.import .. id)
   if record.lease ~= lease then
@@ -231,8 +229,8 @@ local function claimed_record(id, lease)
   return record
 end
 
--- Give a claim back: a poll or an inquiry is due at `due`, with `fields` written to the record.
-local function give_back(id, record, due, fields)
+-- End a claim: a poll or a reconciliation is due at `due`, with `fields` written to the record.
+local function reschedule(id, record, due, fields)
   local lane = base.lane_of(record)
   local queue = base.TERMINAL[record.state] and KEY.late or KEY.polls
   fields.lease = false
@@ -255,5 +253,5 @@ return {
   accept_new = accept_new,
   reject_new = reject_new,
   claimed_record = claimed_record,
-  give_back = give_back,
+  reschedule = reschedule,
 }

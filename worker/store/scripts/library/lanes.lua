@@ -1,8 +1,8 @@
--- A lane's limits, and the limiters that keep them.
+-- A lane's limits, and the limiters that enforce them.
 --
 -- needs: base, limiters
 
--- The limit of this name: as set by hand, else as configured for the lane, else for all lanes.
+-- The limit with this name: as set by an operator, else as configured for the lane, else the default.
 local function limit_of(lane, defaults, name)
   return tonumber(lane['hand_' .. name] or lane[name] or defaults[name])
 end
@@ -23,7 +23,7 @@ local function load_limiter(name, lane, defaults, class, now)
   return limiter
 end
 
--- Store what has changed of a limiter.
+-- Store what has changed in a limiter.
 local function save_limiter(limiter)
   local changed = {}
   for name in pairs(limiters.NEW_LIMITER) do
@@ -37,15 +37,14 @@ local function save_limiter(limiter)
   end
 end
 
--- Let a limiter learn anew; calls that are on the way go on being counted.
+-- Let a limiter learn anew. Grants are still counted, because calls are in progress.
 local function forget_learned(limiter, now)
   local new = limiters.restart_limiter(limiter, limiter.known_rate, limiter.known_burst, now)
   new.key, new.fields = limiter.key, limiter.fields
   return new
 end
 
--- Let limits that have changed hold from now on, not from when a conductor looks. `anew`: also forget
--- what was learned.
+-- Apply changed limits now, not only when a conductor looks. `anew`: also forget what was learned.
 local function follow_limits(name, defaults, now, anew)
   local lane = base.hash_of(KEY.lane .. name)
   for _, class in ipairs({ 'start', 'poll', 'shared' }) do
@@ -54,10 +53,10 @@ local function follow_limits(name, defaults, now, anew)
       save_limiter(anew and forget_learned(limiter, now) or limiter)
     end
   end
-  base.schedule_lane(name, now, now) -- it may have been put off to what the old limits allowed
+  base.schedule_lane(name, now, now) -- it may have been scheduled as the old limits required
 end
 
--- A grant as text, for the worker to bring back with the answer. `above`: it went above the ceiling.
+-- A grant as text, for the worker to return with the answer. `above`: it exceeded the ceiling.
 local function grant_text(limiter, grant, above)
   return string.format('%s %.17g %.17g %.17g %d', limiter.class, grant.number, grant.at, grant.pace,
     above and 1 or 0)
@@ -73,7 +72,7 @@ local function parse_grant(text)
   }
 end
 
--- How many of the lane's imports hold a place under max_running or a ceiling.
+-- How many of the lane's imports count against max_running and the ceiling.
 local function under_way(name)
   return redis.call('ZCARD', KEY.polls .. name) + redis.call('ZCARD', KEY.leases .. name)
 end

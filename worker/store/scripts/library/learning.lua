@@ -1,41 +1,46 @@
--- How a limiter learns the remote side's limit from the answers. Loaded behind limiter.lua, and pure
--- like it. The choice and its figures: docs/decisions/0006.
+-- How a limiter learns the remote side's limit from the answers. Pure, like limiters.lua. The choice and its
+-- figures: docs/decisions/0006.
 --
--- The remote side is taken for a token bucket. A 429 says that it is empty, so what was accepted
--- between two 429s is what flowed in meanwhile, to one call: accepted / time is the rate, the more
--- exactly the longer it took.
+-- The remote side is modeled as a token bucket. A 429 shows that the bucket is empty. So the calls accepted
+-- between two 429s are the tokens that flowed in meanwhile, to within one call: accepted / time is the rate.
+-- The longer the time, the more exact it is.
 --
--- A limiter *seeks* by letting answered calls raise its pace until a 429 comes. Then it *tracks*: in
--- each cycle the pace swings from a little below the rate to a little above it, so that the bucket
--- gathers a few tokens, never flows over, and one 429 ends the cycle and measures the rate again. The
--- better the rate is known, the longer are the cycles and the smaller the swing.
+-- A limiter *seeks*: answered calls raise its pace until a 429 comes. Then it *tracks*: in each cycle the
+-- pace swings from a little below the rate to a little above it. So the bucket gathers a few tokens and never
+-- overflows, and one 429 ends the cycle and measures the rate again. The better the rate is known, the longer
+-- are the cycles, and the smaller is the swing.
 --
 -- needs: limiters
 
 local GAIN, GAIN_SHARE = 0.65, 0.25 -- an answer raises a seeking pace by this, or by this share of it
-local FOUND_SHARE = 0.7 -- the share of the pace that met a seek's 429 for which the rate is taken
-local LEAN = 0.5 -- of an uncertain rate the upper side is tried: too high shows at once, too low never
+local FOUND_SHARE = 0.7 -- when a seek meets a 429, the rate is taken to be this share of the pace
+local LEAN = 0.5 -- an uncertain rate is tried on its upper side: too high shows at once, too low never shows
 local SWING_PER_SPREAD = 1.2
-local SWING_SMALL = 0.03 -- enough where the bucket is too small to level anything out
+local SWING_SMALL = 0.03 -- enough if the bucket is too small to even out anything
 local SPAN_MAX = 500 -- calls in the longest cycle, but
 local SPAN_MAX_SECONDS = 60 -- it takes no longer than this,
 local SPAN_SLOW = 20 -- unless it has no more calls than this;
 local SPAN_LONG_SECONDS = 20 -- and with more calls it may take this long
 local SPAN_MIN_SECONDS = 0.25
 local KNOWN = 0.1 -- the spread of a rate that is known well
-local SHIFT = 0.8 -- a rate that falls below this share of what it was known to be has changed
-local REGAIN_SECONDS, REGAIN_SHARE = 5, 0.1 -- a cycle after a fall: at least, and of the time since then
-local DRY_LEAST = 0.25 -- while all is refused, a rate may always fall to this share of what it was before
-local DRY_SECONDS = 60 -- so long a rate that was never known is low because it is, not because all is refused
+local SHIFT = 0.8 -- a rate that falls below this share of the known rate has changed
+-- a cycle after a fall: at least, and as a share of the time since then
+local REGAIN_SECONDS, REGAIN_SHARE = 5, 0.1
+-- while all calls are refused, the rate may always fall to this share of the previous rate
+local DRY_LEAST = 0.25
+-- before refusals have lasted this long, a rate that was only a guess is taken to be really low
+local DRY_SECONDS = 60
 local BURST_MORE = 0.5
-local BURST_LESS = 0.6 -- a cycle that ended late may have flowed over: the burst is taken for less
-local DROP_SMALL, DROP_SMALL_MOST = 0.1, 0.5 -- by how much such a rate falls when cycles end at once
-local LEVEL_SMALL, SURE = 0.98, 0.25 -- what such a bucket holds at a 429, at most; and the spread to say so
-local KNOWN_CALLS, KNOWN_SHARE = 20, 0.9 -- so many calls judge a known rate: is it less than this share?
-local JITTER_SECONDS = 0.02 -- by how much the way to the remote side may stretch or shrink a cycle
+local BURST_LESS = 0.6 -- a cycle that ended late may have overflowed, so the burst is taken to be smaller
+local DROP_SMALL, DROP_SMALL_MOST = 0.1, 0.5 -- by how much a small bucket's rate falls if cycles end at once
+-- the most that a small bucket contains at a 429; and the spread from which that is believed
+local LEVEL_SMALL, SURE = 0.98, 0.25
+-- a known rate is judged after so many calls: is it below this share?
+local KNOWN_CALLS, KNOWN_SHARE = 20, 0.9
+local JITTER_SECONDS = 0.02 -- by how much the network may stretch or shrink a cycle
 local SLOWEST = 0.02 -- no learned rate falls below this
 
--- How many tokens a swing may let the remote bucket gather.
+-- How many tokens the remote bucket may gather in a swing.
 local function depth_of(limiter)
   local burst = limiters.burst_of(limiter)
   if not burst then
@@ -45,13 +50,13 @@ local function depth_of(limiter)
   return math.max(1, math.min(room, math.max(3, limiter.rate * limiters.SLACK_SECONDS)))
 end
 
--- How long a cycle may be at a rate that was higher `at` some time and may be again: look often at first,
--- then less and less.
+-- How long a cycle may be if the rate was higher `at` some time and may be again: look often at first, then
+-- less and less often.
 local function regain_seconds(at, now)
   return limiters.clamp(REGAIN_SHARE * (now - at) / 1000, REGAIN_SECONDS, SPAN_MAX_SECONDS)
 end
 
--- Choose span and swing of the next cycle.
+-- Choose the span and swing of the next cycle.
 local function plan(limiter, now)
   limiter.rate = math.max(limiter.rate, SLOWEST)
   local rate, depth = limiter.rate, depth_of(limiter)
@@ -69,14 +74,14 @@ local function plan(limiter, now)
   limiter.span = math.max(math.min(4 * depth / limiter.swing, most), SPAN_MIN_SECONDS * rate)
 end
 
--- Look for the rate from `pace` upwards.
+-- Seek the rate from `pace` upwards.
 local function seek(limiter, pace, now)
   limiter.mode, limiter.pace = limiters.SEEK, pace
   limiter.seek_pace, limiter.seek_granted, limiter.seek_at = pace, limiter.granted, now
   limiter.settled, limiter.begun = limiter.granted, limiter.granted
 end
 
--- Whether the remote bucket would be empty by now, were the rate what it is believed to be.
+-- Whether the remote bucket would be empty by now if the believed rate were right.
 local function is_overdue(limiter, number)
   local beyond = (number - limiter.begun) / limiter.span - 1
   local saved = limiters.reserve_of(limiter)
@@ -87,7 +92,7 @@ local function is_overdue(limiter, number)
   return beyond > 0 and limiter.span * limiter.swing * (beyond + beyond ^ 2) > saved + 2 + doubt
 end
 
--- The rate before a fall, or before all was refused; nil where that was only a guess.
+-- The rate before a fall, or before all calls were refused; nil if it was only a guess.
 local function rate_before(limiter, now)
   if limiter.peak > 0 then
     return limiter.peak
@@ -97,7 +102,7 @@ end
 
 -- The call of grant `number` was not throttled.
 local function accept(limiter, number, now)
-  if number > limiter.granted then -- a grant of one that was lost
+  if number > limiter.granted then -- a grant of a limiter that was lost
     return
   end
   local pace = limiters.pace_of(limiter)
@@ -106,7 +111,7 @@ local function accept(limiter, number, now)
   if number <= limiter.settled then
     return
   elseif before then
-    -- All was refused, and now it is not: what it was before may be back. Seek it from halfway.
+    -- All calls were refused, and now one is not, so the previous rate may be back. Seek it from halfway.
     limiters.refill(limiter, now)
     seek(limiter, math.max(pace, math.sqrt(pace * FOUND_SHARE * before)), now)
   elseif limiter.limited == 0 or pace >= limiters.ceiling_of(limiter) then
@@ -121,15 +126,15 @@ local function accept(limiter, number, now)
   end
 end
 
--- A pace that grew past the rate r by `gain` a call, up to p, has drained (p - r - r * ln(p / r)) / gain
--- tokens. No more than `burst` were there, so the rate is at least this. (With e = 1 - r / p, the first
--- terms of the series in e.)
+-- A pace that grew past the rate r by `gain` per call, up to p, has drained (p - r - r * ln(p / r)) / gain
+-- tokens. No more than `burst` were there, so the rate is at least this. (The first terms of the series in e
+-- = 1 - r / p.)
 local function least_rate(pace, gain, burst)
   local root = math.sqrt(2 * gain * (burst + 0.5) / pace)
   return pace * math.max(0, 1 - root / math.sqrt(1 + root / 3))
 end
 
--- Tell the burst that the last seek drained, from a rate, by the same formula.
+-- Learn the burst that the last seek drained from a rate, with the same formula.
 local function learn_burst(limiter, rate)
   local pace = limiter.found_pace
   if pace == 0 then
@@ -139,7 +144,7 @@ local function learn_burst(limiter, rate)
   if rate <= limiter.seek_pace then
     burst = limiter.found_calls - rate * limiter.found_seconds
   end
-  -- A seek that did not begin with a full bucket tells only what the bucket held at least.
+  -- If the seek did not begin with a full bucket, it shows only what the bucket contained at least.
   limiter.burst = math.max(1, burst, limiter.found_full == 1 and 0 or limiter.burst)
 end
 
@@ -147,10 +152,10 @@ end
 local function found(limiter, grant, accepted, seconds)
   limiter.mode = limiters.TRACK
   if limiter.learned == 1 and grant.number == limiter.seek_granted + 1 then
-    return -- nothing came through: there is no more than we knew
+    return -- no call was accepted: there is no more than was known
   end
   if limiter.full == 1 and limiter.learned == 1 and limiter.spread < KNOWN then
-    limiter.burst = math.max(1, accepted - limiter.rate * seconds) -- more was saved up than we knew
+    limiter.burst = math.max(1, accepted - limiter.rate * seconds) -- more tokens were saved than was known
     return
   end
   limiter.found_pace, limiter.found_number, limiter.found_full = grant.pace, grant.number, limiter.full
@@ -167,7 +172,7 @@ local function found(limiter, grant, accepted, seconds)
   limiter.rate, limiter.spread = math.max(least, FOUND_SHARE * grant.pace), limiters.WIDE
 end
 
--- Believe that the rate is `rate`, to a share of `error`, as far as that outweighs what was known.
+-- Combine the measured `rate`, exact to a share of `error`, with what was known, by their weights.
 local function weigh(limiter, rate, error)
   local weight = 1 / (1 + (error / limiter.spread) ^ 2)
   local mean = limiter.rate + weight * (rate - limiter.rate)
@@ -183,7 +188,8 @@ local function measure(limiter, grant, accepted, seconds, now)
   local progress = (grant.number - limiter.begun) / limiter.span
   learn_burst(limiter, accepted >= 3 and rate or math.min(before, highest))
   if limiters.is_small(limiter) and accepted > 0 and grant.pace > rate and progress > 1 / 3 then
-    -- A small bucket flowed over while it was called too slowly: the rate lies above what came through.
+    -- A small bucket overflowed while it was called too slowly, so the rate is higher than the accepted
+    -- calls.
     local error = (grant.pace - rate) / (grant.pace + rate) + jitter
     weigh(limiter, (rate + grant.pace) / 2 * (1 - SWING_SMALL / 2), error)
   elseif limiters.is_small(limiter) and accepted > 0 and accepted < 3 then
@@ -194,28 +200,28 @@ local function measure(limiter, grant, accepted, seconds, now)
     local error = 1 / accepted + jitter
     local gain = 2 * limiter.swing * before / limiter.span
     local least = least_rate(grant.pace, gain, limiters.burst_of(limiter) or math.huge)
-    if least > rate then -- the bucket has flowed over
+    if least > rate then -- the bucket has overflowed
       rate, error = least, error + (grant.pace - least) / grant.pace / 4
     end
-    -- A cycle that ended early says that its pace was too high, one that ended late may have hid more.
+    -- In a cycle that ended early, the pace was too high; a cycle that ended late may hide a higher rate.
     weigh(limiter, rate * (1 + LEAN * error * limiters.clamp(2 * progress - 1, -1, 1)), error)
   elseif highest < before then
     local dry = math.min(DRY_LEAST * limiter.streak_rate, 1 / regain_seconds(limiter.streak_at, now))
     limiter.rate = accepted == 0 and math.max(highest, dry) or highest
     limiter.spread = highest < 0.9 * before and limiters.WIDE or limiter.spread
   elseif limiters.is_small(limiter) and limiter.spread < SURE then
-    limiter.burst = limiter.burst + BURST_MORE -- what a small bucket should have held was not there
+    limiter.burst = limiter.burst + BURST_MORE -- a small bucket did not contain what it should have
   end
   if accepted >= 3 then
     limiter.found_pace, limiter.shorts = 0, 0
   end
 end
 
--- Note whether the rate has fallen from what it was known to be.
+-- Note whether the rate has fallen below what it was known to be.
 local function note_fall(limiter, now)
   if limiter.rate < SHIFT * limiter.steady then
     if limiter.peak == 0 or limiter.streak == 1 then
-      limiter.fell_at = now -- it falls on while all is refused
+      limiter.fell_at = now -- it keeps falling while all calls are refused
     end
     limiter.peak = math.max(limiter.peak, limiter.steady)
     limiter.steady = limiter.rate
@@ -224,8 +230,8 @@ local function note_fall(limiter, now)
   end
 end
 
--- A known rate met a 429. One alone is chance; when fewer calls came through than should have, the rate
--- is lower than we were told, and is tracked until it is back. Returns whether there is a verdict.
+-- A known rate met a 429. A single one may be chance. If fewer calls were accepted than should be, the rate
+-- is lower than configured, and is tracked until it is back. Returns whether there is a verdict.
 local function judge_known(limiter, accepted, seconds)
   if limiter.full == 1 then
     return true
@@ -237,7 +243,7 @@ local function judge_known(limiter, accepted, seconds)
   return accepted >= KNOWN_CALLS
 end
 
--- The remote bucket was empty but for `level` tokens when `grant` was made.
+-- The remote bucket contained only `level` tokens when `grant` was made.
 local function drain(limiter, grant, level, now)
   local gained = math.max(0, now - grant.at) / 1000 * limiter.rate
   local there = level + gained - (limiter.granted - grant.number)
@@ -248,30 +254,30 @@ end
 -- Measure the next cycle from `grant` on.
 local function drop_anchor(limiter, grant)
   if limiter.full == 1 or grant.number > limiter.anchor + limiter.refused + 1 then
-    limiter.anchor_at = grant.at -- else nothing has flowed out since the last anchor
+    limiter.anchor_at = grant.at -- otherwise no tokens have been used since the last anchor
   end
   limiter.anchor, limiter.refused, limiter.full, limiter.unused = grant.number, 0, 0, 0
   limiter.settled, limiter.begun, limiter.learned = limiter.granted, limiter.granted, 1
 end
 
--- A 429 that only says once more that the bucket was empty.
+-- A 429 that only repeats that the bucket was empty.
 local function note_refusal(limiter, grant, now)
   if limiter.full == 1 then
     limiter.full = 0
   elseif grant.number > limiter.anchor then
     limiter.refused = limiter.refused + 1
-  elseif grant.number < limiter.found_number then -- its answer was overtaken: it was counted as accepted
+  elseif grant.number < limiter.found_number then -- its answer came late, so the call was counted as accepted
     limiter.found_calls = math.max(0, limiter.found_calls - 1)
   end
   drain(limiter, grant, 0, now)
 end
 
--- The call of `grant` was throttled. Returns whether that counts: 429s of calls that were on the way
--- when the last one came are part of the same storm.
+-- The call of `grant` was throttled. Returns whether that counts: the 429s of calls that were in progress
+-- when the last one came belong to the same burst.
 local function refuse(limiter, grant, retry_after_ms, now)
   limiters.refill(limiter, now)
   limiter.blocked_until = math.max(limiter.blocked_until, now + retry_after_ms)
-  if grant.number > limiter.granted then -- a grant of one that was lost
+  if grant.number > limiter.granted then -- a grant of a limiter that was lost
     return false
   elseif grant.number <= limiter.settled then
     note_refusal(limiter, grant, now)
@@ -281,8 +287,9 @@ local function refuse(limiter, grant, retry_after_ms, now)
     limiter.streak_rate, limiter.streak_at = limiter.rate, now
   end
   limiter.streak = limiter.streak + 1
-  if grant.number <= limiter.anchor then -- the lane has come to rest since
+  if grant.number <= limiter.anchor then -- the lane has rested since then
     note_refusal(limiter, grant, now)
+    limiter.settled = limiter.granted
     return true
   end
   local accepted = grant.number - limiter.anchor - 1 - limiter.refused
@@ -297,18 +304,18 @@ local function refuse(limiter, grant, retry_after_ms, now)
   elseif limiter.full == 0 then
     measure(limiter, grant, accepted, seconds, now)
   elseif accepted > 0 and seconds * limiter.rate < limiter.burst + 3 then
-    limiter.burst = math.max(1, accepted - limiter.rate * seconds) -- less was saved up than we thought
+    limiter.burst = math.max(1, accepted - limiter.rate * seconds) -- fewer tokens were saved than assumed
   end
   note_fall(limiter, now)
   plan(limiter, now)
-  -- In a small bucket, a token was there but for what the pace exceeds the rate by.
+  -- In a small bucket, a token was there, except for the excess of the pace over the rate.
   local is_sure = limiters.is_small(limiter) and accepted >= 3 and limiter.spread < SURE
   drain(limiter, grant, is_sure and math.min(limiter.rate / grant.pace, LEVEL_SMALL) or 0, now)
   drop_anchor(limiter, grant)
   return true
 end
 
--- Go back to a rate that was believed before, to be measured anew.
+-- Return to a rate that was believed before, and measure it anew.
 local function believe(limiter, rate, now)
   limiter.mode, limiter.rate, limiter.spread = limiters.TRACK, rate, math.max(limiter.spread, KNOWN)
   limiter.settled, limiter.begun, limiter.full = limiter.granted, limiter.granted, 1

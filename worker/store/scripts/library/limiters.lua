@@ -1,53 +1,52 @@
--- The limiter of one class of a lane's calls: how many may be made now. How a limit is learned stands in
--- learning.lua.
+-- The limiter of one class of a lane's calls: how many may be made now. learning.lua learns the limit.
 --
--- Pure: a limiter is a table, the time is passed in (milliseconds of the server's clock), nothing here
+-- Pure: a limiter is a table, the time (milliseconds on the server's clock) is a parameter, and nothing here
 -- calls the server. Rates are calls per second, sizes are calls.
 
-local SEEK, TRACK = 0, 1 -- modes: looking for the rate; knowing it, and measuring it again and again
+local SEEK, TRACK = 0, 1 -- modes: looking for the rate; knowing it, and measuring it in each cycle
 
 local FIRST_PACE = 4 -- of a limiter that knows nothing
 local SPAN_MIN = 12 -- calls in the shortest cycle
 local WIDE = 0.33 -- the spread of a rate that is hardly known
-local SMALL_BURST = 3 -- a bucket that holds less can keep no reserve worth the name
-local RESERVE_NEW = 3 -- the reserve while the burst is not known
-local SWING_END = 2 -- so many swings above the rate the pace ends: only answers take it further
-local SLACK_SECONDS = 0.05 -- what flows in meanwhile may be granted at once: conductors wake late
+local SMALL_BURST = 3 -- a smaller bucket has no room for a useful reserve
+local RESERVE_NEW = 3 -- the reserve while the burst is unknown
+local SWING_END = 2 -- the pace rises up to so many swings above the rate; beyond that, only answers raise it
+local SLACK_SECONDS = 0.05 -- conductors wake late, so the tokens of this time may be granted at once
 local CROWDING_SECONDS = 0.1 -- calls may arrive closer together than they were granted, by this much
-local CROWDING_LEAST = 0.01 -- what would hardly ever matter is not worth a call less
-local DEBT_LEAST, DEBT_SECONDS = 100, 60 -- calls granted beyond what a 429 says was there, at most
-local CROWDING_SHARE = 0.02 -- where a known burst has no room for that, they are spaced wider by this
+local CROWDING_LEAST = 0.01 -- below this, the effect is too rare to be worth a call less
+local DEBT_LEAST, DEBT_SECONDS = 100, 60 -- calls granted beyond what a 429 shows was there, at most
+local CROWDING_SHARE = 0.02 -- if a known burst has no room for that, calls are spaced wider by this share
 
 -- What is stored of a limiter, and how a new one begins.
 local NEW_LIMITER = {
-  known_rate = 0, -- what is configured; 0: to be learned
+  known_rate = 0, -- the configured rate; 0: to be learned
   known_burst = 0,
   mode = SEEK,
   pace = FIRST_PACE, -- calls per second that a seeking limiter grants
-  rate = FIRST_PACE, -- what the remote side is believed to allow
-  spread = WIDE, -- how far off that may be, as a share of it
-  burst = 0, -- what the remote bucket is believed to hold; 0: not known
+  rate = FIRST_PACE, -- the rate that the remote side is believed to allow
+  spread = WIDE, -- how far off the rate may be, as a share of it
+  burst = 0, -- the believed size of the remote bucket; 0: unknown
   learned = 0, -- 1 once a 429 was seen
   tokens = 1,
   filled_at = 0,
-  granted = 0, -- calls granted, ever: the number of the last grant
+  granted = 0, -- calls granted so far: the number of the last grant
   limited = 0, -- 1 while more calls are due than are granted
-  unused = 0, -- tokens that flowed over while none were due
-  blocked_until = 0, -- the remote side's own wish
-  -- A cycle goes from one 429, its anchor, to the next.
+  unused = 0, -- tokens that overflowed while no calls were due
+  blocked_until = 0, -- until when the remote side asked for no calls
+  -- A cycle lasts from one 429, its anchor, to the next.
   anchor = 0, -- the grant at which the remote bucket was empty, or full
   anchor_at = 0,
   full = 1,
   refused = 0, -- calls throttled since the anchor
-  settled = 0, -- answers to grants up to this one tell nothing new
+  settled = 0, -- answers to grants up to this one show nothing new
   begun = 0, -- the grant from which on the pace swings
   span = SPAN_MIN, -- calls until the pace has risen from the low end of the swing to the high one
-  swing = WIDE, -- the pace runs from rate * (1 - swing) to rate * (1 + swing)
+  swing = WIDE, -- the pace moves from rate * (1 - swing) to rate * (1 + swing)
   streak = 0, -- 429s in a row that counted
   streak_rate = 0, -- the rate before them
   streak_at = 0, -- when they began
   shorts = 0, -- cycles in a row that ended at once
-  -- Where the last seek began and what it met: they tell the burst once the rate is known.
+  -- Where the last seek began and what it found. They show the burst once the rate is known.
   seek_pace = FIRST_PACE,
   seek_granted = 0,
   seek_at = 0,
@@ -65,7 +64,7 @@ local function clamp(value, low, high)
   return math.max(low, math.min(value, high))
 end
 
--- The burst as configured or learned; nil while it is not known.
+-- The configured or learned burst; nil while it is unknown.
 local function burst_of(limiter)
   if limiter.known_burst > 0 then
     return limiter.known_burst
@@ -77,7 +76,7 @@ local function is_small(limiter)
   return (burst_of(limiter) or SMALL_BURST) < SMALL_BURST
 end
 
--- How many tokens are left in the remote bucket on purpose: the way there is not even.
+-- How many tokens are left in the remote bucket on purpose, because the network delay varies.
 local function reserve_of(limiter)
   local burst = burst_of(limiter)
   if not burst then
@@ -86,7 +85,7 @@ local function reserve_of(limiter)
   return clamp((burst - 1) / 2, 0, math.max(1, limiter.rate * SLACK_SECONDS))
 end
 
--- The most that a known rate grants.
+-- The highest pace that a known rate allows.
 local function ceiling_of(limiter)
   local rate = limiter.known_rate
   if rate == 0 then
@@ -102,7 +101,7 @@ local function pace_of(limiter)
   if limiter.mode == TRACK then
     local position = 2 * (limiter.granted - limiter.begun) / limiter.span - 1
     if is_small(limiter) then
-      position = position * 2 / 3 + 1 / 3 -- such a bucket would only flow over
+      position = position * 2 / 3 + 1 / 3 -- a small bucket would only overflow
     end
     pace = limiter.rate * (1 + limiter.swing * math.min(position, SWING_END))
   end
@@ -121,7 +120,7 @@ local function capacity_of(limiter)
   return math.max(2, 1 + pace * SLACK_SECONDS)
 end
 
--- Begin with what is configured: `rate` and `burst`, 0 where it is to be learned.
+-- Begin with the configured `rate` and `burst`; 0 if they are to be learned.
 local function new_limiter(rate, burst, now)
   local limiter = {}
   for name, value in pairs(NEW_LIMITER) do
@@ -136,8 +135,8 @@ local function new_limiter(rate, burst, now)
   return limiter
 end
 
--- Begin anew, with no token more than there was, and as little leave to call. Grants go on being counted:
--- calls are on the way.
+-- Begin anew, with no more tokens than there were, and without shortening a block. Grants are still counted,
+-- because calls are in progress.
 local function restart_limiter(limiter, rate, burst, now)
   local new = new_limiter(rate, burst, now)
   new.tokens = math.min(limiter.tokens, new.tokens)
@@ -148,7 +147,7 @@ local function restart_limiter(limiter, rate, burst, now)
   return new
 end
 
--- Return the limiter that `fields` (name -> text) holds; nil when it is lost or damaged.
+-- Return the limiter in `fields` (name -> text); nil if it is lost or damaged.
 local function read_limiter(fields, now)
   local limiter = {}
   for name in pairs(NEW_LIMITER) do
@@ -177,13 +176,13 @@ local function refill(limiter, now)
   limiter.tokens = math.min(limiter.tokens + gained, capacity)
   limiter.filled_at = math.max(now, limiter.filled_at)
   if limiter.unused >= 1 then
-    -- The lane rests and the remote bucket fills unseen: no cycle is measured across that.
+    -- The lane rests, and the remote bucket fills unseen, so the cycle can't be measured.
     limiter.unused, limiter.refused, limiter.begun = 0, 0, limiter.granted
     limiter.anchor, limiter.anchor_at, limiter.full = limiter.granted, now, 1
   end
 end
 
--- How many calls are granted now, by a limiter that was refilled.
+-- How many calls a refilled limiter grants now.
 local function available(limiter)
   if limiter.filled_at < limiter.blocked_until then
     return 0
@@ -191,7 +190,7 @@ local function available(limiter)
   return math.max(0, math.floor(limiter.tokens + 1e-6))
 end
 
--- Grant one call. Returns the grant: its number, when it was made, and the pace then.
+-- Grant one call. Returns the grant: its number, its time, and the pace then.
 local function grant_call(limiter)
   local pace = pace_of(limiter)
   limiter.tokens = limiter.tokens - 1
@@ -199,14 +198,14 @@ local function grant_call(limiter)
   return { number = limiter.granted, at = limiter.filled_at, pace = pace }
 end
 
--- When the next call will be granted, by a limiter that was refilled.
+-- When a refilled limiter will grant the next call.
 local function ready_at(limiter)
   local wait = math.max(0, 1 - limiter.tokens) / pace_of(limiter) * 1000
   return math.max(limiter.filled_at + wait, limiter.blocked_until)
 end
 
--- Return the limiter that `fields` holds, refilled, under what is configured now. One that is lost,
--- damaged or from the future starts anew, and so does one that was told other limits.
+-- Return the limiter in `fields`, refilled, with the limits that are configured now. If it is lost, damaged
+-- or from the future, or if other limits are configured, it starts anew.
 local function open_limiter(fields, rate, burst, now)
   local limiter = read_limiter(fields, now)
   if not limiter then

@@ -1,15 +1,14 @@
 -- The order in which a lane's imports start: fair between priorities, and within one between batches.
 --
--- Self-clocked fair queueing (Golestani, INFOCOM 1994), twice. Within a priority, each import takes a
--- turn behind the last one of its batch, and not before the turn that is being served: a batch of ten
--- that comes behind one of a hundred thousand starts every other time. Between priorities, the one
--- with the lowest turn is next; each has ten times the share of the next lower one.
+-- Self-clocked fair queueing (Golestani, INFOCOM 1994), twice. Within a priority, each import takes a turn
+-- after the last one of its batch, and not before the current turn: if a batch of ten comes after one of a
+-- hundred thousand, it gets every other start. Between priorities, the one with the lowest turn is next; each
+-- has its share.
 --
 -- needs: base
 
 local PRIORITIES = { 'high', 'normal', 'low' }
-local WEIGHTS = { high = 100, normal = 10, low = 1 }
-local ROUND = 1e6 -- an order is a turn, and below it the order of admission
+local ROUND = 1e6 -- an order is a turn, and within it the order of admission
 
 -- Put an import into its lane behind all others of its batch. Sets record.order; the caller stores it.
 local function enqueue(id, record)
@@ -24,7 +23,7 @@ local function enqueue(id, record)
   redis.call('ZADD', KEY.waiting .. queue, record.order, id)
 end
 
--- Put an import back in its old place.
+-- Put an import back into its lane, in its old place.
 local function requeue(id, record)
   redis.call('ZADD', KEY.waiting .. base.lane_of(record) .. ':' .. record.priority, record.order, id)
 end
@@ -38,14 +37,14 @@ local function has_waiting(lane)
   return false
 end
 
--- Where none waits, every turn has come, but for those of imports that left without theirs.
+-- If no import waits, every turn has come, except those of imports that have left the queue.
 local function forget_flows(lane, priority)
   if redis.call('EXISTS', KEY.waiting .. lane .. ':' .. priority) == 0 then
     redis.call('DEL', KEY.flows .. lane .. ':' .. priority)
   end
 end
 
--- Open a lane's queues to take imports out; `lane` is its hash.
+-- Open a lane's queues in order to take imports out; `lane` is its hash.
 local function open_queue(name, lane)
   local queue = { name = name, size = 0, sizes = {}, turns = {}, served = {} }
   queue.turn = tonumber(lane.turn or 0)
@@ -57,18 +56,18 @@ local function open_queue(name, lane)
   return queue
 end
 
--- An import was put into an open queue.
+-- Note that an import was put into an open queue.
 local function grow_queue(queue, priority)
   queue.size = queue.size + 1
   queue.sizes[priority] = queue.sizes[priority] + 1
 end
 
--- The priority that is next. One that has just come to have imports takes its turn now.
+-- The priority that is next. A priority that was empty takes its turn now.
 local function next_priority(queue)
   local best
   for _, priority in ipairs(PRIORITIES) do
     if queue.sizes[priority] > 0 then
-      queue.turns[priority] = queue.turns[priority] or queue.turn + 1 / WEIGHTS[priority]
+      queue.turns[priority] = queue.turns[priority] or queue.turn + 1 / SHARES.priorities[priority]
       if not best or queue.turns[priority] < queue.turns[best] then
         best = priority
       end
@@ -77,7 +76,7 @@ local function next_priority(queue)
   return best
 end
 
--- Take out the import that is next; nil where none waits.
+-- Take out the next import; nil if none waits.
 local function pop_waiting(queue)
   local priority = next_priority(queue)
   if not priority then
@@ -87,12 +86,12 @@ local function pop_waiting(queue)
   queue.size = queue.size - 1
   queue.sizes[priority] = queue.sizes[priority] - 1
   queue.turn = queue.turns[priority]
-  queue.turns[priority] = queue.turn + 1 / WEIGHTS[priority]
+  queue.turns[priority] = queue.turn + 1 / SHARES.priorities[priority]
   queue.served[priority] = math.max(queue.served[priority] or 0, math.floor(tonumber(popped[2]) / ROUND))
   return popped[1]
 end
 
--- Store whose turn it is, and forget batches whose last turn has come.
+-- Store the turns, and forget batches whose last turn has come.
 local function close_queue(queue, lane)
   if not next(queue.served) then
     return
@@ -110,10 +109,20 @@ local function close_queue(queue, lane)
   base.put(KEY.lane .. queue.name, lane, fields)
 end
 
+-- Whether a lane has imports that wait, run, or have a job that is followed.
+local function has_work(lane)
+  local found = has_waiting(lane)
+  for _, queue in ipairs({ KEY.delayed, KEY.polls, KEY.late, KEY.leases }) do
+    found = found or redis.call('EXISTS', queue .. lane) == 1
+  end
+  return found
+end
+
 return {
   enqueue = enqueue,
   requeue = requeue,
   has_waiting = has_waiting,
+  has_work = has_work,
   forget_flows = forget_flows,
   open_queue = open_queue,
   grow_queue = grow_queue,

@@ -1,0 +1,85 @@
+"""Plot how quotas were used: accepted and refused calls per second over time, one graph each."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+import matplotlib as mpl
+
+mpl.use("svg")
+
+from matplotlib import pyplot as plt
+
+BIN_SECONDS: Final = 3.0
+ACCEPTED: Final = "#2f7ebc"
+REFUSED: Final = "#e0703a"
+QUOTA: Final = "#222222"
+STYLE: Final[Any] = {
+    "svg.hashsalt": "limits",  # the same data must produce the same file
+    "svg.fonttype": "none",
+    "font.family": "sans-serif",
+    "font.size": 9,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.titlelocation": "left",
+    "axes.titlesize": 9,
+}
+
+
+@dataclass(frozen=True)
+class Graph:
+    """How one quota was used. Times are seconds; `rates` are (seconds, calls per second from
+    then on)."""
+
+    title: str
+    note: str
+    rates: Sequence[tuple[float, float]]
+    accepted: Sequence[float]
+    refused: Sequence[float]
+
+
+def draw(columns: Sequence[Sequence[Graph]], until: Sequence[float], path: Path) -> None:
+    """Draw graphs in columns, each column with one scale, and write them as SVG."""
+    rows = max(map(len, columns))
+    with mpl.rc_context(STYLE):
+        figure, axes = plt.subplots(
+            rows,
+            len(columns),
+            figsize=(5.2 * len(columns), 1.55 * rows + 0.5),
+            sharex="col",
+            squeeze=False,
+            layout="constrained",
+        )
+        for column, (graphs, end) in enumerate(zip(columns, until, strict=True)):
+            most = 2.5 * max(rate for _, rate in graphs[0].rates)
+            for row, graph in enumerate(graphs):
+                _draw_graph(axes[row][column], graph, end, most)
+            axes[-1][column].set_xlabel("seconds")
+        for row in axes:
+            row[0].set_ylabel("calls/s")
+        handles, labels = axes[0][0].get_legend_handles_labels()
+        figure.legend(handles, labels, loc="outside upper right", ncols=3, frameon=False)
+        figure.savefig(path, metadata={"Date": None})
+        plt.close(figure)
+
+
+def _draw_graph(axes: Any, graph: Graph, end: float, most: float) -> None:
+    edges = [n * BIN_SECONDS for n in range(int(end / BIN_SECONDS) + 1)]
+    axes.hist(
+        [graph.accepted, graph.refused],
+        bins=edges,
+        weights=[[1 / BIN_SECONDS] * len(times) for times in (graph.accepted, graph.refused)],
+        stacked=True,
+        histtype="stepfilled",
+        color=[ACCEPTED, REFUSED],
+        label=["accepted", "answered 429"],
+    )
+    times, rates = zip(*graph.rates, strict=True)
+    axes.step(
+        [*times, end], [*rates, rates[-1]], where="post", color=QUOTA, linewidth=1, label="quota"
+    )
+    axes.set_ylim(0, most)
+    axes.set_xlim(0, end)
+    axes.set_title(graph.title, fontweight="bold")
+    axes.text(1, 0.97, graph.note, transform=axes.transAxes, ha="right", va="top", fontsize=8)

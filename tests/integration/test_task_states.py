@@ -1,0 +1,69 @@
+"""States of tasks in real result backends: the final state is never overwritten by a late one."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+from celery import Celery, states
+
+from worker.sinks.states import RUNNING, WAITING, TaskStates
+
+
+@pytest.fixture
+def app(store_url: str) -> Celery:
+    app = Celery("states", set_as_current=False)
+    app.conf.update(result_backend=store_url, result_expires=3600)
+    return app
+
+
+def stored(app: Celery) -> tuple[str, Any]:
+    result = app.AsyncResult("one")
+    return result.state, result.info
+
+
+def test_states_come_in_their_order(app: Celery) -> None:
+    shown = TaskStates(app)
+    shown.show("one", {"importId": "one"}, WAITING)
+    assert stored(app) == (WAITING, {"importId": "one"})
+    shown.show("one", {"jobId": "a"}, RUNNING)
+    assert stored(app) == (RUNNING, {"jobId": "a"})
+    shown.show("one", {"jobId": "b"}, RUNNING)
+    assert stored(app) == (RUNNING, {"jobId": "b"})
+    app.backend.store_result("one", {"outcome": "succeeded"}, states.SUCCESS)
+    assert stored(app) == (states.SUCCESS, {"outcome": "succeeded"})
+
+
+@pytest.mark.parametrize("late", [WAITING, RUNNING])
+@pytest.mark.parametrize("end", [states.SUCCESS, states.FAILURE, states.REVOKED])
+def test_a_late_state_does_not_replace_the_end(app: Celery, late: str, end: str) -> None:
+    over = {"outcome": "over"} if end == states.SUCCESS else ValueError("over")
+    app.backend.store_result("one", over, end)
+    before, lives = stored(app), expires_in(app)
+    TaskStates(app).show("one", {"importId": "one"}, late)
+    assert (stored(app)[0], str(stored(app)[1])) == (end, str(before[1]))
+    assert 0 < expires_in(app) <= lives
+
+
+def test_a_late_waiting_does_not_replace_running(app: Celery) -> None:
+    shown = TaskStates(app)
+    shown.show("one", {"jobId": "a"}, RUNNING)
+    shown.show("one", {"importId": "one"}, WAITING)
+    assert stored(app) == (RUNNING, {"jobId": "a"})
+
+
+def test_a_non_final_state_does_not_expire(app: Celery) -> None:
+    TaskStates(app).show("one", {"importId": "one"}, WAITING)
+    assert expires_in(app) == -1
+
+
+def test_a_state_is_shown_in_a_backend_of_another_kind(tmp_path: Path) -> None:
+    app = Celery("states", set_as_current=False)
+    app.conf.update(result_backend=f"file://{tmp_path}")
+    TaskStates(app).show("one", {"importId": "one"}, WAITING)
+    assert stored(app) == (WAITING, {"importId": "one"})
+
+
+def expires_in(app: Celery) -> int:
+    backend: Any = app.backend
+    seconds: int = backend.client.ttl(backend.get_key_for_task("one"))
+    return seconds

@@ -1,0 +1,167 @@
+"""A worker of the simulation: the real conductor, engine and store, on a simulated machine."""
+
+import asyncio
+import time
+from collections import defaultdict
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cache
+from typing import Any, Final, cast
+
+from redis.asyncio import Redis
+
+from config.settings import Settings
+from tests.simulation.aws import SimulatedAws
+from tests.simulation.plan import SETTINGS
+from tests.simulation.server import Server
+from tests.simulation.world import Machine, World
+from worker.conductor import Conductor
+from worker.domain.claims import Claim
+from worker.domain.imports import Import
+from worker.domain.outcomes import Ended, Envelope, LaneLimits
+from worker.domain.states import State
+from worker.engine.admit import Admitter
+from worker.engine.advance import Advancer
+from worker.engine.own_clock import OwnClock
+from worker.operations.aws import Aws
+from worker.operations.registry import OPERATIONS
+from worker.runtime import Runtime, policy_of, store_config
+from worker.store.connection import StoreUnavailableError
+from worker.store.store import ImportStore
+
+NOTHING_SECONDS: Final = 3600.0
+
+
+@cache
+def settings_with(limits: LaneLimits) -> Settings:
+    """Return the settings of workers with these limits."""
+    return Settings(
+        **SETTINGS,
+        start_rate=limits.start_rate,
+        start_burst=limits.start_burst,
+        poll_rate=limits.poll_rate,
+        poll_burst=limits.poll_burst,
+    )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Grant:
+    """A permit for one call: its number, and when it was given (ms, server's clock)."""
+
+    number: float
+    at: float
+
+
+class CallLog:
+    """What all workers together were granted, and what they reported."""
+
+    def __init__(self) -> None:
+        self.grants: defaultdict[tuple[str, str], list[Grant]] = defaultdict(list)
+        """Lane and class of calls → grants."""
+        self.reported: defaultdict[str, set[State]] = defaultdict(set)
+        """Task → outcomes that it was reported to have."""
+
+    def note_grant(self, claim: Claim) -> None:
+        """Record what a claim was granted."""
+        kind, number, at, *_ = claim.grant.split()
+        self.grants[claim.item.lane, kind].append(Grant(number=float(number), at=float(at)))
+
+
+class LoggingAdvancer(Advancer):
+    """The engine, which also records what it is granted."""
+
+    call_log: CallLog
+
+    async def advance(self, claim: Claim) -> None:
+        """Carry out a claim."""
+        self.call_log.note_grant(claim)
+        await super().advance(claim)
+
+
+class SimulatedAnnouncer:
+    """Stands for Celery: a task whose end is reported finishes, unless its worker dies before."""
+
+    def __init__(self, world: World, store: ImportStore, call_log: CallLog) -> None:
+        self._world = world
+        self._store = store
+        self._call_log = call_log
+
+    async def waiting(self, envelopes: Sequence[Envelope], targets: Sequence[str]) -> None:
+        """Show nothing."""
+
+    async def running(self, item: Import, job_id: str, status: str) -> None:  # noqa: ARG002 - the signature of the port
+        """Show nothing, but take time."""
+        await self._world.pause(f"shows {item.id}")
+
+    async def ended(self, ended: Ended) -> None:
+        """Let each task finish."""
+        for task_id in ended.tasks:
+            await self._world.pause(f"finishes {task_id}")
+            self._call_log.reported[task_id].add(ended.item.state)
+            try:
+                await self._store.note_task_done(ended.item.id, task_id)
+            except StoreUnavailableError as error:
+                self._world.note(f"does not note that {task_id} is done: {error}")
+
+
+class EmptyStream:
+    """A stream of requests that is always empty: in the simulation, requests come as messages."""
+
+    async def open(self) -> None:
+        """Create nothing."""
+
+    async def read(self, _block_ms: int) -> list[Any]:
+        """Wait, and return nothing."""
+        await asyncio.sleep(NOTHING_SECONDS)
+        return []
+
+    async def take_over(self, _idle_ms: int) -> list[Any]:
+        """Find nothing."""
+        return []
+
+
+class SimulatedRuntime:
+    """What a conductor needs of its process."""
+
+    messages = None
+
+    def __init__(
+        self,
+        world: World,
+        server: Server,
+        aws: SimulatedAws,
+        call_log: CallLog,
+    ) -> None:
+        self.settings = settings_with(world.plan.limits)
+        self.store = ImportStore(cast("Redis", server), store_config(self.settings))
+        self.requests = EmptyStream()
+        self.announcer = SimulatedAnnouncer(world, self.store, call_log)
+        self.admitter = Admitter(OPERATIONS, self.store, aws, self.announcer)
+        self.own_clock = OwnClock(_monotonic)
+        self.advancer = LoggingAdvancer(
+            OPERATIONS.bind(cast("Aws", aws)),
+            self.store,
+            self.announcer,
+            policy_of(self.settings),
+            self.settings.lease_seconds,
+            self.own_clock,
+            world.rng.random,
+            _monotonic,
+        )
+        self.advancer.call_log = call_log
+
+    async def prepare(self) -> None:
+        """Prepare nothing."""
+
+
+def _monotonic() -> float:
+    return time.monotonic()  # looked up at each call, as each machine has its own clock
+
+
+class SimulatedWorker:
+    """A machine with a conductor on it."""
+
+    def __init__(self, machine: Machine, runtime: SimulatedRuntime) -> None:
+        self.machine = machine
+        self.admitter = runtime.admitter
+        self.conductor = Conductor(cast("Runtime", runtime), machine.name)

@@ -1,0 +1,69 @@
+"""The end of each command's help: examples, and the page that says more."""
+
+from typing import Final
+
+import click
+
+RUN: Final = "guides/run-a-file.md"
+BATCHES: Final = "guides/batches.md"
+LIMITS: Final = "guides/limits.md"
+
+EXAMPLES: Final = {
+    "demo": ("tutorial.md", "demo", "demo --apps 50 --keep"),
+    "run": (RUN, "run apps.csv --sandbox", "run apps.csv --canary 10 --stop-percent 5"),
+    "submit": (
+        BATCHES,
+        "submit apps.csv --watch",
+        "submit apps.jsonl --batch-id wave-1 --skip-invalid",
+        "submit apps.csv --canary 10 --stop-percent 5",
+    ),
+    "watch": (BATCHES, "watch wave-1", "watch wave-1 --json > summary.json"),
+    "status": (BATCHES, "status move-0001", "status wave-1 --failed", "status wave-1 --json"),
+    "explain": ("guides/troubleshoot.md", "explain move-0001", "explain move-0001 --json"),
+    "retry": (BATCHES, "retry move-0001", "retry wave-1", "retry wave-1 --timed-out --yes"),
+    "cancel": (BATCHES, 'cancel move-0001 --reason "wrong user pool"', "cancel wave-1 --yes"),
+    "resolve": (
+        "guides/undecided.md",
+        "resolve move-0001 --adopt 6f9b2c1e",
+        "resolve move-0001 --start-again",
+        'resolve move-0001 --fail --reason "deleted the app"',
+    ),
+    "batches": (BATCHES, "batches pause wave-1", "batches resume wave-1"),
+    "batches pause": (BATCHES, 'batches pause wave-1 --reason "change freeze"'),
+    "batches resume": (BATCHES, "batches resume wave-1"),
+    "lanes": (LIMITS, "lanes", "lanes --json", "lanes --facts", "lanes pause acme/eu-central-1"),
+    "lanes pause": (LIMITS, 'lanes pause acme/eu-central-1 --reason "change freeze"'),
+    "lanes resume": (LIMITS, "lanes resume acme/eu-central-1"),
+    "lanes set-rate": (
+        LIMITS,
+        "lanes set-rate acme/eu-central-1 --start 2 --start-burst 4",
+        "lanes set-rate acme/eu-central-1 --max-running 50",
+    ),
+    "lanes reset": (LIMITS, "lanes reset acme/eu-central-1"),
+    "events": (
+        "reference/events.md",
+        "events --follow --type import.failed --type import.rejected",
+        "events --from 0 --batch wave-1 --json > wave-1.jsonl",
+    ),
+    "recover": ("guides/recover.md", "recover apps.csv --since 2026-11-24T08:00 --watch"),
+    "audit": ("guides/audit.md", "audit", "audit wave-1 --json"),
+    "doctor": ("guides/deploy.md", "doctor", "doctor --account acme --account globex"),
+    "metrics": ("guides/monitor.md", "metrics", "metrics --port 9464"),
+    "sandbox": (
+        "tutorial.md",
+        "sandbox --list-scenarios",
+        "sandbox --scenario hostile",
+        "sandbox --scenario my-api.toml --port 8080 --log-calls",
+    ),
+}
+"""Command → its page below `docs`, and examples without the program's name."""
+
+
+def add_examples(command: click.Command, name: str) -> None:
+    """Give a command, and those of its group, their examples."""
+    page, *examples = EXAMPLES[name]
+    lines = "\n".join(f"  amplify-import {example}" for example in examples)
+    command.epilog = f"\b\nExamples:\n{lines}\n\n\b\nMore: docs/{page}"
+    if isinstance(command, click.Group):
+        for each, member in command.commands.items():
+            add_examples(member, f"{name} {each}")

@@ -1,0 +1,108 @@
+"""The catalogue's second part: the metrics of the whole store. They are read at each scrape."""
+
+from typing import Final
+
+from worker.metrics.catalogue import Metric, Type
+
+STORE_UP: Final = Metric(
+    "imports_store_up",
+    Type.GAUGE,
+    "1 if the store answered this scrape, else 0; the other metrics of the store are absent then.",
+)
+WAITING: Final = Metric(
+    "imports_waiting",
+    Type.GAUGE,
+    "Imports that wait for their turn in the lane. Imports that wait for another import of their"
+    " target, or that their batch holds back, are not counted.",
+    ("lane", "priority"),
+)
+DELAYED: Final = Metric(
+    "imports_delayed",
+    Type.GAUGE,
+    "Imports that may not start before a certain time: after a failed start, or by `eta`.",
+    ("lane",),
+)
+OLDEST_WAITING: Final = Metric(
+    "imports_oldest_waiting_seconds",
+    Type.GAUGE,
+    "Time since the admission of the oldest of the imports that are next to start; 0 if none"
+    " waits.",
+    ("lane",),
+)
+RUNNING: Final = Metric(
+    "imports_running",
+    Type.GAUGE,
+    "Imports that are being started, that run, or whose start has an unknown outcome.",
+    ("lane",),
+)
+POLL_LAG: Final = Metric(
+    "imports_poll_lag_seconds",
+    Type.GAUGE,
+    "For how long the most overdue poll or reconciliation of the lane has been due.",
+    ("lane",),
+)
+PAUSED: Final = Metric(
+    "imports_lane_paused",
+    Type.GAUGE,
+    "1 if the lane is paused, else 0. Of `other`, the number of paused lanes.",
+    ("lane", "by"),
+)
+START_LIMIT: Final = Metric(
+    "imports_lane_start_limit_per_second",
+    Type.GAUGE,
+    "The limit of the lane's starts: set by an operator, configured, or learned. Absent if it is"
+    " unknown. In a lane with one limit for all calls, that limit.",
+    ("lane",),
+)
+START_PACE: Final = Metric(
+    "imports_lane_start_pace_per_second",
+    Type.GAUGE,
+    "The rate at which the lane allows starts now.",
+    ("lane",),
+)
+EVENTS: Final = Metric("imports_events_stream_length", Type.GAUGE, "Entries in the event stream.")
+GROUP_LAG: Final = Metric(
+    "imports_events_group_lag",
+    Type.GAUGE,
+    "Events that were not delivered to the consumer group. Absent if the server does not know.",
+    ("group",),
+)
+GROUP_PENDING: Final = Metric(
+    "imports_events_group_pending",
+    Type.GAUGE,
+    "Events that were delivered to the consumer group and not acknowledged.",
+    ("group",),
+)
+UNDELIVERED: Final = Metric(
+    "imports_requests_undelivered",
+    Type.GAUGE,
+    "Requests in the requests stream that no worker has read.",
+)
+UNADMITTED: Final = Metric(
+    "imports_requests_pending",
+    Type.GAUGE,
+    "Requests in the requests stream that a worker has read and not admitted yet.",
+)
+UNFINISHED: Final = Metric(
+    "imports_tasks_unfinished",
+    Type.GAUGE,
+    "Ended imports whose Celery tasks have not finished.",
+)
+
+STORE: Final = (
+    STORE_UP,
+    WAITING,
+    DELAYED,
+    OLDEST_WAITING,
+    RUNNING,
+    POLL_LAG,
+    PAUSED,
+    START_LIMIT,
+    START_PACE,
+    EVENTS,
+    GROUP_LAG,
+    GROUP_PENDING,
+    UNDELIVERED,
+    UNADMITTED,
+    UNFINISHED,
+)

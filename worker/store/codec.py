@@ -1,0 +1,137 @@
+"""Writes records for the scripts, and reads the scripts' replies."""
+
+import json
+from collections.abc import Mapping
+from dataclasses import replace
+from hashlib import sha256
+
+import structlog
+
+from worker.domain.claims import Call, Claim
+from worker.domain.facts import LaneFacts
+from worker.domain.imports import Import
+from worker.domain.outcomes import Admission, Ended, Envelope, Retried, RetryVerdict, Verdict
+from worker.domain.recording import Recorded, Throttled
+from worker.domain.requests import DEFAULT_OPERATION, ImportRequest
+from worker.store.scripts import Reply
+
+log = structlog.get_logger()
+
+
+def milliseconds(seconds: float) -> int:
+    """Return seconds as whole milliseconds, the scripts' unit."""
+    return round(seconds * 1000)
+
+
+def digest(key: str | None) -> str:
+    """Return the digest of an idempotencyKey for the name of its Redis key; '' for none."""
+    return sha256(key.encode()).hexdigest() if key else ""
+
+
+def fields_of(envelope: Envelope, request: ImportRequest, region: str) -> dict[str, str]:
+    """Return the record of a new import."""
+    batch_id = envelope.batch_id or request.batch_id
+    return {
+        "app_id": request.app_id,
+        "backend_environment_name": request.backend_environment_name,
+        "account": request.account,
+        "region": region,
+        "request_json": request.to_json(),
+        "fingerprint": request.fingerprint,
+        "priority": request.priority,
+        "metadata": json.dumps(request.metadata),
+        **operation_field(request.operation),
+        **({"batch_id": batch_id} if batch_id else {}),
+        **wishes_of(envelope),
+    }
+
+
+def operation_field(operation: str) -> dict[str, str]:
+    """Return the record's field with the operation; no field for the default operation."""
+    return {} if operation == DEFAULT_OPERATION else {"requested_operation": operation}
+
+
+def wishes_of(envelope: Envelope) -> dict[str, str]:
+    """Return the record's fields with the options of the import's task."""
+    wishes = {
+        "not_before_ms": envelope.not_before_ms,
+        "expires_at_ms": envelope.expires_at_ms,
+        "ignores_result": int(envelope.ignores_result),
+    }
+    return {name: str(value) for name, value in wishes.items() if value}
+
+
+def admission_in(reply: Reply) -> Admission:
+    """Return the result of admitting a request."""
+    import_id, fields = reply["id"], reply["record"]
+    item = Import.from_fields(import_id, fields) if fields else None
+    return Admission(Verdict(reply["verdict"]), import_id, item)
+
+
+def retried_in(reply: Reply) -> Retried:
+    """Return the result of retrying an import."""
+    return Retried(RetryVerdict(reply["verdict"]), reply["retry_id"])
+
+
+def claims_in(reply: Reply, taken_at: float) -> tuple[list[Claim], float | None]:
+    """Return the readable claims, and the seconds until more calls are due; None for never."""
+    facts = {lane: LaneFacts.from_fields(fields) for lane, fields in reply["facts"].items()}
+    found = (_readable_claim(claim, taken_at, facts) for claim in reply["claims"])
+    wait_ms = reply["wait_ms"]
+    return [claim for claim in found if claim], None if wait_ms < 0 else wait_ms / 1000
+
+
+def recorded_in(reply: Reply, import_id: str) -> Recorded:
+    """Return the result of recording an answer to a call for this import."""
+    return Recorded(
+        is_current=reply["held"],
+        paused=reply["paused"],
+        resumed=reply["resumed"],
+        throttled=_throttled(reply["throttled"]),
+        ended=_ended(import_id, reply) if reply.get("record") else None,
+    )
+
+
+def ended_in(reply: Reply) -> list[Ended]:
+    """Return imports that are over, each with the tasks that end with it."""
+    return [_ended(ended["id"], ended) for ended in reply["ended"]]
+
+
+def _readable_claim(reply: Reply, taken_at: float, facts: Mapping[str, LaneFacts]) -> Claim | None:
+    try:
+        claim = _claim(reply, taken_at)
+        return replace(claim, facts=facts.get(claim.item.lane, claim.facts))
+    except (KeyError, ValueError) as error:
+        # The lease ends, and the claim is made again: the record may have been fixed by then.
+        log.error(  # noqa: TRY400 - what is wrong is the record, not the code
+            "record.unreadable", import_id=reply["id"], error=repr(error)
+        )
+        return None
+
+
+def _claim(reply: Reply, taken_at: float) -> Claim:
+    return Claim(
+        call=Call(reply["call"]),
+        lease=reply["lease"],
+        item=Import.from_fields(reply["id"], reply["record"]),
+        age_seconds=reply["age_ms"] / 1000,
+        grant=reply["grant"],
+        taken_at=taken_at,
+        probe=reply["probe"],
+        earlier_jobs=frozenset(json.loads(reply["earlier_jobs"])),
+    )
+
+
+def _throttled(reply: Reply | None) -> Throttled | None:
+    if reply is None:
+        return None
+    return Throttled(
+        is_counted=reply["counted"],
+        rate=reply.get("rate"),
+        ceiling=reply.get("ceiling"),
+        is_suspected=reply.get("suspected", False),
+    )
+
+
+def _ended(import_id: str, reply: Reply) -> Ended:
+    return Ended(Import.from_fields(import_id, reply["record"]), reply["tasks"])
