@@ -1,13 +1,52 @@
 """Flower's configuration: one row for each import, with its target, its state and its outcome.
 
 Flower executes this file; `worker.celery` passes the path to it. An operator can replace it with
-another file, in FLOWER_CONF or with `--conf`.
+another file, in FLOWER_CONF or with `--conf`. Without a way to log in, Flower listens on the
+loopback interface only.
 """
 
 import re
+from ipaddress import ip_address
+from logging import getLogger
 from typing import Any
 
 from celery import states
+from tornado.options import options
+
+LOOPBACK = "127.0.0.1"
+
+_OPEN = (
+    "Flower has no login: set FLOWER_BASIC_AUTH=user:password, or FLOWER_AUTH and"
+    " FLOWER_AUTH_PROVIDER for OAuth"
+)
+
+
+def safe_address(address: str, *, has_login: bool) -> str:
+    """Return the address to listen on; '' for all interfaces.
+
+    Raises:
+        SystemExit: if other machines could reach a Flower without a login at that address.
+
+    """
+    if has_login:
+        return address
+    if address and not _is_loopback(address):
+        raise SystemExit(f"{_OPEN}. Without one, it does not listen on {address}.")
+    getLogger("flower").warning("%s. Until then, it listens on %s only.", _OPEN, LOOPBACK)
+    return address or LOOPBACK
+
+
+def _is_loopback(address: str) -> bool:
+    try:
+        return ip_address(address).is_loopback
+    except ValueError:
+        return address == "localhost"
+
+
+# Flower has read its environment and its command line before. Each global variable here with the
+# name of an option sets it.
+if not options.unix_socket:
+    address = safe_address(options.address, has_login=bool(options.basic_auth or options.auth))
 
 tasks_columns = "uuid,args,state,result,received,runtime,worker"
 natural_time = False

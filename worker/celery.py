@@ -4,6 +4,7 @@ import os
 import sys
 from functools import partial
 from importlib import import_module
+from pathlib import Path
 from typing import Any, Final
 
 from celery import Celery, bootsteps
@@ -17,7 +18,7 @@ from celery.signals import (
 )
 from celery.worker.state import active_requests
 
-from config import flower
+import config
 from config.celery import celery_config
 from config.logging import configure_logging
 from config.names import ADMIT_QUEUE, FINISH_HEADER, IMPORTS_QUEUE
@@ -179,7 +180,7 @@ def _configure() -> dict[str, Any]:
 
 
 # Flower reads options from the environment and from a file that this variable names.
-os.environ.setdefault("FLOWER_CONF", flower.__file__)
+os.environ.setdefault("FLOWER_CONF", str(Path(config.__file__).with_name("flower.py")))
 
 outlive_lost_connections()
 limit_each_consumer()
