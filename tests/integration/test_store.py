@@ -180,14 +180,14 @@ async def test_an_import_id_that_is_taken_by_another_request_is_reported(
 
 
 async def test_a_later_task_with_the_same_key_gets_the_end_that_was_reached(
-    make_store: MakeStore,
+    make_store: MakeStore, redis: Any
 ) -> None:
-    store = await make_store(lease_seconds=0.02)
+    store = await make_store()
     await admit(store, "first", idempotencyKey="k")
     await end(store, await claim_one(store), State.SUCCEEDED)
     await store.note_task_done("first", "first")
     await admit(store, "second", idempotencyKey="k")
-    await asyncio.sleep(0.03)
+    await redis.advance(31)
     (overdue,) = await store.overdue(10, 60)
     assert (overdue.item.id, overdue.tasks) == ("first", {"second": ""})
 
@@ -205,30 +205,30 @@ async def _to_failed(store: ImportStore) -> None:
     ("reach", "again"), [(_to_failed, _to_waiting), (_reject_invalid, _reject_invalid)]
 )
 async def test_a_task_repeated_after_the_end_gets_the_end_again(
-    make_store: MakeStore, reach: Walk, again: Walk
+    make_store: MakeStore, redis: Any, reach: Walk, again: Walk
 ) -> None:
     """A repeated task is shown as waiting first, and the worker may die before it shows the end."""
-    store = await make_store(lease_seconds=0.02)
+    store = await make_store()
     await reach(store)
     await store.note_task_done("i1", "i1")
     assert await store.overdue(10, 60) == []
     await again(store)
-    await asyncio.sleep(0.03)
+    await redis.advance(31)
     (overdue,) = await store.overdue(10, 60)
     assert (overdue.item.id, overdue.tasks) == ("i1", {"i1": ""})
 
 
 async def test_a_repeated_task_keeps_what_it_was_first_sent_with(
-    make_store: MakeStore,
+    make_store: MakeStore, redis: Any
 ) -> None:
-    store = await make_store(lease_seconds=0.02)
+    store = await make_store()
     request = OPERATIONS.parse(members("d1"))
     await store.admit(
         Envelope(import_id="i1", task_id="i1", signature="{its chain}"), request, "us-east-1"
     )
     await end(store, await claim_one(store), State.FAILED)
     await admit(store)
-    await asyncio.sleep(0.03)
+    await redis.advance(31)
     (overdue,) = await store.overdue(10, 60)
     assert overdue.tasks == {"i1": "{its chain}"}
 
@@ -290,7 +290,7 @@ async def test_a_postponed_start_frees_its_place_under_max_running(
 
 
 async def test_an_import_with_an_earlier_unknown_outcome_keeps_its_target_while_it_waits_to_retry(
-    make_store: MakeStore,
+    make_store: MakeStore, redis: Any
 ) -> None:
     """Otherwise another import's job there could be taken for its own."""
     store = await make_store()
@@ -298,9 +298,9 @@ async def test_an_import_with_an_earlier_unknown_outcome_keeps_its_target_while_
         await admit(store, f"i{n}", app="dsame")
     claim = (await store.claim(10))[0][0]
     await doubt(store, claim)
-    await recording.retry(store, await claim_one(store), delay_seconds=0.05)
+    await recording.retry(store, await claim_one(store), delay_seconds=5)
     assert (await store.claim(10))[0] == []
-    await asyncio.sleep(0.06)
+    await redis.advance(6)
     assert (await claim_one(store)).item.id == "i0"
 
 
@@ -320,12 +320,12 @@ async def test_one_import_per_target_at_a_time_in_order_of_admission(
 
 
 async def test_an_unanswered_start_has_an_unknown_outcome_and_its_late_answer_does_not_count(
-    make_store: MakeStore,
+    make_store: MakeStore, redis: Any
 ) -> None:
-    store = await make_store(lease_seconds=0.05)
+    store = await make_store()
     await admit(store)
     late = await claim_one(store)
-    await asyncio.sleep(0.1)
+    await redis.advance(31)
     taken_over = await claim_one(store)
     assert taken_over.call is Call.RECONCILE
     assert taken_over.item.doubt == Doubt.UNKNOWN
@@ -337,21 +337,21 @@ async def test_an_unanswered_start_has_an_unknown_outcome_and_its_late_answer_do
 
 
 async def test_an_unanswered_start_is_reconciled_once_no_list_can_lag_behind_it(
-    make_store: MakeStore,
+    make_store: MakeStore, redis: Any
 ) -> None:
-    store = await make_store(lease_seconds=0.05, settle_seconds=60)
+    store = await make_store(settle_seconds=60)
     await admit(store)
     await claim_one(store)
-    await asyncio.sleep(0.1)
+    await redis.advance(31)
     claims, wait_seconds = await store.claim(1)
     assert not claims
-    assert wait_seconds == pytest.approx(60, abs=0.01)
+    assert wait_seconds == pytest.approx(60, abs=5)
 
 
-async def test_an_unanswered_poll_is_simply_due_again(make_store: MakeStore) -> None:
-    store = await make_store(lease_seconds=0.05)
+async def test_an_unanswered_poll_is_simply_due_again(make_store: MakeStore, redis: Any) -> None:
+    store = await make_store()
     late = await _to_running(store)
-    await asyncio.sleep(0.1)
+    await redis.advance(31)
     again = await claim_one(store)
     assert again.call is Call.POLL
     assert not await recording.poll_again(store, late)
@@ -387,17 +387,17 @@ async def throttle(
 
 
 async def test_a_throttled_import_returns_to_the_head_without_a_counted_attempt(
-    make_store: MakeStore,
+    make_store: MakeStore, redis: Any
 ) -> None:
     store = await make_store()
     await admit(store, "first", app="d1")
     claim = await claim_one(store)
     await admit(store, "second", app="d2")
-    assert (await throttle(store, claim, retry_after=0.1))[0]
+    assert (await throttle(store, claim, retry_after=10))[0]
     claims, wait_seconds = await store.claim(10)
     assert claims == []
-    assert wait_seconds == pytest.approx(0.1, abs=0.05)
-    await asyncio.sleep(0.12)
+    assert wait_seconds == pytest.approx(10, abs=5)
+    await redis.advance(11)
     claims, _ = await store.claim(1)
     assert [(claim.item.id, claim.item.attempts) for claim in claims] == [("first", 1)]
 
@@ -423,13 +423,13 @@ async def test_a_429_on_polls_leaves_starts_alone(make_store: MakeStore) -> None
 
 async def pause(store: ImportStore, *, probe: bool = False) -> bool:
     return await recording.pause_lane(
-        store, LANE, "expired", probe=probe, delay_seconds=0.05, delay_max_seconds=1
+        store, LANE, "expired", probe=probe, delay_seconds=5, delay_max_seconds=100
     )
 
 
 async def refuse(store: ImportStore, probe: Claim, delay_seconds: float = 300) -> None:
     assert probe.probe
-    observed = Observed(probe_seconds=0.05, probe_max_seconds=1)
+    observed = Observed(probe_seconds=5, probe_max_seconds=100)
     await store.record(probe, PauseLane("expired", delay_seconds), observed)
 
 
@@ -444,7 +444,7 @@ async def test_a_paused_lane_lets_one_probe_through_and_is_reported_once(
     assert not await pause(store)
     await recording.requeue(store, claim)
     assert (await store.claim(10))[0] == []
-    await asyncio.sleep(0.06)
+    await redis.advance(6)
     (probe,) = (await store.claim(10))[0]
     assert probe.probe
     assert (await store.claim(10))[0] == [], "one probe at a time"
@@ -456,43 +456,45 @@ async def test_a_paused_lane_lets_one_probe_through_and_is_reported_once(
     ]
 
 
-async def test_a_failed_probe_makes_the_next_one_wait_longer(make_store: MakeStore) -> None:
+async def test_a_failed_probe_makes_the_next_one_wait_longer(
+    make_store: MakeStore, redis: Any
+) -> None:
     store = await make_store()
     await admit(store)
     await pause(store)
-    await asyncio.sleep(0.06)
+    await redis.advance(6)
     probe = await claim_one(store)
     await refuse(store, probe, delay_seconds=0)
     claims, wait_seconds = await store.claim(10)
     assert claims == []
-    assert wait_seconds == pytest.approx(0.1, abs=0.03)
+    assert wait_seconds == pytest.approx(10, abs=3)
 
 
 async def test_an_import_that_failed_as_a_probe_lets_others_go_first(
-    make_store: MakeStore,
+    make_store: MakeStore, redis: Any
 ) -> None:
     """A single app whose calls are refused must not keep the whole lane paused."""
     store = await make_store()
     for n in range(2):
         await admit(store, f"i{n}", app=f"d{n}")
     await pause(store)
-    await asyncio.sleep(0.06)
+    await redis.advance(6)
     refused = await claim_one(store)
     await refuse(store, refused)
-    await asyncio.sleep(0.11)
+    await redis.advance(11)
     other = await claim_one(store)
     assert (refused.item.id, other.item.id) == ("i0", "i1")
     assert other.probe
 
 
 async def test_an_import_that_failed_as_a_probe_is_the_next_probe_if_it_is_alone(
-    make_store: MakeStore,
+    make_store: MakeStore, redis: Any
 ) -> None:
     store = await make_store()
     await admit(store)
     await pause(store)
     for _ in range(2):
-        await asyncio.sleep(0.11)
+        await redis.advance(11)
         probe = await claim_one(store)
         assert probe.probe
         await refuse(store, probe)
@@ -621,11 +623,11 @@ async def test_nothing_is_left_behind_except_what_the_catalog_allows(
 
 
 async def test_ended_imports_whose_tasks_did_not_finish_are_published_again(
-    make_store: MakeStore,
+    make_store: MakeStore, redis: Any
 ) -> None:
-    store = await make_store(lease_seconds=0.02)
+    store = await make_store()
     await end(store, await _to_starting(store), State.SUCCEEDED)
-    await asyncio.sleep(0.03)
+    await redis.advance(31)
     (overdue,) = await store.overdue(10, 60)
     assert (overdue.item.id, overdue.tasks) == ("i1", {"i1": ""})
     assert await store.overdue(10, 60) == []

@@ -1,6 +1,12 @@
-"""Stores for tests: their lanes' facts are known, and unlimited unless a test limits them."""
+"""Stores for tests: their lanes' facts are known, and unlimited unless a test limits them.
+
+Their clock is the server's, and tests move it on instead of waiting.
+"""
 
 from collections.abc import Awaitable, Callable
+from typing import Any, Final
+
+from redis.asyncio import Redis
 
 from tests.support import recording
 from worker.domain.facts import LaneFacts, Times
@@ -16,6 +22,29 @@ class KnownLanes(ImportStore):
         """Admit a request into a lane whose facts are known."""
         await recording.learn(self, f"{request.account}/{region}", SEEN)
         return await super().admit(envelope, request, region)
+
+
+_ADVANCED: Final = "test:seconds"
+_SERVER_TIME: Final = "redis.call('TIME')"
+_MOVED_TIME: Final = f"""(function()
+  local time = {_SERVER_TIME}
+  return {{ time[1] + (redis.call('GET', '{_ADVANCED}') or 0), time[2] }}
+end)()"""
+
+
+class TimedRedis(Redis):
+    """A client whose scripts see the time of the server, moved on by `advance`.
+
+    The ids of stream entries and the expiry of keys keep the server's own time.
+    """
+
+    def register_script(self, script: Any) -> Any:
+        """Register a script; where it looks at the clock, it sees the moved time."""
+        return super().register_script(script.replace(_SERVER_TIME, _MOVED_TIME))
+
+    async def advance(self, seconds: float) -> None:
+        """Move the time on."""
+        await self.incrbyfloat(_ADVANCED, seconds)
 
 
 SEEN = LaneFacts(times=Times.GOOD, list_lag_seconds=0.0, lists_finished=True)
