@@ -47,7 +47,7 @@ def import_through_each_entry_point(producer: Producer) -> None:
     task = producer.send(members("dtask"))
     producer.send_batch("batch", [members("dbatch", importId="of-the-batch")])
     producer.add(members("dstream", importId="of-the-stream"))
-    assert task.get(timeout=30)["outcome"] == "succeeded"
+    assert task.get(timeout=60)["outcome"] == "succeeded"
     for import_id in ("of-the-batch", "of-the-stream"):
         producer.wait_for_event("import.succeeded", importId=import_id)
 
@@ -168,7 +168,7 @@ def test_a_broker_that_is_blocked_is_named_and_waited_for(
                 ("doctor", "--json"), ("submit", rows), IMPORTS_BROKER_URL=rabbitmq_url
             )
             producer.wait_for_event("import.succeeded", importId="meanwhile")
-        assert producer.app.AsyncResult("meanwhile").get(timeout=30)["outcome"] == "succeeded"
+        assert producer.app.AsyncResult("meanwhile").get(timeout=60)["outcome"] == "succeeded"
     (broker,) = [
         check for check in json.loads(doctor.stdout)["checks"] if check["name"] == "broker"
     ]

@@ -269,7 +269,7 @@ def test_a_cancelled_imports_task_fails_with_the_reason(
     wait_until(lambda: producer.events("import.started", import_id=task.id), "it runs")
     assert command("cancel", task.id, "--reason", "wrong pool").returncode == 0
     with pytest.raises(Exception, match=r"dslow/staging .*cancelled: wrong pool") as raised:
-        task.get(timeout=20)
+        task.get(timeout=60)
     assert type(raised.value).__name__ == "ImportCancelled"
     wait_until(lambda: not producer.redis.exists("imports:unfinished"), "no task is unfinished")
 

@@ -232,7 +232,7 @@ async def test_watch_exits_with_0_for_a_batch_that_succeeded(
         assert watch.stdout is not None
         assert watch.stdout.readline().startswith("b: 0 of 1 finished (0%), waiting 1")
         await end(store, State.SUCCEEDED)
-        printed, _ = watch.communicate(timeout=20)
+        printed, _ = watch.communicate(timeout=60)
     assert watch.returncode == 0
     assert "Batch b: 1 of 1 succeeded, 0 did not succeed." in printed
 
@@ -245,7 +245,7 @@ async def test_an_interrupted_watch_exits_with_130_and_no_message(
         assert watch.stdout is not None
         assert watch.stdout.readline()
         watch.send_signal(signal.SIGINT)
-        printed, errors = watch.communicate(timeout=20)
+        printed, errors = watch.communicate(timeout=60)
     assert (watch.returncode, printed, errors) == (130, "", "")
 
 
@@ -275,7 +275,7 @@ async def test_events_shows_the_last_events_filtered_or_followed(
         assert line.endswith("  no [such] pool\n")
         assert follow.stdout.readline().endswith("  batch.completed   b  failed 1\n")
         follow.send_signal(signal.SIGINT)
-        assert follow.communicate(timeout=20) == ("", "")
+        assert follow.communicate(timeout=60) == ("", "")
     assert follow.returncode == 130
 
 

@@ -105,7 +105,7 @@ def by_shell(command: CommandLine, redirection: str, *arguments: str | Path) -> 
         env=command.environment,
         capture_output=True,
         text=True,
-        timeout=30,
+        timeout=90,
         check=False,
     )
 
@@ -219,7 +219,7 @@ def test_an_interrupt_while_modules_are_imported_exits_with_130_and_no_message(
     with command.running("status", "x") as process:
         wait_until(imported.exists, "the program is importing")
         process.send_signal(signal.SIGINT)
-        assert process.communicate(timeout=20) == ("", "")
+        assert process.communicate(timeout=60) == ("", "")
     assert process.returncode == 130
 
 
@@ -259,7 +259,7 @@ def test_a_worker_next_to_a_users_config_package_names_it(
         env=command.environment,
         capture_output=True,
         text=True,
-        timeout=30,
+        timeout=90,
         check=False,
     )
     assert done.returncode != 0

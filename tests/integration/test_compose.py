@@ -57,7 +57,7 @@ def healthy(service: str, cwd: Path, **replace: str) -> bool:
         "HOSTNAME": socket.gethostname(),
     }
     done = subprocess.run(
-        command, env=environment, cwd=cwd, capture_output=True, timeout=30, check=False
+        command, env=environment, cwd=cwd, capture_output=True, timeout=90, check=False
     )
     return done.returncode == 0
 

@@ -47,7 +47,7 @@ def test_a_hanging_region_does_not_delay_another(
     for n in range(50):
         sandbox.script(f"dhang{n}", faults=[{"kind": "hang"}])
     worker = start_worker(IMPORTS_MAX_IN_FLIGHT="20", IMPORTS_LEASE_SECONDS="40")
-    producer.send(members("dknown")).get(timeout=30)  # a lane whose facts are unknown is slower
+    producer.send(members("dknown")).get(timeout=60)  # a lane whose facts are unknown is slower
     for n in range(50):
         producer.send(members(f"dhang{n}"))
     wait_until(lambda: len(sandbox.calls(app="dhang")) >= 8, "calls hang")
@@ -103,7 +103,7 @@ def test_a_worker_whose_clock_is_wrong_stands_down_and_leaves_the_lane_to_others
     start_worker()
     tasks = [producer.send(members(f"dclock{n}")) for n in range(20)]
     for task in tasks:
-        assert task.get(timeout=30)["outcome"] == "succeeded"
+        assert task.get(timeout=60)["outcome"] == "succeeded"
     assert producer.events("lane.paused") == []
     assert len([call for call in sandbox.snapshot()["calls"] if call["status"] == 403]) == 1
     assert len(sandbox.jobs()) == 21

@@ -158,8 +158,8 @@ def test_the_shipped_user_has_every_permission_needed(
             task = producer.send(members("dtask"))
             batch = producer.send_batch("batch", [members("dbatch", importId="of-the-batch")])
             producer.add(members("dstream", importId="of-the-stream"))
-            assert task.get(timeout=20)["outcome"] == "succeeded"
-            assert batch.get(timeout=20)["accepted"] == 1
+            assert task.get(timeout=60)["outcome"] == "succeeded"
+            assert batch.get(timeout=60)["accepted"] == 1
             for import_id in ("of-the-batch", "of-the-stream"):
                 producer.wait_for_event("import.succeeded", importId=import_id)
         submitted = command("submit", rows, "--watch")
@@ -237,6 +237,6 @@ def test_a_worker_waits_for_a_permission_and_says_which(
             client.execute_command("ACL", "SETUSER", "imports", "+sadd")
             worker.wait_until_ready()
             with producing(url, url) as producer:
-                assert producer.send(members("dtask")).get(timeout=20)["outcome"] == "succeeded"
+                assert producer.send(members("dtask")).get(timeout=60)["outcome"] == "succeeded"
         finally:
             worker.stop(60)

@@ -82,7 +82,7 @@ async def test_imports_of_an_earlier_release_are_completed(
         f"d{name}/staging"
         for name in ids - OVER - {"running", "parked"} | {"task", "batch", "stream"}
     ) + Counter(["dstarting/staging"])
-    assert producer.app.AsyncResult("signed").get(timeout=20)["outcome"] == "succeeded"
+    assert producer.app.AsyncResult("signed").get(timeout=60)["outcome"] == "succeeded"
     wait_until(lambda: not producer.redis.exists("imports:unfinished"), "its tasks have finished")
     wait_until(
         lambda: not producer.redis.exists("imports:late:" + LANE), "the late end is recorded"

@@ -50,11 +50,11 @@ def test_storage_requests_arrive_through_each_entry_point_and_end_natively(
     )
     producer.add({"import_id": "by-stream", **storage_members("dstream")})
 
-    result = task.get(timeout=20)
+    result = task.get(timeout=60)
     assert (result["appId"], result["outcome"]) == ("dtask", "succeeded")
     assert "torage" in result["operation"].lower()
-    assert producer.app.AsyncResult("by-stream").get(timeout=20)["outcome"] == "succeeded"
-    assert batch.get(timeout=20)["rejected"] == 1
+    assert producer.app.AsyncResult("by-stream").get(timeout=60)["outcome"] == "succeeded"
+    assert batch.get(timeout=60)["rejected"] == 1
     assert producer.wait_for_event("batch.completed", batchId="nightly")["data"]["succeeded"] == 2
     ended = producer.wait_for_event("import.succeeded", importId=task.id)["data"]
     assert ended["metadata"] == {"team": "blue"}
@@ -80,7 +80,7 @@ def test_imports_of_one_environment_wait_for_each_other_whatever_they_import(
         for _ in range(2)
         for task in (producer.send(members("dboth")), send(producer, storage("dboth")))
     ]
-    assert [task.get(timeout=30)["outcome"] for task in tasks] == ["succeeded"] * 4
+    assert [task.get(timeout=60)["outcome"] for task in tasks] == ["succeeded"] * 4
     ran = spans(sandbox, "dboth")
     assert all(end <= begin for (_, end), (begin, _) in pairwise(ran))
     assert {call["status"] for call in sandbox.calls() + sandbox.calls(STORAGE)} == {200}
@@ -96,9 +96,9 @@ def test_a_lost_answer_starts_no_second_job(
     sandbox.script("dlost", faults=[lost], duration_seconds=0.3)
     start_worker(IMPORTS_SETTLE_SECONDS="0.3")
     first = producer.send(members("dlost"))
-    assert first.get(timeout=20)["outcome"] == "succeeded"
+    assert first.get(timeout=60)["outcome"] == "succeeded"
     second = send(producer, storage("dlost"))
-    result = second.get(timeout=30)
+    result = second.get(timeout=60)
     auth, bucket = sorted(sandbox.jobs("dlost"), key=lambda job: job["created"])
     assert (auth["operation"], bucket["operation"]) == ("ImportBackendAuth", STORAGE)
     assert result["jobId"] == bucket["jobId"]
@@ -122,7 +122,7 @@ def test_a_task_names_what_is_wrong(
     start_worker()
     sent = producer.app.send_task(task, kwargs=request_, queue="imports")
     with pytest.raises(Exception, match="rejected") as caught:
-        sent.get(timeout=20)
+        sent.get(timeout=60)
     assert message in str(caught.value)
 
 

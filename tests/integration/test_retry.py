@@ -345,7 +345,7 @@ def test_a_retry_waits_behind_the_job_that_its_predecessor_left_behind(
     assert succeeded["data"]["jobId"] not in {None, timed_out["data"]["jobId"]}
     assert succeeded["data"]["attempts"] == 1, "conflicts are not counted"
     producer.wait_for_event("batch.completed", batchId="b:retry-1")
-    assert producer.app.AsyncResult(retry_id).get(timeout=20)["outcome"] == "succeeded"
+    assert producer.app.AsyncResult(retry_id).get(timeout=60)["outcome"] == "succeeded"
     assert command("watch", "b:retry-1").returncode == 0
     wait_until(lambda: not producer.redis.exists("imports:unfinished"), "no task is unfinished")
     wait_until(lambda: not producer.redis.exists("imports:lanes"), "the lane has nothing to do")

@@ -14,7 +14,7 @@ from tests.support.forking import ForkedProcess, Streams
 from tests.support.sandbox import ACCESS_KEY
 from tests.support.workers import BIN
 
-SECONDS: Final = 30
+SECONDS: Final = 90
 
 
 @dataclass(frozen=True, slots=True)

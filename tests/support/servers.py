@@ -401,7 +401,7 @@ def tls_program() -> str:
         pytest.skip("NO REDIS-SERVER on this machine, tests with TLS are skipped")
     # Without a certificate it ends at once, and prints why.
     command = [program, "--port", "0", "--tls-port", free_port()]
-    output = subprocess.run(command, capture_output=True, text=True, timeout=30, check=False).stdout
+    output = subprocess.run(command, capture_output=True, text=True, timeout=90, check=False).stdout
     if "Failed to configure TLS" not in output:
         pytest.skip("this machine's REDIS-SERVER HAS NO TLS, tests with TLS are skipped")
     return program

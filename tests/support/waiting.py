@@ -7,7 +7,7 @@ from typing import Final, TypeVar
 
 T = TypeVar("T")
 
-WAIT_SECONDS: Final = 20.0
+WAIT_SECONDS: Final = 60.0
 
 
 def wait_until(predicate: Callable[[], T], description: str, seconds: float = WAIT_SECONDS) -> T:
