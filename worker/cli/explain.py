@@ -10,6 +10,7 @@ from typing import Any, Final
 import click
 
 from config.settings import load_settings
+from worker.cli.advice import Advice, advice_for
 from worker.cli.client import BadInputError, not_known, open_views
 from worker.cli.estimate import Estimate, estimate_start
 from worker.cli.lanelist import span
@@ -17,7 +18,6 @@ from worker.cli.status import import_as_json
 from worker.cli.waiting import what_it_waits_for
 from worker.domain.history import Line, What
 from worker.domain.imports import Import, iso_time
-from worker.domain.states import State
 from worker.store.views import ImportViews
 
 _SENTENCES: Final[Mapping[str, str]] = {
@@ -153,15 +153,17 @@ def _when(estimate: Estimate) -> str:
 
 def what_to_do(item: Import) -> str:
     """Return what the user can do about an import that has ended."""
-    if item.state is State.SUCCEEDED:
-        return "nothing"
-    if item.retried_by:
-        return f"nothing; it has been retried as {item.retried_by}"
-    if item.late_outcome == State.SUCCEEDED:
-        return "nothing; its job succeeded after the import had ended"
-    if not item.first_start_at_ms and item.state is State.REJECTED:
-        return "fix the request and submit it under another id"
-    return f"fix the cause, then: amplify-import retry {item.id}"
+    match advice_for(item):
+        case Advice.NOTHING:
+            return "nothing"
+        case Advice.RETRIED:
+            return f"nothing; it has been retried as {item.retried_by}"
+        case Advice.SUCCEEDED_LATE:
+            return "nothing; its job succeeded after the import had ended"
+        case Advice.FIX_REQUEST:
+            return "fix the request and submit it under another id"
+        case Advice.RETRY:
+            return f"fix the cause, then: amplify-import retry {item.id}"
 
 
 def _as_json(explanation: Explanation) -> dict[str, Any]:
