@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from worker.domain.imports import Import
 from worker.domain.states import TERMINAL, State
 
 
@@ -60,3 +61,25 @@ class BatchCounts:
     def completed(self) -> bool:
         """Whether all announced imports have arrived, and all that arrived are over."""
         return 0 < self.total <= self.finished
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BatchSettings:
+    """How a batch was submitted, and what its stop rule did.
+
+    `canary` is 0 and `stop_percent` None if the batch has no such rule. `pauses` counts how often
+    the batch was paused. `paused_at_ms` is on the store's clock, and 0 unless it is paused now.
+    """
+
+    canary: int
+    stop_percent: float | None
+    pauses: int
+    paused_at_ms: int
+
+
+@dataclass(frozen=True, slots=True)
+class MemberPage:
+    """Some of a batch's imports, and how many more have no record any more."""
+
+    items: list[Import]
+    expired: int

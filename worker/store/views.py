@@ -15,7 +15,7 @@ from redis.asyncio import Redis
 from worker.domain.history import Line
 from worker.domain.imports import Import
 from worker.domain.states import State
-from worker.store.batchview import BatchCounts
+from worker.store.batchview import BatchCounts, BatchSettings, MemberPage
 from worker.store.connection import primary_of
 from worker.store.keys import (
     BATCH,
@@ -154,6 +154,23 @@ class ImportViews:
         """Yield a batch's imports in these states, page by page, without those of other batches."""
         async for ids in self.ids_of(batch_id, states):
             yield [item for item in await self._imports(ids) if item.batch_id == batch_id]
+
+    async def member_pages(self, batch_id: str) -> AsyncGenerator[MemberPage, None]:
+        """Yield all imports of a batch, page by page, in order of admission."""
+        async for ids in self._member_ids(batch_id):
+            items = await self._imports(ids)
+            yield MemberPage(items, expired=len(ids) - len(items))
+
+    async def batch_settings(self, batch_id: str) -> BatchSettings:
+        """Return the settings of a batch; the defaults if it is not known (any more)."""
+        fields: Any = await self._redis.hgetall(BATCH.name + batch_id)
+        percent = fields.get("stop_percent")
+        return BatchSettings(
+            canary=int(fields.get("canary", 0)),
+            stop_percent=None if percent is None else float(percent),
+            pauses=int(fields.get("pauses", 0)),
+            paused_at_ms=int(float(fields.get("stopped_at_ms", 0))),
+        )
 
     async def whereabouts(self, item: Import) -> Whereabouts:
         """Return where an import that is under way stands."""
