@@ -1,7 +1,6 @@
 """Flower, started without options, in a real browser."""
 
 import os
-import shutil
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
@@ -9,8 +8,7 @@ from urllib.error import URLError
 from urllib.request import urlopen
 
 import pytest
-from selenium.webdriver import Chrome, ChromeOptions
-from selenium.webdriver.chrome.service import Service
+from selenium.webdriver import Chrome
 
 from tests.support import (
     BIN,
@@ -51,27 +49,6 @@ def tasks_page(sandbox: Sandbox, store_url: str, tmp_path: Path) -> Iterator[str
         process.terminate()
         process.wait(20)
         log.close()
-
-
-@pytest.fixture
-def browser(tmp_path: Path) -> Iterator[Chrome]:
-    chromium, driver = shutil.which("chromium"), shutil.which("chromedriver")
-    if not chromium or not driver:
-        pytest.skip("NO CHROMIUM with chromedriver here, Flower is not looked at")
-    options = ChromeOptions()
-    options.binary_location = chromium
-    for flag in (
-        "--headless",
-        "--no-sandbox",
-        "--disable-gpu",
-        "--disable-background-networking",
-        "--no-first-run",
-        f"--user-data-dir={tmp_path / 'profile'}",
-        "--window-size=1600,900",
-    ):
-        options.add_argument(flag)
-    with Chrome(options=options, service=Service(driver)) as browser:
-        yield browser
 
 
 def test_each_import_is_one_row_with_target_state_and_result(

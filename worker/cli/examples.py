@@ -6,6 +6,7 @@ import click
 
 RUN: Final = "guides/run-a-file.md"
 BATCHES: Final = "guides/batches.md"
+REPORT: Final = "guides/report.md"
 LIMITS: Final = "guides/limits.md"
 
 EXAMPLES: Final = {
@@ -20,6 +21,12 @@ EXAMPLES: Final = {
     "watch": (BATCHES, "watch wave-1", "watch wave-1 --json > summary.json"),
     "status": (BATCHES, "status move-0001", "status wave-1 --failed", "status wave-1 --json"),
     "explain": ("guides/troubleshoot.md", "explain move-0001", "explain move-0001 --json"),
+    "report": (
+        REPORT,
+        "report wave-1 -o report.html",
+        "report wave-1 -o results.csv",
+        "report wave-1 --format json -o - > results.json",
+    ),
     "retry": (BATCHES, "retry move-0001", "retry wave-1", "retry wave-1 --timed-out --yes"),
     "cancel": (BATCHES, 'cancel move-0001 --reason "wrong user pool"', "cancel wave-1 --yes"),
     "resolve": (

@@ -27,6 +27,7 @@ COMMANDS: Final = (
     "watch",
     "status",
     "explain",
+    "report",
     "retry",
     "cancel",
     "resolve",
@@ -54,6 +55,7 @@ Examples:
   amplify-import submit apps.csv --watch       the same, through workers that are already running
   amplify-import status BATCH --failed         what went wrong, and why
   amplify-import explain IMPORT                what happened to it, and when it will start
+  amplify-import report BATCH -o report.html   the batch on one page, to keep or to send
   amplify-import retry BATCH                   retry the imports that did not succeed
   amplify-import cancel IMPORT                 cancel an import that is no longer wanted
   amplify-import resolve IMPORT --adopt JOB    decide about an import whose outcome is unknown
