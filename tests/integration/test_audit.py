@@ -552,6 +552,15 @@ DAMAGES: dict[str, tuple[Damage, set[tuple[str, str, str]]]] = {
         done(("HSET", "imports:batch:over", "stopped_reason", "wait")),
         {(Promise.BATCH, "over", "it is not paused, but has a reason for a pause: 'wait'")},
     ),
+    "a batch that the index does not list": (
+        done(("ZREM", "imports:batches", "stopped")),
+        {(Promise.BATCH, "stopped", "the index of batches does not list it")},
+    ),
+    "a batch of an earlier release, which had no index": (
+        done(("ZREM", "imports:batches", "over"), ("HDEL", "imports:batch:over", "created_at_ms")),
+        set(),
+    ),
+    "a batch in the index that has expired": (done(("ZADD", "imports:batches", 1, "gone")), set()),
     "a batch that waits for no canaries": (
         done(("HDEL", "imports:batch:canaries", "canary")),
         {(Promise.BATCH, "canaries", "it waits for its canaries, but has none")},

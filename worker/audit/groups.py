@@ -75,6 +75,9 @@ def _wrong_batch(batch_id: str, facts: Mapping[str, Any], journal: Journal) -> I
         yield f"it has {facts['members']} members, but counts only {accepted + known}"
     yield from _wrong_completion(batch_id, facts, journal)
     yield from _wrong_pause(facts)
+    # A batch without a creation time was written by an earlier release, which had no index.
+    if "created_at_ms" in batch and not facts["is_indexed"]:
+        yield "the index of batches does not list it"
 
 
 def _wrong_completion(batch_id: str, facts: Mapping[str, Any], journal: Journal) -> Iterator[str]:

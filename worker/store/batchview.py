@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Self
 
 from worker.domain.imports import Import
 from worker.domain.states import TERMINAL, State
@@ -15,6 +16,9 @@ class BatchCounts:
     `by_state` has every state. `completed_at_ms` is on the store's clock, and 0 until the batch is
     complete. `held` imports are held back, because the batch is paused for `paused_reason` or waits
     until its first `canary` imports have ended.
+
+    `progressed_at_ms` is when an import was last admitted, began to run, or ended. It and
+    `created_at_ms` are 0 if only an earlier release has written the batch.
     """
 
     batch_id: str
@@ -26,6 +30,25 @@ class BatchCounts:
     held: int = 0
     paused_reason: str = ""
     canary: int = 0
+    created_at_ms: int = 0
+    progressed_at_ms: int = 0
+
+    @classmethod
+    def from_fields(cls, batch_id: str, fields: Mapping[str, str], held: int) -> Self:
+        """Build from the text fields of a batch's hash; unknown fields are ignored."""
+        return cls(
+            batch_id=batch_id,
+            accepted=int(fields.get("accepted", 0)),
+            expected=int(fields.get("expected", 0)),
+            known=int(fields.get("known", 0)),
+            by_state={state: int(fields.get(state, 0)) for state in State},
+            completed_at_ms=int(float(fields.get("completed_at_ms", 0))),
+            held=held,
+            paused_reason=fields.get("stopped_reason", ""),
+            canary=int(fields.get("canary", 0)) if fields.get("gate") == "canary" else 0,
+            created_at_ms=int(float(fields.get("created_at_ms", 0))),
+            progressed_at_ms=int(float(fields.get("progressed_at_ms", 0))),
+        )
 
     @property
     def is_paused(self) -> bool:

@@ -16,6 +16,7 @@ class Lifetime(StrEnum):
     EMPTIED = "a collection that goes away with its last element"
     KEPT = "one small key that stays"
     TRIMMED = "a stream that is trimmed"
+    SWEPT = "a collection from which workers remove what has expired"
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,6 +47,9 @@ BATCH: Final = Key(
 )
 MEMBERS: Final = Key(
     "imports:members:", "zset", Lifetime.RETENTION, "batchId → its import ids in order of admission"
+)
+BATCHES: Final = Key(
+    "imports:batches", "zset", Lifetime.SWEPT, "the index of batches: batchIds by creation time"
 )
 LANE: Final = Key(
     "imports:lane:", "hash", Lifetime.KEPT, "lane → its limits, turns, ceiling and pause"
@@ -136,6 +140,7 @@ CATALOGUE: Final = (
     IDEMPOTENCY,
     BATCH,
     MEMBERS,
+    BATCHES,
     LANE,
     NAMES,
     DEFAULTS,

@@ -65,6 +65,7 @@ class ImportStore:
         self._lease_ms = milliseconds(config.lease_seconds)
         scripts = ReplicatedScripts if config.replicated else Scripts
         self._scripts = scripts(redis, config.for_scripts(), observer)
+        self._index_cursor = "0"
 
     async def admit(self, envelope: Envelope, request: ImportRequest, region: str) -> Admission:
         """Admit a valid request into the lane of its account and `region`. Safe to repeat."""
@@ -210,8 +211,13 @@ class ImportStore:
         return list(reply["changed"])
 
     async def sweep(self) -> list[str]:
-        """Wake lanes that have work but are not scheduled; return their names."""
-        return list((await self._scripts.call("sweep"))["stranded"])
+        """Wake lanes that have work but are not scheduled; return their names.
+
+        Also remove batches that have expired from the index, some of them with each call.
+        """
+        reply = await self._scripts.call("sweep", cursor=self._index_cursor)
+        self._index_cursor = reply["cursor"]
+        return list(reply["stranded"])
 
     async def overdue(self, limit: int, delay_seconds: float) -> list[Ended]:
         """Take up to `limit` ended imports whose tasks have not finished in time."""

@@ -114,19 +114,7 @@ class ImportViews:
             pipeline.hgetall(BATCH.name + batch_id)
             pipeline.zcard(HELD.name + batch_id)
             fields, held = await pipeline.execute()
-        if not fields:
-            return None
-        return BatchCounts(
-            batch_id=batch_id,
-            accepted=int(fields.get("accepted", 0)),
-            expected=int(fields.get("expected", 0)),
-            known=int(fields.get("known", 0)),
-            by_state={state: int(fields.get(state, 0)) for state in State},
-            completed_at_ms=int(float(fields.get("completed_at_ms", 0))),
-            held=held,
-            paused_reason=fields.get("stopped_reason", ""),
-            canary=int(fields.get("canary", 0)) if fields.get("gate") == "canary" else 0,
-        )
+        return BatchCounts.from_fields(batch_id, fields, held) if fields else None
 
     async def members(
         self, batch_id: str, states: Collection[State] | None = None, limit: int = 100
@@ -136,7 +124,7 @@ class ImportViews:
         async for ids in self._member_ids(batch_id):
             if states is not None:
                 ids = await self._in_states(ids, states)  # noqa: PLW2901 - the same ids, fewer
-            found += await self._imports(ids[: limit - len(found)])
+            found += await self.imports(ids[: limit - len(found)])
             if len(found) >= limit:
                 break
         return found
@@ -153,7 +141,7 @@ class ImportViews:
     ) -> AsyncGenerator[list[Import], None]:
         """Yield a batch's imports in these states, page by page, without those of other batches."""
         async for ids in self.ids_of(batch_id, states):
-            yield [item for item in await self._imports(ids) if item.batch_id == batch_id]
+            yield [item for item in await self.imports(ids) if item.batch_id == batch_id]
 
     async def member_pages(self, batch_id: str) -> AsyncGenerator[MemberPage, None]:
         """Yield all imports of a batch, page by page, in order of admission."""
@@ -223,7 +211,7 @@ class ImportViews:
                     for import_id in ids:
                         pipeline.hexists(IMPORT.name + import_id, "undecided")
                     found = await pipeline.execute()
-                yield await self._imports(list(compress(ids, found)))
+                yield await self.imports(list(compress(ids, found)))
 
     async def server(self) -> ServerFacts:
         """Return what the server reports about itself. Runs INFO only: CONFIG may be forbidden."""
@@ -294,7 +282,8 @@ class ImportViews:
             found = await pipeline.execute()
         return [import_id for import_id, state in zip(ids, found, strict=True) if state in states]
 
-    async def _imports(self, ids: Collection[str]) -> list[Import]:
+    async def imports(self, ids: Collection[str]) -> list[Import]:
+        """Return these imports, without those that are not known (any more)."""
         async with self._redis.pipeline(transaction=False) as pipeline:
             for import_id in ids:
                 pipeline.hgetall(IMPORT.name + import_id)

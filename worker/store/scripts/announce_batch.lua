@@ -5,7 +5,7 @@
 -- Returns JSON: {}
 -- Atomic, so that the messages of a batch may arrive in any order. The first one's rule applies.
 --
--- needs: base
+-- needs: base, batches
 
 local args = cjson.decode(ARGV[1])
 local key = KEY.batch .. args.batch_id
@@ -24,6 +24,7 @@ if not (batch.accepted or batch.canary or batch.stop_percent) then
 end
 if next(fields) then
   base.put(key, batch, fields)
+  batches.index_batch(args.batch_id, base.now_ms())
   if not batch.accepted then
     redis.call('PEXPIRE', key, CONFIG.retention_ms) -- until the first import arrives
   end

@@ -129,7 +129,7 @@ local function ask_first(id, record, lane_name, doubt, poll, probe)
   elseif record.doubt then
     history.note(id, now, 'doubt', { doubt = doubt, error = record.doubt_error })
   end
-  batches.count_batch(record, 'waiting', 'starting')
+  batches.count_batch(record, 'waiting', 'starting', now)
   base.put(KEY.import .. id, record, { state = 'starting', doubt = doubt, ask_first = false,
     unstarted = 1, doubt_error = record.doubt_error or record.error or '' })
   if limiters.available(poll) > 0 then
@@ -163,7 +163,7 @@ local function claim_starts(queue, start, poll, most, above, probe)
         unstarted = false,
       })
       history.note(id, now, 'start', { attempt = tonumber(record.attempts) })
-      batches.count_batch(record, 'waiting', 'starting')
+      batches.count_batch(record, 'waiting', 'starting', now)
       local grant = lanes.grant_text(start, limiters.grant_call(start), above)
       claim(queue.name, 'start', id, record, grant, probe)
       taken = taken + 1

@@ -12,6 +12,7 @@ local batch = base.hash_of(key)
 local came = tonumber(batch.accepted or 0) + tonumber(batch.known or 0)
 if came == 0 then
   redis.call('DEL', key)
+  redis.call('ZREM', KEY.batches, args.batch_id)
 elseif tonumber(batch.expected or 0) > came then
   redis.call('HSET', key, 'expected', came)
   batches.complete_batch({ batch_id = args.batch_id }, base.now_ms())

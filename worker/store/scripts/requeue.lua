@@ -39,7 +39,7 @@ if tonumber(record.doubts or 0) == 0 then
 end
 history.note(args.id, now, args.why,
   { error = fields.error or nil, seconds = args.delay_ms / 1000 })
-batches.count_batch(record, 'starting', 'waiting')
+batches.count_batch(record, 'starting', 'waiting', now)
 base.put(KEY.import .. args.id, record, fields)
 redis.call('ZREM', KEY.leases .. lane, args.id)
 if args.delay_ms > 0 then

@@ -37,7 +37,7 @@ local function adopt()
   decided.changed_at_ms = now
   if is_new then
     decided.started_at_ms = now
-    batches.count_batch(record, 'starting', 'running')
+    batches.count_batch(record, 'starting', 'running', now)
   end
   imports.reschedule(args.id, record, now, decided)
   if is_new then
@@ -54,7 +54,7 @@ local function start_again()
   decided.listed_jobs = #jobs > 0 and cjson.encode(jobs) or '[]'
   decided.state, decided.doubts, decided.ask_first, decided.lease = 'waiting', false, 1, false
   decided.first_start_at_ms, decided.last_start_at_ms = false, false
-  batches.count_batch(record, 'starting', 'waiting')
+  batches.count_batch(record, 'starting', 'waiting', now)
   base.put(KEY.import .. args.id, record, decided)
   redis.call('ZREM', KEY.leases .. lane, args.id)
   redis.call('ZREM', KEY.polls .. lane, args.id)

@@ -20,7 +20,7 @@ if not record or record.state ~= 'starting' then
 end
 local adopted = args.call == 'reconcile'
 local was_lost = record.doubt == 'lost'
-batches.count_batch(record, 'starting', 'running')
+batches.count_batch(record, 'starting', 'running', now)
 imports.reschedule(args.id, record, now + args.delay_ms, {
   state = 'running',
   job_id = args.job_id,

@@ -1,11 +1,14 @@
--- Find lanes that have work but are not scheduled, and wake them.
+-- Find lanes that have work but are not scheduled, and wake them. Remove expired batches from the index, one
+-- part of it at a time.
 --
--- ARGV  1: JSON object: empty
--- Returns JSON: stranded (these lanes; {} if it is empty)
--- Atomic, so that a lane is not taken for stranded while a claim works on it.
+-- ARGV  1: JSON object: cursor (of the part of the index; '0' at first)
+-- Returns JSON: stranded (these lanes; {} if it is empty), cursor (of the next part)
+-- Atomic, so that a lane is not taken for stranded while a claim works on it, and a batch that comes back
+-- stays in the index.
 --
--- needs: base, queues
+-- needs: base, queues, batches
 
+local args = cjson.decode(ARGV[1])
 local now = base.now_ms()
 local stranded = {}
 for _, name in ipairs(redis.call('SMEMBERS', KEY.names)) do
@@ -14,4 +17,4 @@ for _, name in ipairs(redis.call('SMEMBERS', KEY.names)) do
     base.schedule_lane(name, now, now)
   end
 end
-return cjson.encode({ stranded = stranded })
+return cjson.encode({ stranded = stranded, cursor = batches.sweep_index(args.cursor) })

@@ -8,17 +8,45 @@
 
 local JUDGED_AT_LEAST = 20 -- the share of failures is judged among at least so many imports
 local RELEASED_AT_ONCE = 500
+local SWEPT_AT_ONCE = 500
 
--- Move a batch's import from one count to another; `from` is nil for a new import.
-local function count_batch(record, from, to)
+-- Add a batch to the index, unless it is there: it is new, or a release without an index wrote it.
+local function index_batch(batch_id, now)
+  if redis.call('HSETNX', KEY.batch .. batch_id, 'created_at_ms', now) == 1 then
+    redis.call('ZADD', KEY.batches, now, batch_id)
+  end
+end
+
+-- Remove batches whose counts have expired from the index: those of the part at `cursor`. Returns the cursor
+-- of the next part.
+local function sweep_index(cursor)
+  local following, entries = unpack(redis.call('ZSCAN', KEY.batches, cursor, 'COUNT', SWEPT_AT_ONCE))
+  for i = 1, #entries, 2 do
+    if redis.call('EXISTS', KEY.batch .. entries[i]) == 0 then
+      redis.call('ZREM', KEY.batches, entries[i])
+    end
+  end
+  return following
+end
+
+-- Move a batch's import from one count to another; `from` is nil for a new import. A batch makes progress
+-- when an import is admitted, runs or ends, and not when a start is claimed or put back.
+local function count_batch(record, from, to, now)
   if not record.batch_id then
     return
   end
   local key = KEY.batch .. record.batch_id
-  if from then
-    redis.call('HINCRBY', key, from, -1)
+  local left = from or 'accepted'
+  local before, after, created = unpack(redis.call('HMGET', key, left, to, 'created_at_ms'))
+  local fields = { left, (before or 0) + (from and -1 or 1), to, (after or 0) + 1 }
+  if not from or (to ~= 'waiting' and to ~= 'starting') then
+    fields[#fields + 1] = 'progressed_at_ms'
+    fields[#fields + 1] = now
   end
-  redis.call('HINCRBY', key, to, 1)
+  redis.call('HSET', key, unpack(fields))
+  if not created then
+    index_batch(record.batch_id, now)
+  end
 end
 
 -- Append batch.completed once all accepted and all announced imports are over. The counts are kept for the
@@ -47,12 +75,12 @@ local function complete_batch(record, now)
   end
 end
 
+-- Make a new import a member of its batch. The caller counts it.
 local function join_batch(id, record, sequence)
   if not record.batch_id then
     return
   end
   local key = KEY.batch .. record.batch_id
-  redis.call('HINCRBY', key, 'accepted', 1)
   redis.call('HDEL', key, 'completed_at_ms')
   redis.call('PERSIST', key)
   redis.call('PERSIST', KEY.members .. record.batch_id)
@@ -63,7 +91,9 @@ end
 local function count_known(id, batch_id, now)
   local members = KEY.members .. batch_id
   if redis.call('ZADD', members, 'NX', redis.call('INCR', KEY.sequence), id) == 1 then
-    redis.call('HINCRBY', KEY.batch .. batch_id, 'known', 1)
+    if redis.call('HINCRBY', KEY.batch .. batch_id, 'known', 1) == 1 then
+      index_batch(batch_id, now)
+    end
     complete_batch({ batch_id = batch_id }, now)
   end
 end
@@ -85,12 +115,14 @@ local function pause_batch(batch_id, reason, now)
   redis.call('HSET', key, 'gate', 'stopped', 'stopped_reason', reason, 'stopped_at_ms', now)
   base.append_event('batch.paused', batch_id .. '/paused/' .. pauses, batch_id, now,
     { batchId = batch_id, reason = reason })
+  index_batch(batch_id, now)
 end
 
 -- Open a batch's gate. Conductors then put its held imports into their lanes, some at a time.
 local function open_batch(batch_id, now)
   redis.call('HDEL', KEY.batch .. batch_id, 'gate', 'stopped_reason', 'stopped_at_ms')
   redis.call('HSET', KEY.batch .. batch_id, 'judged', 0, 'judged_bad', 0)
+  index_batch(batch_id, now)
   if redis.call('EXISTS', KEY.held .. batch_id) == 1 then
     redis.call('ZADD', KEY.releases, now, batch_id)
     base.wake()
@@ -196,6 +228,8 @@ local function judge_batch(record, state, now)
 end
 
 return {
+  index_batch = index_batch,
+  sweep_index = sweep_index,
   count_batch = count_batch,
   complete_batch = complete_batch,
   join_batch = join_batch,

@@ -108,7 +108,7 @@ local function end_import(id, record, state, fields, now, unjudged)
       base.schedule_lane(base.lane_of(record), now, now) -- a place under max_running may have become free
     end
   end
-  batches.count_batch(record, from, state)
+  batches.count_batch(record, from, state, now)
   base.append_import_event(state, id, record, now)
   redis.call('PEXPIRE', key, CONFIG.retention_ms)
   history.note(id, now, state, { error = record.error, job_id = record.job_id })
@@ -195,7 +195,7 @@ local function accept_new(id, record, task_id, signature, now)
     redis.call('ZADD', KEY.expiring, record.expires_at_ms, id)
   end
   batches.join_batch(id, record, record.sequence)
-  batches.count_batch(record, nil, 'waiting')
+  batches.count_batch(record, nil, 'waiting', now)
   base.append_import_event('accepted', id, record, now)
   local lane = base.lane_of(record)
   redis.call('SADD', KEY.names, lane)
