@@ -26,3 +26,8 @@ def shown(text: str) -> str:
     Text from producers, files and servers could otherwise control the terminal.
     """
     return _CONTROL.sub(lambda found: found.group().encode("unicode_escape").decode(), text)
+
+
+def shown_on_one_line(text: str) -> str:
+    """Return `text` with its control characters as escapes, line feeds and tabs among them."""
+    return shown(text).replace("\n", "\\n").replace("\t", "\\t")

@@ -1,26 +1,121 @@
-"""`amplify-import batches`: pauses and resumes batches."""
+"""`amplify-import batches`: lists the batches, and pauses or resumes one."""
 
 import asyncio
-from collections.abc import AsyncIterator
+import json
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 
 import click
+from click.core import ParameterSource
 
 from config.settings import Settings, load_settings
-from worker.cli.client import DEFAULT_REASON, not_known_batch, open_store
+from worker.cli.batchlist import BatchState, Standing, as_json, as_line, as_table, list_batches
+from worker.cli.client import DEFAULT_REASON, make_console, not_known_batch, open_store
+from worker.cli.listing import Duration, is_for_lines, limit_option, print_more
 from worker.runtime import store_config
+from worker.store.batchlist import is_indexed
 from worker.store.control import BatchControl
 from worker.store.views import ImportViews
 
 batch_argument = click.argument("batch_id", metavar="BATCH")
 
 
-@click.group()
-def batches() -> None:
-    """Pause a batch, or resume one that is paused.
+def filters(command: Callable[..., None]) -> Callable[..., None]:
+    """Add the options that choose batches by how they stand."""
+    options = (
+        click.option("--running", is_flag=True, help="Batches that are neither over nor paused."),
+        click.option("--paused", is_flag=True, help="Batches that somebody or something paused."),
+        click.option("--stalled", is_flag=True, help="Batches that make no progress."),
+        click.option(
+            "--stalled-after",
+            type=Duration(),
+            default="1h",
+            metavar="DURATION",
+            help="The time without progress after which a batch is stalled. Default: 1h.",
+        ),
+    )
+    for option in reversed(options):
+        command = option(command)
+    return command
+
+
+@click.group(invoke_without_command=True)
+@filters
+@limit_option
+@click.option("--after", default="", metavar="BATCH", help="List the batches older than this one.")
+@click.option("--json", "as_objects", is_flag=True, help="Print each batch as one line of JSON.")
+@click.pass_context
+def batches(
+    context: click.Context,
+    /,
+    *,
+    stalled_after: float,
+    limit: int,
+    after: str,
+    as_objects: bool,
+    **chosen: bool,
+) -> None:
+    """List batches, newest first, or pause or resume one.
+
+    With several of --running, --paused and --stalled, list the batches that fit any of them. A
+    batch makes progress when one of its imports is admitted, begins to run, or ends.
 
     A stop rule (--canary and --stop-percent of run and submit) pauses its batch automatically.
     """
+    if context.invoked_subcommand is None:
+        wanted = _wanted(**chosen)
+        asyncio.run(_list(wanted, stalled_after, after, limit, as_objects=as_objects))
+    else:
+        _refuse_options(context)
+
+
+def _wanted(*, running: bool, paused: bool, stalled: bool) -> Callable[[Standing], bool]:
+    """Return a function that says whether a batch fits one of these; each fits if none is set."""
+
+    def wanted(standing: Standing) -> bool:
+        chosen = (
+            running and not standing.counts.completed and not standing.counts.is_paused,
+            paused and standing.state is BatchState.PAUSED,
+            stalled and standing.is_stalled,
+        )
+        return any(chosen) or not (running or paused or stalled)
+
+    return wanted
+
+
+def _refuse_options(context: click.Context) -> None:
+    """Raise UsageError if an option of the list was given with a subcommand."""
+    for option in context.command.params:
+        source = option.name and context.get_parameter_source(option.name)
+        if source is ParameterSource.COMMANDLINE:
+            raise click.UsageError(f"{option.opts[0]} works only without a subcommand.")
+
+
+async def _list(
+    wanted: Callable[[Standing], bool],
+    stalled_after: float,
+    after: str,
+    limit: int,
+    *,
+    as_objects: bool,
+) -> None:
+    async with open_store(load_settings()) as redis:
+        if after and not await is_indexed(redis, after):
+            raise not_known_batch(after)
+        found, more = await list_batches(redis, wanted, stalled_after, after, limit)
+    console = make_console()
+    if as_objects:
+        for batch in found:
+            click.echo(json.dumps(as_json(batch)))
+    elif not found:
+        click.echo("There are no such batches.")
+    elif is_for_lines(console):
+        for batch in found:
+            click.echo(as_line(batch))
+    else:
+        console.print(as_table(found))
+    if more:
+        print_more(found[-1].counts.batch_id)
 
 
 @batches.command()

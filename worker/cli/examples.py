@@ -27,6 +27,12 @@ EXAMPLES: Final = {
         "report wave-1 -o results.csv",
         "report wave-1 --format json -o - > results.json",
     ),
+    "imports": (
+        "guides/troubleshoot.md",
+        "imports --older-than 2h",
+        "imports --state waiting --lane acme/eu-central-1",
+        "imports --batch wave-1 --state failed,timed_out --json",
+    ),
     "retry": (BATCHES, "retry move-0001", "retry wave-1", "retry wave-1 --timed-out --yes"),
     "cancel": (BATCHES, 'cancel move-0001 --reason "wrong user pool"', "cancel wave-1 --yes"),
     "resolve": (
@@ -35,7 +41,7 @@ EXAMPLES: Final = {
         "resolve move-0001 --start-again",
         'resolve move-0001 --fail --reason "deleted the app"',
     ),
-    "batches": (BATCHES, "batches pause wave-1", "batches resume wave-1"),
+    "batches": (BATCHES, "batches", "batches --stalled --json", "batches pause wave-1"),
     "batches pause": (BATCHES, 'batches pause wave-1 --reason "change freeze"'),
     "batches resume": (BATCHES, "batches resume wave-1"),
     "lanes": (LIMITS, "lanes", "lanes --json", "lanes --facts", "lanes pause acme/eu-central-1"),

@@ -28,6 +28,7 @@ COMMANDS: Final = (
     "status",
     "explain",
     "report",
+    "imports",
     "retry",
     "cancel",
     "resolve",
@@ -56,9 +57,11 @@ Examples:
   amplify-import status BATCH --failed         what went wrong, and why
   amplify-import explain IMPORT                what happened to it, and when it will start
   amplify-import report BATCH -o report.html   the batch on one page, to keep or to send
+  amplify-import imports --older-than 2h       imports that take long, and what they wait for
   amplify-import retry BATCH                   retry the imports that did not succeed
   amplify-import cancel IMPORT                 cancel an import that is no longer wanted
   amplify-import resolve IMPORT --adopt JOB    decide about an import whose outcome is unknown
+  amplify-import batches --stalled             batches that make no progress
   amplify-import batches resume BATCH          resume a batch that its stop rule has paused
   amplify-import lanes                         limits, queues and pauses, by account and region
   amplify-import events --follow               events as they happen

@@ -52,6 +52,7 @@ EDGES: Final = (
 TERMINAL: Final = frozenset(edge.target for edge in EDGES) - frozenset(
     edge.source for edge in EDGES if edge.source
 )
+UNFINISHED: Final = frozenset(State) - TERMINAL
 
 
 def sources_of(target: State) -> frozenset[State]:
