@@ -57,8 +57,9 @@ def test_ended_running_and_unstarted_imports_are_distinguished(
     done = command("recover", file, "--batch-id", "wave", "--since", since)
     assert done.returncode == 0, done.stderr
     assert "12 imports of batch wave will be looked up in AWS." in done.stdout
-    again = command("recover", file, "--batch-id", "wave", "--since", since)
+    again = command("recover", file, "--batch-id", "wave", "--since", since, "--json")
     assert again.returncode == 0
+    assert json.loads(again.stdout)["submitted"] == 12
     producer.wait_for_event("batch.completed", batchId="wave", total=12)
 
     assert outcomes(producer, "succeeded") == Counter(APPS[1:])

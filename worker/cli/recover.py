@@ -1,12 +1,14 @@
 """`amplify-import recover`: rebuilds a batch whose store was lost, from its file and from AWS."""
 
 import asyncio
+import json
 from datetime import UTC, datetime
 from typing import Final
 
 import click
 
 from config.settings import load_settings
+from worker.cli.batchfile import BatchFile
 from worker.cli.client import open_views
 from worker.cli.submit import (
     batch_id_of,
@@ -14,6 +16,7 @@ from worker.cli.submit import (
     file_argument,
     read_file,
     send,
+    sent_as_json,
     show_problems,
 )
 from worker.cli.watch import watch_to_the_end
@@ -58,6 +61,7 @@ since_option: Final = click.option(
 @click.option(
     "--watch", "watching", is_flag=True, help="Follow the batch until all imports have ended."
 )
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object; the rest on stderr.")
 @click.pass_context
 def recover(
     context: click.Context,
@@ -67,6 +71,7 @@ def recover(
     *,
     skip_invalid: bool,
     watching: bool,
+    as_json: bool,
 ) -> None:
     """Rebuild a batch whose store was lost, and continue it.
 
@@ -78,13 +83,24 @@ def recover(
     settings = load_settings()
     batch = read_file(file)
     show_problems(batch, skip_invalid=skip_invalid)
-    batch_id, total = batch_id_of(batch, file, batch_id), len(batch.rows)
+    batch_id = batch_id_of(batch, file, batch_id)
     asyncio.run(_check(since))
-    send(batch_id, batch, recover_since=since.isoformat())
-    click.echo(f"{total:,} imports of batch {batch_id} will be looked up in AWS.")
+    messages = send(batch_id, batch, recover_since=since.isoformat(), quiet=as_json)
+    _print_sent(batch_id, batch, messages, as_json=as_json, watching=watching)
     if watching:
-        context.exit(asyncio.run(watch_to_the_end(settings, batch_id, as_json=False, total=total)))
-    click.echo(f"Follow it: amplify-import watch {batch_id}")
+        ending = watch_to_the_end(settings, batch_id, as_json=as_json, total=len(batch.rows))
+        context.exit(asyncio.run(ending))
+
+
+def _print_sent(
+    batch_id: str, batch: BatchFile, messages: int, *, as_json: bool, watching: bool
+) -> None:
+    if not as_json:
+        click.echo(f"{len(batch.rows):,} imports of batch {batch_id} will be looked up in AWS.")
+        if not watching:
+            click.echo(f"Follow it: amplify-import watch {batch_id}")
+    elif not watching:
+        click.echo(json.dumps(sent_as_json(batch_id, batch, messages)))
 
 
 async def _check(since: datetime) -> None:

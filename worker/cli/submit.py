@@ -5,7 +5,7 @@ import json
 import re
 from collections.abc import Callable
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 import click
 from rich.progress import Progress
@@ -182,14 +182,18 @@ def _print_sent(
         if not watching:
             click.echo(f"Follow it: amplify-import watch {batch_id}")
     elif not watching:
-        sent = {
-            "batchId": batch_id,
-            "submitted": len(batch.rows),
-            "skipped": batch.bad_rows,
-            "messages": messages,
-            "problems": [_problem_as_json(problem) for problem in batch.problems],
-        }
-        click.echo(json.dumps(sent))
+        click.echo(json.dumps(sent_as_json(batch_id, batch, messages)))
+
+
+def sent_as_json(batch_id: str, batch: BatchFile, messages: int) -> dict[str, Any]:
+    """Return what was sent of a batch file, in how many messages, for JSON output."""
+    return {
+        "batchId": batch_id,
+        "submitted": len(batch.rows),
+        "skipped": batch.bad_rows,
+        "messages": messages,
+        "problems": [_problem_as_json(problem) for problem in batch.problems],
+    }
 
 
 def _problem_as_json(problem: Problem) -> dict[str, str | int]:
