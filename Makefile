@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test check coverage docs bench bench-limits simulate simulate-limits chaos chaos-fuzz lint format lock up down
+.PHONY: help install demo test check coverage docs bench bench-call bench-limits simulate simulate-limits chaos chaos-fuzz lint format lock up down
 
 help: ## List the targets
 	@awk -F':.*## ' '/^[a-z-]+:.*## /{printf "  make %-15s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -47,6 +47,9 @@ docs: install ## Generate the reference pages, and build the site in build/site
 
 bench: install ## Measure the cost of an import: Redis commands, CPU, time until its start
 	$(BIN)/python -m tests.benchmarks.bench_import
+
+bench-call: install ## Measure the CPU of a call to AWS, by a worker and by a plain aioboto3 client
+	$(BIN)/python -m tests.benchmarks.bench_call
 
 bench-limits: install ## Measure how well workers and alternative limiters use hidden quotas; 20 minutes
 	$(BIN)/python -m tests.benchmarks.bench_limits --picture docs/limits.svg
