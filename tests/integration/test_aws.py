@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 from aiohttp import web
+from botocore.awsrequest import AWSRequest
 
 from tests.support import ACCESS_KEY, Sandbox
 from worker.domain.answers import Kind
@@ -34,15 +35,22 @@ def _environment(sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "not-a-secret")
 
 
-@pytest.mark.parametrize("moment", ["before-sign", "before-send"])
+@pytest.mark.parametrize("moment", ["before signing", "before sending"])
 @pytest.mark.usefixtures("_environment")
 async def test_a_call_that_is_frozen_before_sending_is_not_sent_late(
-    sandbox: Sandbox, moment: str
+    sandbox: Sandbox, moment: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     aws = Aws(PATIENT_SECONDS, max_connections=1)
+    prepare = AWSRequest.prepare
 
     def freeze(**_: Any) -> None:
         time.sleep(2 * TIMEOUT_SECONDS)  # blocks the whole process, as SIGSTOP does
+
+    def prepare_and_freeze(request: AWSRequest) -> Any:
+        prepared = prepare(request)
+        if "Authorization" in prepared.headers:  # it is signed
+            freeze()
+        return prepared
 
     try:
         # With an open connection, nothing else delays the request.
@@ -50,7 +58,11 @@ async def test_a_call_that_is_frozen_before_sending_is_not_sent_late(
         aws.timeout_seconds = TIMEOUT_SECONDS
         used = aws._account("default")  # noqa: SLF001 - the test slows its signing down
         client = await used.client("us-east-1", aws._config)  # noqa: SLF001 - as above
-        client.meta.events.register(f"{moment}.{SERVICE}.ImportBackendAuth", freeze)
+        if moment == "before signing":
+            events = client._sdk_client.meta.events  # noqa: SLF001 - as above
+            events.register(f"before-sign.{SERVICE}.ImportBackendAuth", freeze)
+        else:
+            monkeypatch.setattr(AWSRequest, "prepare", prepare_and_freeze)
         with pytest.raises(CallFailedError) as failure:
             await aws.call("default", "us-east-1", "import_backend_auth", WHERE | POOL)
     finally:

@@ -20,6 +20,7 @@ from botocore.loaders import create_loader
 
 from worker.domain.answers import Answer, Kind
 from worker.domain.requests import DEFAULT_ACCOUNT, REGION_PATTERN
+from worker.operations.client import Client
 from worker.operations.failures import read_failure
 from worker.operations.http import (
     CLOCK_TOLERANCE_SECONDS,
@@ -69,6 +70,7 @@ class Aws:
             connect_timeout=CONNECT_TIMEOUT_SECONDS,
             read_timeout=timeout_seconds,
             max_pool_connections=max_connections,
+            parameter_validation=False,  # requests are valid already
         )
         self._accounts: dict[str, _Account] = {}
         self._regions: dict[str, str] = {}
@@ -114,7 +116,7 @@ class Aws:
         end = min(answer_by, time.monotonic() + self.timeout_seconds)
         async with self._bounded(account, end, send_by) as (used, progress):
             client = await used.client(region, self._config)
-            await getattr(client, method)(**params)
+            await client.send(method, params)
         if progress.response is None:
             raise CallFailedError(Answer(kind=Kind.UNKNOWN, error="the SDK showed no answer"))
         response = replace(progress.response, clock_is_right=self._clock.holds())
@@ -224,7 +226,7 @@ class _Account:
 
     def __init__(self, session: AccountSession) -> None:
         self.session = aioboto3.Session(botocore_session=session)
-        self._clients: dict[str, Any] = {}
+        self._clients: dict[str, Client] = {}
         self._exits = AsyncExitStack()
         # Each account has a lock: if its credentials hang, no other account waits, and only one
         # helper process runs.
@@ -232,13 +234,23 @@ class _Account:
         self._users = 0
         self._is_retired = False
 
-    async def client(self, region: str, config: ClientConfig) -> Any:
+    async def client(self, region: str, config: ClientConfig) -> Client:
         if region not in self._clients:
             async with self._opening:
                 if region not in self._clients:
-                    opened = self.session.client(SERVICE, region_name=region, config=config)
-                    self._clients[region] = await self._exits.enter_async_context(opened)
+                    self._clients[region] = await self._open(region, config)
         return self._clients[region]
+
+    async def _open(self, region: str, config: ClientConfig) -> Client:
+        transports: list[CallSession] = []
+
+        def keep(**options: Any) -> CallSession:
+            transports.append(config.http_session_cls(**options))
+            return transports[-1]
+
+        keeping = config.merge(ClientConfig(http_session_cls=keep))
+        opened = self.session.client(SERVICE, region_name=region, config=keeping)
+        return Client(await self._exits.enter_async_context(opened), *transports)
 
     @asynccontextmanager
     async def lent(self) -> AsyncIterator[None]:

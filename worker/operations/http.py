@@ -310,5 +310,6 @@ def _retry_after(headers: Mapping[str, str]) -> float | None:
 
 def one_line(text: str) -> str:
     """Return a text for people on one printable line, cut to the length that events allow."""
-    printable = "".join(char if char.isprintable() else " " for char in text)
-    return " ".join(printable.split())[:ERROR_CHARACTERS]
+    if not text.isprintable():
+        text = "".join(char if char.isprintable() else " " for char in text)
+    return " ".join(text.split())[:ERROR_CHARACTERS]

@@ -9,6 +9,7 @@ import re
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
+from functools import lru_cache
 from typing import Final
 
 DAY: Final = 86400.0
@@ -39,7 +40,11 @@ def read_time(value: object) -> Reading | None:
     """Read a time, given as a JSON number or text; None if it is no time."""
     if isinstance(value, bool) or not isinstance(value, int | float | str):
         return None
-    text = str(value).strip()
+    return _read_text(str(value).strip())
+
+
+@lru_cache(maxsize=1024)  # answers of a second have one Date, polls of a job one createTime
+def _read_text(text: str) -> Reading | None:
     for parse in (_epoch, _iso, _http_date):
         try:
             return parse(text)

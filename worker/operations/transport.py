@@ -82,9 +82,9 @@ class CallSession(PunctualSession):
         progress = progress_of_call.get()
         progress.begun, progress.stage = True, "to connect"
         answer = await super().send(request)
-        progress.response = Response(
-            answer.status_code, dict(answer.headers), await answer.content, time.time()
-        )
+        if (head := progress.response) is not None:
+            body = await answer.content
+            progress.response = Response(head.status, head.headers, body, time.time())
         return answer
 
     def _trace(self) -> aiohttp.TraceConfig:
