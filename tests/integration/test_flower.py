@@ -38,11 +38,13 @@ class Flower:
     def log(self) -> str:
         return self._log.read_text()
 
-    def status_of(self, path: str, host: str = LOOPBACK, **headers: str) -> int:
+    def status_of(
+        self, path: str, host: str = LOOPBACK, method: str = "GET", **headers: str
+    ) -> int:
         """Return the status of a page; 0 if nothing listens there."""
         connection = http.client.HTTPConnection(host, self.port, timeout=60)
         try:
-            connection.request("GET", path, headers=headers)
+            connection.request(method, path, headers=headers)
             return connection.getresponse().status
         except ConnectionError:
             return 0

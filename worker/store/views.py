@@ -146,7 +146,7 @@ class ImportViews:
     async def member_pages(self, batch_id: str) -> AsyncGenerator[MemberPage, None]:
         """Yield all imports of a batch, page by page, in order of admission."""
         async for ids in self._member_ids(batch_id):
-            items = await self._imports(ids)
+            items = await self.imports(ids)
             yield MemberPage(items, expired=len(ids) - len(items))
 
     async def batch_settings(self, batch_id: str) -> BatchSettings:
