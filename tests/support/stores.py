@@ -3,25 +3,26 @@
 Their clock is the server's, and tests move it on instead of waiting.
 """
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from typing import Any, Final
 
 from redis.asyncio import Redis
 
 from tests.support import recording
 from worker.domain.facts import LaneFacts, Times
-from worker.domain.outcomes import Admission, Envelope, LaneLimits
-from worker.domain.requests import ImportRequest
+from worker.domain.outcomes import Admission, InvalidRequest, LaneLimits, ValidRequest
 from worker.store.store import ImportStore
 
 
 class KnownLanes(ImportStore):
     """A store whose lanes know their facts: jobs report their age, lists show finished jobs."""
 
-    async def admit(self, envelope: Envelope, request: ImportRequest, region: str) -> Admission:
-        """Admit a request into a lane whose facts are known."""
-        await recording.learn(self, f"{request.account}/{region}", SEEN)
-        return await super().admit(envelope, request, region)
+    async def admit_all(self, received: Sequence[ValidRequest | InvalidRequest]) -> list[Admission]:
+        """Admit requests into lanes whose facts are known."""
+        for each in received:
+            if isinstance(each, ValidRequest):
+                await recording.learn(self, f"{each.request.account}/{each.region}", SEEN)
+        return await super().admit_all(received)
 
 
 _ADVANCED: Final = "test:seconds"

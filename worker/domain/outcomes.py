@@ -5,7 +5,7 @@ from dataclasses import asdict, dataclass, field, fields
 from enum import StrEnum
 
 from worker.domain.imports import Import
-from worker.domain.requests import DEFAULT_OPERATION
+from worker.domain.requests import DEFAULT_OPERATION, ImportRequest
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -28,6 +28,28 @@ class Envelope:
     not_before_ms: int = 0
     expires_at_ms: int = 0
     ignores_result: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class ValidRequest:
+    """A request that can be imported, in the lane of its account and `region`."""
+
+    envelope: Envelope
+    request: ImportRequest
+    region: str
+
+
+@dataclass(frozen=True, slots=True)
+class InvalidRequest:
+    """A request that can't be imported, with what is known of its target and its lane.
+
+    `target` is appId and environment name, `lane` account and region.
+    """
+
+    envelope: Envelope
+    target: tuple[str, str]
+    lane: tuple[str, str]
+    error: str
 
 
 class Action(StrEnum):

@@ -9,6 +9,7 @@ import json
 import re
 from collections.abc import Mapping
 from enum import StrEnum
+from functools import lru_cache
 from typing import Annotated, Any, ClassVar, Final, Self
 from uuid import NAMESPACE_URL, uuid5
 
@@ -207,13 +208,18 @@ def _in_camel_case(members: Mapping[Any, Any]) -> tuple[dict[str, Any], Problems
     renamed: dict[str, Any] = {}
     problems = []
     for name, value in members.items():
-        # A lone surrogate is valid in JSON, but can't be printed or stored.
-        text = str(name).encode(errors="backslashreplace").decode()
-        member = to_camel(text) if text.isidentifier() and to_snake(text) == text else text
+        member = _camel_case(str(name))
         if member in renamed:
             problems.append((_name(member), "is given twice, in two spellings"))
         renamed[member] = value
     return renamed, tuple(problems)
+
+
+@lru_cache(maxsize=256)
+def _camel_case(name: str) -> str:
+    # A lone surrogate is valid in JSON, but can't be printed or stored.
+    text = name.encode(errors="backslashreplace").decode()
+    return to_camel(text) if text.isidentifier() and to_snake(text) == text else text
 
 
 def problems_of(

@@ -1,16 +1,21 @@
 """Admission: the same for all entry points."""
 
-import asyncio
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from hashlib import sha256
 from typing import Final, TypeGuard
 
 import structlog
 
 from worker.domain.batches import BatchMessage
-from worker.domain.outcomes import Admission, Ended, Envelope, Verdict
+from worker.domain.outcomes import (
+    Admission,
+    Ended,
+    Envelope,
+    InvalidRequest,
+    ValidRequest,
+    Verdict,
+)
 from worker.domain.requests import (
     IDENTIFIER_PATTERN,
     MAX_REQUEST_BYTES,
@@ -27,7 +32,7 @@ from worker.engine.ports import AdmissionStore, Announcer, Regions, Requests
 log = structlog.get_logger()
 
 ADMITTED_TOGETHER: Final = 50
-"""How many requests of a batch are sent to the store at once."""
+"""How many requests are sent to the store in one call: it blocks the server for about 2 ms."""
 
 LONGEST_TASK_ID: Final = 255
 
@@ -53,21 +58,12 @@ class Admitter:
 
     async def admit(self, members: object, envelope: Envelope) -> Admission:
         """Admit one request, or record it as rejected; the error names each wrong member."""
-        try:
-            members = _with_batch(members, envelope.batch_id)
-            request = self._requests.parse(members, envelope.operation)
-            region = self._region_for(request)
-        except InvalidRequestError as error:
-            return await self.reject(members, envelope, str(error))
-        admission = await self._store.admit(envelope, request, region)
-        self._observer.admitted(admission.verdict, request.operation)
-        log.info(
-            f"import.{admission.verdict}",
-            import_id=admission.import_id,
-            target=f"{request.app_id}/{request.backend_environment_name}",
-            lane=f"{request.account}/{region}",
-            batch_id=request.batch_id,
-        )
+        (admission,) = await self._store_all([self._checked(_Parcel(members, envelope))])
+        return admission
+
+    async def reject(self, members: object, envelope: Envelope, error: str) -> Admission:
+        """Record an invalid request as an import that ended `rejected`."""
+        (admission,) = await self._store_all([_invalid(members, envelope, error)])
         return admission
 
     async def admit_batch(
@@ -87,7 +83,7 @@ class Admitter:
             if parcel.envelope.import_id in parcels:
                 parcel = _Parcel(members, _envelope(fallback, batch_id), _TWICE)
             parcels[parcel.envelope.import_id] = parcel
-        return await self._admit_all(list(parcels.values()), in_order=message.rule.canary)
+        return await self._admit_all(list(parcels.values()))
 
     async def admit_entries(self, entries: Sequence[tuple[str, str]]) -> list[Admission]:
         """Admit stream entries, given as id and text; invalid entries become rejected imports."""
@@ -122,16 +118,10 @@ class Admitter:
         (admission,) = await self._admit_together([_Parcel({}, envelope, problem)])
         return admission
 
-    async def _admit_all(self, parcels: Sequence["_Parcel"], in_order: int = 0) -> list[Admission]:
-        """Admit requests for which no task of the producer waits.
-
-        The first `in_order` are admitted one by one, because the canaries must be the first
-        requests of a batch, not the first to arrive.
-        """
+    async def _admit_all(self, parcels: Sequence["_Parcel"]) -> list[Admission]:
+        """Admit requests for which no task of the producer waits, in their order."""
         admissions: list[Admission] = []
-        for parcel in parcels[:in_order]:
-            admissions += await self._admit_together([parcel])
-        for start in range(in_order, len(parcels), ADMITTED_TOGETHER):
+        for start in range(0, len(parcels), ADMITTED_TOGETHER):
             admissions += await self._admit_together(parcels[start : start + ADMITTED_TOGETHER])
         return admissions
 
@@ -141,33 +131,69 @@ class Admitter:
             [parcel.envelope for parcel in parcels],
             ["/".join(_target_of(parcel.members)) for parcel in parcels],
         )
-        admissions = await asyncio.gather(*map(self._admit_parcel, parcels))
+        admissions = await self._store_all([self._checked(parcel) for parcel in parcels])
         for parcel, admission in zip(parcels, admissions, strict=True):
             if admission.item and admission.item.is_terminal:
                 tasks = dict.fromkeys(_tasks_of(parcel.envelope, admission), "")
                 await self._announcer.ended(Ended(admission.item, tasks))
         return admissions
 
-    async def _admit_parcel(self, parcel: "_Parcel") -> Admission:
-        if parcel.problem:
-            return await self.reject(parcel.members, parcel.envelope, parcel.problem)
-        admission = await self.admit(parcel.members, parcel.envelope)
-        if admission.verdict is Verdict.REUSED:
-            return await self._reject_reused(parcel)
-        return admission
+    async def _store_all(
+        self, received: Sequence[ValidRequest | InvalidRequest]
+    ) -> list[Admission]:
+        """Write requests to the store in one step.
 
-    async def _reject_reused(self, parcel: "_Parcel") -> Admission:
-        """Reject a request whose import id is taken, under another id, so that it leaves a trace.
-
-        The usual cause is a batch message without its `offset`.
+        If an id belongs to another import, and no task of the producer waits for the request, the
+        request is rejected under an id of its own, so that it leaves a trace.
         """
-        taken, batch_id = parcel.envelope.import_id, parcel.envelope.batch_id
-        digest = sha256(json.dumps(parcel.members, sort_keys=True).encode()).hexdigest()
-        error = f"importId: {taken} is another request already"
-        if batch_id:
-            error += "; give each message of a batch its offset"
-        envelope = _envelope(derive_import_id(taken, digest), batch_id)
-        return await self.reject(parcel.members, envelope, error)
+        admissions = await self._store.admit_all(received)
+        for each, admission in zip(received, admissions, strict=True):
+            self._note(each, admission)
+        taken = [
+            n
+            for n, admission in enumerate(admissions)
+            if admission.verdict is Verdict.REUSED and not received[n].envelope.signature
+        ]
+        if taken:
+            rejected = await self._store_all([_under_own_id(received[n]) for n in taken])
+            for n, admission in zip(taken, rejected, strict=True):
+                admissions[n] = admission
+        return admissions
+
+    def _note(self, received: ValidRequest | InvalidRequest, admission: Admission) -> None:
+        """Count and log what became of a request."""
+        envelope = received.envelope
+        if isinstance(received, ValidRequest):
+            request = received.request
+            self._observer.admitted(admission.verdict, request.operation)
+            log.info(
+                f"import.{admission.verdict}",
+                import_id=admission.import_id,
+                target=f"{request.app_id}/{request.backend_environment_name}",
+                lane=f"{request.account}/{received.region}",
+                batch_id=request.batch_id,
+            )
+            return
+        self._observer.admitted(admission.verdict, envelope.operation)
+        if admission.verdict is Verdict.REJECTED:
+            log.warning(
+                "import.rejected",
+                import_id=admission.import_id,
+                target="/".join(received.target),
+                batch_id=envelope.batch_id or None,
+                error=received.error,
+            )
+
+    def _checked(self, parcel: "_Parcel") -> ValidRequest | InvalidRequest:
+        members, envelope = parcel.members, parcel.envelope
+        if parcel.problem:
+            return _invalid(members, envelope, parcel.problem)
+        try:
+            members = _with_batch(members, envelope.batch_id)
+            request = self._requests.parse(members, envelope.operation)
+            return ValidRequest(envelope, request, self._region_for(request))
+        except InvalidRequestError as error:
+            return _invalid(members, envelope, str(error))
 
     def _unpack(self, members: object, envelope: Envelope) -> "_Parcel":
         """Take the importId out of a request, or use that of `envelope` if it has none."""
@@ -194,30 +220,6 @@ class Admitter:
             raise InvalidRequestError((("region", reason),))
         return region
 
-    async def reject(self, members: object, envelope: Envelope, error: str) -> Admission:
-        """Record an invalid request as an import that ended `rejected`."""
-        target = _target_of(members)
-        lane = (_readable(members, "account"), _readable(members, "region"))
-        envelope = replace(envelope, batch_id=envelope.batch_id or _batch_id_of(members))
-        admission = await self._store.reject(envelope, target, lane, error)
-        if admission.verdict is Verdict.REUSED and not envelope.signature:
-            # The id belongs to another import, so this one gets an id of its own and leaves a
-            # trace.
-            own = derive_import_id(envelope.import_id, error)
-            admission = await self._store.reject(
-                _envelope(own, envelope.batch_id), target, lane, error
-            )
-        self._observer.admitted(admission.verdict, envelope.operation)
-        if admission.verdict is Verdict.REJECTED:
-            log.warning(
-                "import.rejected",
-                import_id=admission.import_id,
-                target="/".join(target),
-                batch_id=envelope.batch_id or None,
-                error=error,
-            )
-        return admission
-
 
 def _with_batch(members: object, batch_id: str) -> object:
     """Give a batch's request its batchId. If the request has one already, it must be the same."""
@@ -236,6 +238,37 @@ class _Parcel:
     members: object
     envelope: Envelope
     problem: str = ""
+
+
+def _invalid(members: object, envelope: Envelope, error: str) -> InvalidRequest:
+    return InvalidRequest(
+        replace(envelope, batch_id=envelope.batch_id or _batch_id_of(members)),
+        _target_of(members),
+        (_readable(members, "account"), _readable(members, "region")),
+        error,
+    )
+
+
+def _under_own_id(received: ValidRequest | InvalidRequest) -> InvalidRequest:
+    """Return a request whose import id is taken as an invalid one with an id of its own.
+
+    The usual cause is a batch message without its `offset`.
+    """
+    envelope, taken = received.envelope, received.envelope.import_id
+    if isinstance(received, InvalidRequest):
+        own = derive_import_id(taken, received.error)
+        return replace(received, envelope=replace(envelope, import_id=own, task_id=own))
+    request = received.request
+    own = derive_import_id(taken, request.fingerprint)
+    error = f"importId: {taken} is another request already"
+    if envelope.batch_id:
+        error += "; give each message of a batch its offset"
+    return InvalidRequest(
+        replace(envelope, import_id=own, task_id=own),
+        (request.app_id, request.backend_environment_name),
+        (request.account, received.region),
+        error,
+    )
 
 
 def _envelope(

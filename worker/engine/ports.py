@@ -7,7 +7,14 @@ from worker.domain.answers import Answer
 from worker.domain.claims import Claim
 from worker.domain.decisions import Decision
 from worker.domain.imports import Import
-from worker.domain.outcomes import Admission, Ended, Envelope, StopRule
+from worker.domain.outcomes import (
+    Admission,
+    Ended,
+    Envelope,
+    InvalidRequest,
+    StopRule,
+    ValidRequest,
+)
 from worker.domain.recording import NOTHING_OBSERVED, Observed, Recorded
 from worker.domain.requests import ImportRequest
 
@@ -43,14 +50,11 @@ class Requests(Protocol):
 class AdmissionStore(Protocol):
     """The part of the store that admission writes to."""
 
-    async def admit(self, envelope: Envelope, request: ImportRequest, region: str) -> Admission:
-        """Admit a valid request; safe to repeat."""
-        ...
+    async def admit_all(self, received: Sequence[ValidRequest | InvalidRequest]) -> list[Admission]:
+        """Admit requests in their order and in one step; invalid ones become rejected imports.
 
-    async def reject(
-        self, envelope: Envelope, target: tuple[str, str], lane: tuple[str, str], error: str
-    ) -> Admission:
-        """Record an invalid request as a terminal import; safe to repeat."""
+        Safe to repeat.
+        """
         ...
 
     async def announce_batch(self, batch_id: str, expected: int, rule: StopRule) -> None:

@@ -4,15 +4,25 @@ import json
 from collections.abc import Mapping
 from dataclasses import replace
 from hashlib import sha256
+from typing import Any
 
 import structlog
 
 from worker.domain.claims import Call, Claim
 from worker.domain.facts import LaneFacts
 from worker.domain.imports import Import
-from worker.domain.outcomes import Admission, Ended, Envelope, Retried, RetryVerdict, Verdict
+from worker.domain.outcomes import (
+    Admission,
+    Ended,
+    Envelope,
+    InvalidRequest,
+    Retried,
+    RetryVerdict,
+    ValidRequest,
+    Verdict,
+)
 from worker.domain.recording import Recorded, Throttled
-from worker.domain.requests import DEFAULT_OPERATION, ImportRequest
+from worker.domain.requests import DEFAULT_OPERATION
 from worker.store.scripts import Reply
 
 log = structlog.get_logger()
@@ -28,30 +38,61 @@ def digest(key: str | None) -> str:
     return sha256(key.encode()).hexdigest() if key else ""
 
 
-def fields_of(envelope: Envelope, request: ImportRequest, region: str) -> dict[str, str]:
-    """Return the record of a new import."""
+def script_request(received: ValidRequest | InvalidRequest) -> dict[str, Any]:
+    """Return a request as the script `admit` takes it."""
+    envelope = received.envelope
+    if isinstance(received, ValidRequest):
+        fields, key = _fields_of_valid(received), received.request.idempotency_key
+    else:
+        fields, key = _fields_of_invalid(received), None
+    return {
+        "id": envelope.import_id,
+        "task_id": envelope.task_id,
+        "signature": envelope.signature,
+        "idempotency": digest(key),
+        "recover_since_ms": envelope.recover_since_ms,
+        "fields": fields,
+    }
+
+
+def _fields_of_valid(received: ValidRequest) -> dict[str, str]:
+    request, envelope = received.request, received.envelope
     batch_id = envelope.batch_id or request.batch_id
     return {
         "app_id": request.app_id,
         "backend_environment_name": request.backend_environment_name,
         "account": request.account,
-        "region": region,
+        "region": received.region,
         "request_json": request.to_json(),
         "fingerprint": request.fingerprint,
         "priority": request.priority,
         "metadata": json.dumps(request.metadata),
-        **operation_field(request.operation),
+        **_operation_field(request.operation),
         **({"batch_id": batch_id} if batch_id else {}),
-        **wishes_of(envelope),
+        **_wishes_of(envelope),
     }
 
 
-def operation_field(operation: str) -> dict[str, str]:
+def _fields_of_invalid(received: InvalidRequest) -> dict[str, str]:
+    envelope = received.envelope
+    return {
+        "app_id": received.target[0],
+        "backend_environment_name": received.target[1],
+        "account": received.lane[0],
+        "region": received.lane[1],
+        "error": received.error,
+        **_operation_field(envelope.operation),
+        **({"batch_id": envelope.batch_id} if envelope.batch_id else {}),
+        **_wishes_of(envelope),
+    }
+
+
+def _operation_field(operation: str) -> dict[str, str]:
     """Return the record's field with the operation; no field for the default operation."""
     return {} if operation == DEFAULT_OPERATION else {"requested_operation": operation}
 
 
-def wishes_of(envelope: Envelope) -> dict[str, str]:
+def _wishes_of(envelope: Envelope) -> dict[str, str]:
     """Return the record's fields with the options of the import's task."""
     wishes = {
         "not_before_ms": envelope.not_before_ms,
@@ -61,8 +102,12 @@ def wishes_of(envelope: Envelope) -> dict[str, str]:
     return {name: str(value) for name, value in wishes.items() if value}
 
 
-def admission_in(reply: Reply) -> Admission:
-    """Return the result of admitting a request."""
+def admissions_in(reply: Reply) -> list[Admission]:
+    """Return the results of admitting requests."""
+    return [_admission(each) for each in reply["admissions"]]
+
+
+def _admission(reply: Reply) -> Admission:
     import_id, fields = reply["id"], reply["record"]
     item = Import.from_fields(import_id, fields) if fields else None
     return Admission(Verdict(reply["verdict"]), import_id, item)

@@ -1,7 +1,7 @@
 """The store that the engine writes to: a typed wrapper around each script."""
 
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any, Final
 
@@ -18,24 +18,23 @@ from worker.domain.outcomes import (
     Cancellation,
     Ended,
     Envelope,
+    InvalidRequest,
     LaneLimits,
     Resolution,
     Retried,
     StopRule,
+    ValidRequest,
 )
 from worker.domain.recording import NOTHING_OBSERVED, Observed, Recorded
 from worker.domain.requests import IDENTIFIER_PATTERN, ImportRequest
 from worker.store.codec import (
-    admission_in,
+    admissions_in,
     claims_in,
-    digest,
     ended_in,
-    fields_of,
     milliseconds,
-    operation_field,
     recorded_in,
     retried_in,
-    wishes_of,
+    script_request,
 )
 from worker.store.config import StoreConfig
 from worker.store.connection import StoreUnavailableError, translated
@@ -69,39 +68,23 @@ class ImportStore:
 
     async def admit(self, envelope: Envelope, request: ImportRequest, region: str) -> Admission:
         """Admit a valid request into the lane of its account and `region`. Safe to repeat."""
-        reply = await self._lasting(
-            "admit",
-            id=envelope.import_id,
-            task_id=envelope.task_id,
-            signature=envelope.signature,
-            idempotency=digest(request.idempotency_key),
-            recover_since_ms=envelope.recover_since_ms,
-            fields=fields_of(envelope, request, region),
-        )
-        return admission_in(reply)
+        (admission,) = await self.admit_all([ValidRequest(envelope, request, region)])
+        return admission
 
     async def reject(
         self, envelope: Envelope, target: tuple[str, str], lane: tuple[str, str], error: str
     ) -> Admission:
         """Record an invalid request as an import that ended `rejected`. Safe to repeat."""
-        fields = {
-            "app_id": target[0],
-            "backend_environment_name": target[1],
-            "account": lane[0],
-            "region": lane[1],
-            "error": error,
-            **operation_field(envelope.operation),
-            **({"batch_id": envelope.batch_id} if envelope.batch_id else {}),
-            **wishes_of(envelope),
-        }
-        reply = await self._lasting(
-            "reject",
-            id=envelope.import_id,
-            task_id=envelope.task_id,
-            signature=envelope.signature,
-            fields=fields,
-        )
-        return admission_in(reply)
+        (admission,) = await self.admit_all([InvalidRequest(envelope, target, lane, error)])
+        return admission
+
+    async def admit_all(self, received: Sequence[ValidRequest | InvalidRequest]) -> list[Admission]:
+        """Admit requests in their order; the invalid ones become rejected imports.
+
+        Safe to repeat. The server does nothing else meanwhile, for about 0.05 ms per request.
+        """
+        requests = [script_request(each) for each in received]
+        return admissions_in(await self._lasting("admit", requests=requests))
 
     async def announce_batch(self, batch_id: str, expected: int, rule: StopRule = NO_RULE) -> None:
         """Keep the batch open until `expected` of its imports were admitted.

@@ -1,70 +1,105 @@
--- Admit an import: write its record, put it into its lane, count its batch, append import.accepted.
+-- Admit imports: write each record, put it into its lane, count its batch, append import.accepted. An import
+-- whose request is invalid is recorded as rejected; it has ended from the beginning.
 --
--- ARGV  1: JSON object: id, fields (the record's, as text; priority among them), idempotency (the digest of
---       the idempotencyKey, or ''), task_id, signature ('' if a worker must create the task at the end),
---       recover_since_ms (after a lost store, since when the import may have been started; else 0)
--- Returns JSON: verdict, id, record (its fields; null if it was accepted). The verdict is 'accepted', 'known'
---       (this id, or this key with the same body, was admitted before), 'reused' (this id with another body;
---       nothing was done) or 'rejected' (the key was used with another body)
+-- ARGV  1: JSON object: requests (a list of objects: id, fields (the record's, as text; priority among them, or
+--       the error of an invalid request), task_id, signature ('' if a worker must create the task at the end),
+--       idempotency (the digest of the idempotencyKey, or ''), recover_since_ms (after a lost store, since when
+--       the import may have been started; else 0))
+-- Returns JSON: admissions (a list, one for each request, in their order): each verdict, id, record (its
+--       fields; null if it was accepted). The verdict is 'accepted', 'known' (this id, or this key with the
+--       same body, was admitted before), 'reused' (the id belongs to another import; nothing was done) or
+--       'rejected' (the request is invalid, or the key was used with another body)
 -- Atomic, so that of two deliveries, or two ids with one key, exactly one becomes the import.
 --
 -- needs: base, batches, imports
 
-local args = cjson.decode(ARGV[1])
 local now = base.now_ms()
-local id = args.id
-local record = args.fields
 
-local function answer(verdict, import_id)
-  local found = verdict ~= 'accepted' and base.hash_of(KEY.import .. import_id) or cjson.null
-  return cjson.encode({ verdict = verdict, id = import_id, record = found })
-end
-
-local function known(import_id)
+local function known(import_id, id, record)
   if record.batch_id then
     batches.count_known(id, record.batch_id, now) -- a member of the batch is counted only once
   end
-  return answer('known', import_id)
+  return 'known', import_id
 end
 
-if redis.call('EXISTS', KEY.import .. id) == 1 then
+-- Admit a request whose id was admitted before.
+local function admit_again(request, record)
+  local id = request.id
   local state, fingerprint = unpack(redis.call('HMGET', KEY.import .. id, 'state', 'fingerprint'))
   if fingerprint ~= record.fingerprint then
-    return answer('reused', id)
+    return 'reused', id
   end
-  if base.TERMINAL[state] and args.signature == '' then
+  if base.TERMINAL[state] and request.signature == '' then
     -- The task was shown as waiting a moment ago, and the import may have finished before that.
-    imports.owe_end(id, args.task_id, now)
+    imports.owe_end(id, request.task_id, now)
   end
-  return known(id)
+  return known(id, id, record)
 end
 
-if args.idempotency ~= '' then
-  local earlier = redis.call('GET', KEY.idempotency .. args.idempotency)
-  if earlier then
-    local state, fingerprint =
-      unpack(redis.call('HMGET', KEY.import .. earlier, 'state', 'fingerprint'))
-    if fingerprint == record.fingerprint then
-      if not base.TERMINAL[state] then
-        imports.attach_task(earlier, args.task_id, args.signature)
-        imports.extend_expiry(earlier, record.expires_at_ms)
-      elseif args.signature == '' then
-        imports.owe_end(earlier, args.task_id, now) -- nothing else would end that task
+-- Admit a request whose idempotencyKey an earlier import has used. Returns nothing if that import is gone.
+local function admit_with_used_key(request, record, earlier)
+  local state, fingerprint = unpack(redis.call('HMGET', KEY.import .. earlier, 'state', 'fingerprint'))
+  if fingerprint == record.fingerprint then
+    if not base.TERMINAL[state] then
+      imports.attach_task(earlier, request.task_id, request.signature)
+      imports.extend_expiry(earlier, record.expires_at_ms)
+    elseif request.signature == '' then
+      imports.owe_end(earlier, request.task_id, now) -- nothing else would end that task
+    end
+    return known(earlier, request.id, record)
+  end
+  if state then
+    record.error = string.format(SAY.key_reused, earlier)
+    imports.reject_new(request.id, record, request.task_id, request.signature, now)
+    return 'rejected', request.id
+  end
+end
+
+-- Returns the verdict and the import's id.
+local function admit(request, record)
+  local id = request.id
+  if redis.call('EXISTS', KEY.import .. id) == 1 then
+    return admit_again(request, record)
+  end
+  if request.idempotency ~= '' then
+    local earlier = redis.call('GET', KEY.idempotency .. request.idempotency)
+    if earlier then
+      local verdict, import_id = admit_with_used_key(request, record, earlier)
+      if verdict then
+        return verdict, import_id
       end
-      return known(earlier)
     end
-    if state then
-      record.error = string.format(SAY.key_reused, earlier)
-      imports.reject_new(id, record, args.task_id, args.signature, now)
-      return answer('rejected', id)
-    end
+    redis.call('SET', KEY.idempotency .. request.idempotency, id)
+    record.idempotency = request.idempotency
   end
-  redis.call('SET', KEY.idempotency .. args.idempotency, id)
-  record.idempotency = args.idempotency
+  if request.recover_since_ms > 0 then
+    imports.put_in_doubt(record, math.min(request.recover_since_ms, now), SAY.store_lost)
+  end
+  imports.accept_new(id, record, request.task_id, request.signature, now)
+  return 'accepted', id
 end
 
-if args.recover_since_ms > 0 then
-  imports.put_in_doubt(record, math.min(args.recover_since_ms, now), SAY.store_lost)
+-- Record an invalid request. Returns the verdict and the import's id.
+local function reject(request, record)
+  local id = request.id
+  local state, error = unpack(redis.call('HMGET', KEY.import .. id, 'state', 'error'))
+  if state and (state ~= 'rejected' or error ~= record.error) then
+    return 'reused', id
+  elseif not state then
+    imports.reject_new(id, record, request.task_id, request.signature, now)
+    return 'rejected', id
+  elseif request.signature == '' then
+    -- The task was shown as waiting a moment ago, and the import may have finished before that.
+    imports.owe_end(id, request.task_id, now)
+  end
+  return 'known', id
 end
-imports.accept_new(id, record, args.task_id, args.signature, now)
-return answer('accepted', id)
+
+local args = cjson.decode(ARGV[1])
+local admissions = {}
+for _, request in ipairs(args.requests) do
+  local verdict, import_id = (request.fields.error and reject or admit)(request, request.fields)
+  local record = verdict ~= 'accepted' and base.hash_of(KEY.import .. import_id) or cjson.null
+  admissions[#admissions + 1] = { verdict = verdict, id = import_id, record = record }
+end
+return cjson.encode({ admissions = admissions })
