@@ -1,5 +1,6 @@
 """Admission: the same for all entry points."""
 
+import asyncio
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -55,6 +56,8 @@ class Admitter:
         self._regions = regions
         self._announcer = announcer
         self._observer = observer
+        # However many messages come in at once, the event loop is free after each group.
+        self._turn = asyncio.Lock()
 
     async def admit(self, members: object, envelope: Envelope) -> Admission:
         """Admit one request, or record it as rejected; the error names each wrong member."""
@@ -131,7 +134,8 @@ class Admitter:
             [parcel.envelope for parcel in parcels],
             ["/".join(_target_of(parcel.members)) for parcel in parcels],
         )
-        admissions = await self._store_all([self._checked(parcel) for parcel in parcels])
+        async with self._turn:
+            admissions = await self._store_all([self._checked(parcel) for parcel in parcels])
         for parcel, admission in zip(parcels, admissions, strict=True):
             if admission.item and admission.item.is_terminal:
                 tasks = dict.fromkeys(_tasks_of(parcel.envelope, admission), "")

@@ -1,10 +1,10 @@
--- Admit imports: write each record, put it into its lane, count its batch, append import.accepted. An import
--- whose request is invalid is recorded as rejected; it has ended from the beginning.
+-- Admit imports: write each record, put it into its lane, count its batch, append import.accepted. An invalid
+-- request becomes a rejected import, which has ended from the beginning.
 --
--- ARGV  1: JSON object: requests (a list of objects: id, fields (the record's, as text; priority among them, or
---       the error of an invalid request), task_id, signature ('' if a worker must create the task at the end),
---       idempotency (the digest of the idempotencyKey, or ''), recover_since_ms (after a lost store, since when
---       the import may have been started; else 0))
+-- ARGV  1: JSON object: requests (a list of objects: id, fields (the record's, as text; with the error of an
+--       invalid request), task_id, signature ('' if a worker must create the task at the end), idempotency
+--       (the digest of the idempotencyKey, or ''), recover_since_ms (after a lost store, since when the
+--       import may have been started; else 0))
 -- Returns JSON: admissions (a list, one for each request, in their order): each verdict, id, record (its
 --       fields; null if it was accepted). The verdict is 'accepted', 'known' (this id, or this key with the
 --       same body, was admitted before), 'reused' (the id belongs to another import; nothing was done) or

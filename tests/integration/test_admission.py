@@ -1,0 +1,152 @@
+"""Admission of many requests at once: what it costs, and that a request harms no other."""
+
+import asyncio
+import json
+from collections import Counter
+from collections.abc import Sequence
+from typing import Any
+
+import pytest
+
+from tests.benchmarks.bench_import import Counter as CommandCounter
+from tests.support import members
+from tests.world import NoAnnouncer, SingleRegion
+from worker.domain.batches import BatchMessage
+from worker.domain.outcomes import Admission, InvalidRequest, ValidRequest, Verdict
+from worker.domain.requests import derive_import_id
+from worker.engine.admit import Admitter
+from worker.operations.registry import OPERATIONS
+from worker.store.config import StoreConfig
+from worker.store.store import ImportStore
+
+ROWS = 1000
+CONFIG = StoreConfig(
+    retention_seconds=60, events_max_length=10_000, lease_seconds=2, settle_seconds=0
+)
+
+
+@pytest.fixture
+def store(redis: Any) -> ImportStore:
+    return ImportStore(redis, CONFIG)
+
+
+@pytest.fixture
+def admitter(store: ImportStore) -> Admitter:
+    return Admitter(OPERATIONS, store, SingleRegion(), NoAnnouncer())
+
+
+def batch(requests: list[Any], **more: Any) -> BatchMessage:
+    return BatchMessage.parse({"batchId": "b", "requests": requests, **more})
+
+
+def commands_of(counter: CommandCounter) -> dict[str, int]:
+    """Return the commands without those with which the counter's own connection begins."""
+    return {name: n for name, n in counter.commands.items() if name not in {"HELLO", "CLIENT"}}
+
+
+async def test_a_thousand_requests_of_a_batch_take_twenty_one_round_trips(
+    admitter: Admitter, store_url: str
+) -> None:
+    await admitter.admit_batch(batch([members("dfirst")]))  # loads the scripts
+    requests = [members(f"d{n}") for n in range(ROWS)]
+    with CommandCounter(store_url) as counter:
+        admissions = await admitter.admit_batch(batch(requests, offset=1))
+    assert Counter(each.verdict for each in admissions) == {Verdict.ACCEPTED: ROWS}
+    assert commands_of(counter) == {"EVALSHA": 21}
+
+
+async def test_a_thousand_entries_of_the_stream_take_twenty_round_trips(
+    admitter: Admitter, store_url: str
+) -> None:
+    await admitter.admit_entries([("0-1", json.dumps(members("dfirst")))])
+    entries = [(f"1-{n}", json.dumps(members(f"d{n}"))) for n in range(ROWS)]
+    with CommandCounter(store_url) as counter:
+        admissions = await admitter.admit_entries(entries)
+    assert Counter(each.verdict for each in admissions) == {Verdict.ACCEPTED: ROWS}
+    assert commands_of(counter) == {"EVALSHA": 20}
+
+
+async def test_invalid_requests_cost_as_little(admitter: Admitter, store_url: str) -> None:
+    await admitter.admit_batch(batch([members("dfirst")]))
+    with CommandCounter(store_url) as counter:
+        admissions = await admitter.admit_batch(batch([members("No-App")] * ROWS, offset=1))
+    assert Counter(each.verdict for each in admissions) == {Verdict.REJECTED: ROWS}
+    assert commands_of(counter) == {"EVALSHA": 21}
+
+
+async def test_imports_have_the_order_of_their_requests(admitter: Admitter, redis: Any) -> None:
+    requests = [members(f"d{n}", importId=f"i{n:03}") for n in range(160)]
+    await admitter.admit_batch(batch(requests))
+    ids = [f"i{n:03}" for n in range(160)]
+    assert await redis.zrange("imports:members:b", 0, -1) == ids
+    assert await redis.zrange("imports:waiting:default/us-east-1:normal", 0, -1) == ids
+
+
+async def test_a_request_that_is_not_accepted_harms_none_beside_it(
+    admitter: Admitter, redis: Any
+) -> None:
+    earlier = [members(f"dearlier{n}", importId=f"earlier{n}") for n in range(2)]
+    await admitter.admit_batch(batch(earlier))
+    requests: list[Any] = [
+        members("d1", importId="one"),
+        members("dother", importId="earlier0"),  # the id belongs to another request
+        "no object",
+        members("d2", importId="one"),  # the id is given twice
+        earlier[1],
+        members("d3", importId="three", idempotencyKey="key"),
+        members("d3", importId="four", idempotencyKey="key"),
+        members("d4", importId="five", idempotencyKey="key"),
+        members("d5", importId="six", batchId="another"),
+        members("d6", importId="last"),
+    ]
+    admissions = await admitter.admit_batch(batch(requests, offset=2, total=12))
+    verdicts = [each.verdict for each in admissions]
+    accepted, rejected, known = Verdict.ACCEPTED, Verdict.REJECTED, Verdict.KNOWN
+    assert verdicts == [
+        *(accepted, rejected, rejected, rejected, known, accepted, known, rejected, rejected),
+        accepted,
+    ]
+    assert admissions[6].import_id == "three"
+    ids = [each.import_id for each in admissions]
+    assert ids[3] == derive_import_id("b", 5)
+    assert ids[1] not in {"earlier0", derive_import_id("b", 3)}
+    errors = {n: each.item.error for n, each in enumerate(admissions) if each.item}
+    assert errors[1].startswith("importId: earlier0 is another request already; give each")
+    assert errors[2] == "request: must be an object, got 'no object'"
+    assert errors[3] == "importId: appears twice in this message"
+    assert errors[7].startswith("idempotencyKey: ")
+    assert errors[8] == "batchId: differs from that of the message, b"
+    counts = await redis.hmget("imports:batch:b", "waiting", "rejected", "accepted", "known")
+    assert counts == ["5", "5", "10", "1"]
+    again = await admitter.admit_batch(batch(requests, offset=2, total=12))
+    assert Counter(each.verdict for each in again) == {known: 10}
+    assert [each.import_id for each in again] == ids
+    assert await redis.hmget("imports:batch:b", "accepted", "known") == ["10", "1"]
+
+
+class CountingStore(ImportStore):
+    """Counts the calls that admit requests, and how many of them were made at once."""
+
+    calls = 0
+    under_way = 0
+    most_under_way = 0
+
+    async def admit_all(self, received: Sequence[ValidRequest | InvalidRequest]) -> list[Admission]:
+        """Count the call."""
+        self.calls += 1
+        self.under_way += 1
+        self.most_under_way = max(self.most_under_way, self.under_way)
+        try:
+            return await super().admit_all(received)
+        finally:
+            self.under_way -= 1
+
+
+async def test_messages_that_arrive_together_take_turns(redis: Any) -> None:
+    store = CountingStore(redis, CONFIG)
+    admitter = Admitter(OPERATIONS, store, SingleRegion(), NoAnnouncer())
+    requests = {f"b{n}": [members(f"db{n}x{m}") for m in range(120)] for n in range(4)}
+    messages = [BatchMessage(batchId=name, requests=each) for name, each in requests.items()]
+    await asyncio.gather(*map(admitter.admit_batch, messages))
+    assert store.calls == 4 * 3
+    assert store.most_under_way == 1
