@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test check coverage docs bench bench-call bench-limits simulate simulate-limits chaos chaos-fuzz lint format lock up down
+.PHONY: help install demo test check coverage docs bench bench-admission bench-call bench-limits simulate simulate-limits chaos chaos-fuzz lint format lock up down
 
 help: ## List the targets
 	@awk -F':.*## ' '/^[a-z-]+:.*## /{printf "  make %-15s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -50,6 +50,9 @@ bench: install ## Measure the cost of an import: Redis commands, CPU, time until
 
 bench-call: install ## Measure the CPU of a call to AWS, by a worker and by a plain aioboto3 client
 	$(BIN)/python -m tests.benchmarks.bench_call
+
+bench-admission: install ## Measure admission by file, batch and stream, alone and while imports start; a few minutes
+	$(BIN)/python -m tests.benchmarks.bench_admission
 
 bench-limits: install ## Measure how well workers and alternative limiters use hidden quotas; 20 minutes
 	$(BIN)/python -m tests.benchmarks.bench_limits --picture docs/limits.svg
