@@ -33,7 +33,7 @@ from worker.engine.ports import AdmissionStore, Announcer, Regions, Requests
 log = structlog.get_logger()
 
 ADMITTED_TOGETHER: Final = 50
-"""How many requests are sent to the store in one call: it blocks the server for about 2 ms."""
+"""How many requests are sent to the store in one call: it blocks the server for about 4 ms."""
 
 LONGEST_TASK_ID: Final = 255
 
