@@ -19,10 +19,11 @@ from worker.cli.main import main
 from worker.domain.batches import BatchMessage
 from worker.domain.requests import ImportRequest
 from worker.metrics.catalogue import LABELS, WORKER, Metric
-from worker.metrics.store_catalogue import STORE
+from worker.metrics.store_catalogue import BATCHES, STORE
 from worker.operations.import_backend_auth import ImportBackendAuthRequest
 from worker.operations.import_backend_storage import ImportBackendStorageRequest
 from worker.store.keys import CATALOGUE
+from worker.store.overview import BATCHES_READ
 
 DIRECTORY: Final = PROJECT / "docs" / "reference"
 HELP_WIDTH: Final = 90
@@ -142,8 +143,8 @@ def metrics_page() -> str:
         "Metrics",
         "These are the metrics in Prometheus's text format and in OpenMetrics."
         " [Monitor](../guides/monitor.md) says how to scrape them and which values to watch.",
-        "Names and labels are stable within a minor release. No label holds an import id, a target"
-        " or a batch id.",
+        "Names and labels are stable within a minor release. No label holds an import id or a"
+        " target. Only `amplify-import metrics --batches` shows batch ids.",
         "## Metrics of a worker",
         "Each worker serves these if `IMPORTS_METRICS_PORT` is set. Counters begin at 0 when the"
         " worker starts; add up those of all workers.",
@@ -152,8 +153,13 @@ def metrics_page() -> str:
         "These are about all imports in the store. `amplify-import metrics` prints or serves them."
         " A worker also serves them if `IMPORTS_METRICS_STORE` is `true`. They are read at each"
         " scrape, in three round trips to Redis. Of several lanes under the label `other`, the sum"
-        " is shown; of ages, the greatest; of rates, nothing.",
+        " is shown; of ages, the greatest; of rates and limits, nothing.",
         *_metrics(STORE),
+        "## Metrics of batches",
+        "`amplify-import metrics --batches N` also shows these, of the N newest batches that are"
+        " not over. A batch is over when all announced requests have arrived and all imports have"
+        f" ended. Only the newest {BATCHES_READ:,} batches are looked at.",
+        *_metrics(BATCHES),
         "## Labels",
         *_table(("label", "values"), labels),
     )

@@ -32,17 +32,22 @@ from tests.support.scraping import OPEN_METRICS, Scraper
 from tests.support.servers import Server
 from worker.domain.claims import Claim
 from worker.domain.outcomes import Ended, Envelope
+from worker.domain.states import State
 from worker.metrics.catalogue import WORKER
 from worker.metrics.health import READY_SECONDS
 from worker.metrics.store_catalogue import STORE
 from worker.operations.registry import OPERATIONS
 from worker.sandbox.scenario import Credentials, Scenario
 from worker.store.config import StoreConfig
+from worker.store.control import BatchControl
 from worker.store.overview import read_overview
 from worker.store.store import ImportStore
 from worker.watchdog import EXIT_CODE
 
 LANE = "default/us-east-1"
+CONFIG = StoreConfig(
+    retention_seconds=60, events_max_length=100, lease_seconds=60, settle_seconds=60
+)
 THROTTLING = {
     "quota": {"starts": {"rate": 2, "burst": 1}, "retry_after": "seconds"},
     "jobs": {"min_seconds": 0.1, "max_seconds": 0.2},
@@ -101,7 +106,7 @@ def test_a_worker_counts_what_it_does(
     limit = {"lane": LANE, "limit_type": "REQUESTS_PER_SECOND"}
     assert samples.value("imports_throttled_total", **limit) == refused
     assert samples.value("imports_claims_total", call="start") == len(starts)
-    assert samples.value("imports_script_seconds_count", script="admit") == 5
+    assert samples.value("imports_script_seconds_count", script="admit") == 6
     assert samples.value("imports_script_seconds_count", script="claim") > 5
     assert samples.value("imports_calls_in_flight_limit") == 100
     assert samples.value("imports_lost_measurements_total") == 0
@@ -311,6 +316,22 @@ def test_the_command_prints_the_metrics_of_the_store(
     assert "imports_requests_undelivered 2.0" in command("metrics").stdout
 
 
+def test_the_command_shows_as_many_batches_as_it_is_told_to(
+    start_worker: StartWorker, producer: Producer, command: CommandLine
+) -> None:
+    start_worker()
+    for name in ("first", "second"):
+        producer.send(members(f"d{name}", batchId=name), task_id=name, countdown=3600)
+        producer.wait_for_event("import.accepted", importId=name)
+    assert 'batch="' not in command("metrics").stdout
+    shown = command("metrics", "--batches", "1").stdout
+    assert 'imports_batch_imports{batch="second",state="waiting"} 1.0' in shown
+    assert 'imports_batch_left{batch="second"} 1.0' in shown
+    assert 'imports_batch_paused{batch="second"} 0.0' in shown
+    assert 'imports_batch_held{batch="second"} 0.0' in shown
+    assert "first" not in shown
+
+
 def test_the_command_serves_the_metrics_of_the_store(
     tmp_path: Path, command: CommandLine, scraper: Scraper
 ) -> None:
@@ -357,6 +378,43 @@ async def test_the_overview_shows_lanes_streams_and_tasks(make_store: Any, redis
     assert [(g.name, g.pending) for g in overview.groups] == [("readers", 2)]
     assert overview.groups[0].lag in (3, None)  # None before Redis 7
     assert (overview.undelivered, overview.unadmitted, overview.unfinished) == (2, 1, 0)
+
+
+async def test_the_overview_shows_the_newest_batches_that_are_not_over(
+    make_store: Any, redis: Any
+) -> None:
+    store: ImportStore = await make_store()
+    await admit(store, "d1", batchId="over")
+    await admit(store, "d2", batchId="old")
+    await redis.advance(1)
+    await store.announce_batch("new", 3)
+    for app in ("d3", "d4"):
+        await admit(store, app, batchId="new")
+    await store.cancel("import-d1", "no longer wanted")
+    await BatchControl(redis, CONFIG).pause("old", "an operator looks")
+
+    batches = (await read_overview(redis, batches=9)).batches
+    assert [(b.batch_id, b.left, b.is_paused) for b in batches] == [
+        ("new", 3, False),
+        ("old", 1, True),
+    ]
+    (newest,) = (await read_overview(redis, batches=1)).batches
+    assert newest.by_state[State.WAITING] == 2
+    assert (await read_overview(redis)).batches == ()
+    for app in ("d2", "d3", "d4"):
+        await store.cancel(f"import-{app}", "no longer wanted")
+    (incomplete,) = (await read_overview(redis, batches=9)).batches
+    assert (incomplete.batch_id, incomplete.left) == ("new", 1)
+
+
+async def test_a_claim_of_a_poll_says_how_late_it_is(make_store: Any) -> None:
+    store: ImportStore = await make_store()
+    await admit(store, "d1")
+    (start,), _ = await store.claim(1)
+    await recording.run(store, start, job_id="j", operation="o", status="s", delay_seconds=-7)
+    (poll,), _ = await store.claim(1)
+    assert start.overdue_seconds == 0
+    assert 7 <= poll.overdue_seconds < 60
 
 
 @pytest.mark.parametrize("store_url", ["valkey", "redis"], indirect=True)
@@ -406,13 +464,7 @@ class Notes:
 
 async def test_an_expired_lease_is_reported_by_the_next_claim(redis: Any) -> None:
     notes = Notes()
-    config = StoreConfig(
-        retention_seconds=60,
-        events_max_length=100,
-        lease_seconds=60,
-        settle_seconds=60,
-    )
-    store = ImportStore(redis, config, notes)
+    store = ImportStore(redis, CONFIG, notes)
     await admit(store, "d1")
     await store.claim(1)
     await redis.zadd("imports:leases:" + LANE, {"import-d1": 1})

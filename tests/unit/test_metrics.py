@@ -1,5 +1,6 @@
 """Metrics and health without servers: labels, names, hooks, health, and the pipe of a pool."""
 
+import math
 import os
 import re
 import threading
@@ -41,7 +42,7 @@ from worker.metrics.labels import Cap
 from worker.metrics.measurements import Measurements, status_class
 from worker.metrics.registry import Forwarder, take_in
 from worker.metrics.server import Page, PageServer, health_page
-from worker.metrics.store_catalogue import POLL_LAG, STORE, STORE_UP, WAITING
+from worker.metrics.store_catalogue import BATCHES, POLL_LAG, STORE, STORE_UP, WAITING
 from worker.metrics.store_samples import StoreSamples, samples_of
 from worker.metrics.values import Values
 from worker.store.laneview import LaneView
@@ -79,7 +80,7 @@ class Added:
         return [name for name, _, _ in self.rows]
 
 
-@pytest.mark.parametrize("metric", [*WORKER, *STORE], ids=lambda metric: metric.name)
+@pytest.mark.parametrize("metric", [*WORKER, *STORE, *BATCHES], ids=lambda metric: metric.name)
 def test_a_metric_is_named_as_prometheus_recommends(metric: Metric) -> None:
     assert re.fullmatch(r"imports_[a-z_]+", metric.name)
     assert metric.name.endswith("_total") == (metric.type is Type.COUNTER)
@@ -91,7 +92,7 @@ def test_a_metric_is_named_as_prometheus_recommends(metric: Metric) -> None:
 
 
 def test_every_label_is_used_and_no_metric_appears_twice() -> None:
-    metrics = [*WORKER, *STORE]
+    metrics = [*WORKER, *STORE, *BATCHES]
     assert {label for metric in metrics for label in metric.labels} == set(LABELS)
     assert len({metric.name for metric in metrics}) == len(metrics)
 
@@ -182,6 +183,29 @@ def test_what_is_recorded_is_counted(
         ]
     if "throttled" in names:
         assert added.rows[0] == ("throttled", 1, ("acme/eu-west-1", "none"))
+
+
+def test_an_import_that_was_started_shows_how_long_it_ran() -> None:
+    added = Added()
+    started = replace(ITEM, state=State.CANCELLED, first_start_at_ms=2500)
+    Measurements(added).took_overdue([Ended(started)])
+    assert added.rows[1:] == [
+        ("duration_seconds", 3.5, ("cancelled",)),
+        ("job_duration_seconds", 2.0, ("cancelled",)),
+    ]
+
+
+def test_a_poll_shows_how_late_it_was_claimed() -> None:
+    added = Added()
+    running = replace(ITEM, state=State.RUNNING)
+    claims = [
+        Claim(call=Call.START, lease="1", item=running, age_seconds=0),
+        Claim(call=Call.POLL, lease="2", item=running, age_seconds=9, overdue_seconds=1.5),
+        Claim(call=Call.POLL, lease="3", item=ITEM, age_seconds=9, overdue_seconds=600),
+    ]
+    Measurements(added).claimed(claims, 0)
+    delays = [row for row in added.rows if row[0] == "poll_delay_seconds"]
+    assert delays == [("poll_delay_seconds", 1.5, ())]
 
 
 def test_only_the_first_admission_is_counted() -> None:
@@ -397,9 +421,26 @@ def test_lanes_beyond_the_cap_are_united() -> None:
     assert samples["imports_lane_paused", (OTHER, "operator")] == 1
     assert samples["imports_lane_paused", (OTHER, "worker")] == 0
     assert ("imports_lane_start_pace_per_second", (OTHER,)) not in samples
+    assert ("imports_lane_running_limit", (OTHER,)) not in samples
     assert samples["imports_events_group_pending", ("readers",)] == 2
     assert "imports_events_group_lag" not in {name for name, _ in samples}
     assert (WAITING.name, ("a/r", "normal")) not in samples
+
+
+@pytest.mark.parametrize(
+    ("fields", "limit"),
+    [
+        ({}, math.inf),
+        ({"ceiling": "7.5"}, 7),
+        ({"ceiling": "7", "hand_max_running": "3"}, 3),
+    ],
+)
+def test_the_lower_of_two_limits_of_running_imports_is_shown(
+    fields: dict[str, str], limit: float
+) -> None:
+    overview = replace(OVERVIEW, lanes=(lane("a/r", 1, 5, **fields),))
+    samples = {m.name: v for m, _, v in samples_of(overview, Cap(1))}
+    assert samples["imports_lane_running_limit"] == limit
 
 
 def test_a_store_that_can_not_be_read_is_down() -> None:

@@ -61,7 +61,7 @@ EXAMPLES: Final = {
     "recover": ("guides/recover.md", "recover apps.csv --since 2026-11-24T08:00 --watch"),
     "audit": ("guides/audit.md", "audit", "audit wave-1 --json"),
     "doctor": ("guides/deploy.md", "doctor", "doctor --account acme --account globex"),
-    "metrics": ("guides/monitor.md", "metrics", "metrics --port 9464"),
+    "metrics": ("guides/monitor.md", "metrics", "metrics --port 9465 --batches 20"),
     "sandbox": (
         "tutorial.md",
         "sandbox --list-scenarios",

@@ -22,7 +22,14 @@ from worker.store.overview import Overview, read_overview
     type=click.IntRange(1, 65535),
     help="Port to serve on, until interrupted. Without it, the metrics are printed once.",
 )
-def metrics(host: str, port: int | None) -> None:
+@click.option(
+    "--batches",
+    type=click.IntRange(0, 1000),
+    default=0,
+    show_default=True,
+    help="How many batches to show: the newest that are not over. Their ids become labels.",
+)
+def metrics(host: str, port: int | None, batches: int) -> None:
     """Print the metrics of the store, or serve them to Prometheus.
 
     They are about all imports and lanes in the store. Each worker serves its own metrics if
@@ -30,24 +37,25 @@ def metrics(host: str, port: int | None) -> None:
     """
     settings = load_settings()
     if port is None:
-        click.echo(asyncio.run(_text(settings)), nl=False)
+        click.echo(asyncio.run(_text(settings, batches)), nl=False)
         return
     try:
         server = PageServer(host, port)
     except OSError as error:
         raise FailedHereError(f"Cannot listen on {host}:{port}: {error.strerror}") from error
-    asyncio.run(_serve(settings, server, f"http://{host}:{server.port}/metrics"))
+    url = f"http://{host}:{server.port}/metrics"
+    asyncio.run(_serve(settings, server, url, batches))
 
 
-async def _text(settings: Settings) -> str:
+async def _text(settings: Settings, batches: int) -> str:
     async with open_store(settings) as redis:
-        overview = await read_overview(redis)
+        overview = await read_overview(redis, batches)
     values = Values(metrics=())
     values.read_from(lambda: samples_of(overview, values.lanes))
     return values.text()[0].decode()
 
 
-async def _serve(settings: Settings, server: PageServer, url: str) -> None:
+async def _serve(settings: Settings, server: PageServer, url: str, batches: int) -> None:
     configure_logging(settings)
     stopped = asyncio.Event()
     loop = asyncio.get_running_loop()
@@ -57,7 +65,7 @@ async def _serve(settings: Settings, server: PageServer, url: str) -> None:
         values = Values(metrics=())
 
         def read() -> Overview:
-            reading = asyncio.run_coroutine_threadsafe(_read(redis), loop)
+            reading = asyncio.run_coroutine_threadsafe(_read(redis, batches), loop)
             return reading.result()
 
         values.read_from(StoreSamples(read, values.lanes))
@@ -72,6 +80,6 @@ async def _serve(settings: Settings, server: PageServer, url: str) -> None:
         await asyncio.to_thread(server.close)
 
 
-async def _read(redis: "Redis") -> Overview:
+async def _read(redis: "Redis", batches: int) -> Overview:
     async with asyncio.timeout(SCRAPE_SECONDS):
-        return await read_overview(redis)
+        return await read_overview(redis, batches)

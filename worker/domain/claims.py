@@ -40,6 +40,8 @@ class Claim:
     which the remote side answered is unknown. `taken_at` is when the claim was requested, in
     seconds on this process's monotonic clock.
 
+    `overdue_seconds` is how long before the claim a poll or reconciliation fell due; 0 for a start.
+
     `probe` says that the lane is paused and that this call tests whether it works again.
     `earlier_jobs` belong to earlier imports of the same target and are never taken for this
     import's own. `lasting` says that a failover of the store can't lose the claim. `facts` is what
@@ -50,6 +52,7 @@ class Claim:
     lease: str
     item: Import
     age_seconds: float
+    overdue_seconds: float = 0.0
     grant: str = ""
     answered: bool = False
     elapsed_seconds: float = 0.0

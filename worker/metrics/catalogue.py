@@ -41,6 +41,7 @@ OTHER: Final = "other"
 LABELS: Final[Mapping[str, str]] = {
     "operation": "The API operation that the request asks for.",
     "outcome": "The state in which the import ended.",
+    "state": "The state of the import.",
     "call": (
         "`start`, `poll`, or `reconcile`. Of calls to AWS, `reconcile` is one request for a page"
         " of a job list, whatever the list is for."
@@ -50,6 +51,7 @@ LABELS: Final[Mapping[str, str]] = {
         " there was no answer or the call could not be sent."
     ),
     "lane": f"The lane, `account/region`. After {LANES_SHOWN} lanes, `{OTHER}`.",
+    "batch": "The id of a batch.",
     "limit_type": (
         f"The limit that AWS named; `none` if it named none. After {LIMIT_TYPES_SHOWN}, `{OTHER}`."
     ),
@@ -71,6 +73,7 @@ KNOWN_VALUES: Final[Mapping[str, tuple[str, ...]]] = {
 
 _CALL_SECONDS: Final = (0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30)
 _SCRIPT_SECONDS: Final = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 1, 5)
+_DELAY_SECONDS: Final = (0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 300, 1800)
 _IMPORT_SECONDS: Final = (1, 5, 15, 30, 60, 120, 300, 600, 1800, 3600, 7200, 21600, 86400)
 
 ACCEPTED: Final = Metric(
@@ -94,6 +97,21 @@ DURATION: Final = Metric(
     " observed.",
     ("outcome",),
     _IMPORT_SECONDS,
+)
+JOB_DURATION: Final = Metric(
+    "imports_job_duration_seconds",
+    Type.HISTOGRAM,
+    "Time from the first start of an import to its end. Imports that never started are not"
+    " observed.",
+    ("outcome",),
+    _IMPORT_SECONDS,
+)
+POLL_DELAY: Final = Metric(
+    "imports_poll_delay_seconds",
+    Type.HISTOGRAM,
+    "Time from when a poll or reconciliation fell due to its claim. Those of imports that have"
+    " ended, whose jobs continue, are not observed.",
+    buckets=_DELAY_SECONDS,
 )
 CALLS: Final = Metric(
     "imports_aws_calls_total",
@@ -197,6 +215,8 @@ WORKER: Final = (
     ACCEPTED,
     ENDED,
     DURATION,
+    JOB_DURATION,
+    POLL_DELAY,
     CALLS,
     CALL_SECONDS,
     THROTTLED,

@@ -72,9 +72,11 @@ class Measurements:
         self._recorder.add(of.SCRIPT_SECONDS, seconds, script)
 
     def claimed(self, claims: Sequence[Claim], expired_leases: int) -> None:
-        """Count claims that were made, and claims that were taken over."""
+        """Count claims and how late they are, and claims that were taken over."""
         for claim in claims:
             self._recorder.add(of.CLAIMS, 1, claim.call)
+            if claim.call is not Call.START and not claim.item.is_terminal:
+                self._recorder.add(of.POLL_DELAY, claim.overdue_seconds)
         if expired_leases:
             self._recorder.add(of.EXPIRED_LEASES, expired_leases)
 
@@ -96,8 +98,9 @@ class Measurements:
 
     def _ended(self, item: Import) -> None:
         self._recorder.add(of.ENDED, 1, item.state, item.requested_operation)
-        seconds = (item.finished_at_ms - item.accepted_at_ms) / 1000
-        self._recorder.add(of.DURATION, max(0.0, seconds), item.state)
+        self._recorder.add(of.DURATION, _seconds(item.accepted_at_ms, item), item.state)
+        if item.first_start_at_ms:
+            self._recorder.add(of.JOB_DURATION, _seconds(item.first_start_at_ms, item), item.state)
 
 
 def status_class(status: int) -> str:
@@ -105,6 +108,11 @@ def status_class(status: int) -> str:
     if status == 429:
         return "429"
     return f"{status // 100}xx" if 200 <= status < 600 else "none"
+
+
+def _seconds(since_ms: int, item: Import) -> float:
+    """Return the time from a moment to the end of an import; 0 if the clock was set back."""
+    return max(0.0, (item.finished_at_ms - since_ms) / 1000)
 
 
 def _is_adoption(claim: Claim, decision: Decision) -> bool:

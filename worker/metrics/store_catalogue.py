@@ -35,6 +35,13 @@ RUNNING: Final = Metric(
     "Imports that are being started, that run, or whose start has an unknown outcome.",
     ("lane",),
 )
+RUNNING_LIMIT: Final = Metric(
+    "imports_lane_running_limit",
+    Type.GAUGE,
+    "How many imports may run in the lane at once: the configured `max_running` or AWS's ceiling"
+    " of unfinished jobs, whichever is lower. `+Inf` if neither is known.",
+    ("lane",),
+)
 POLL_LAG: Final = Metric(
     "imports_poll_lag_seconds",
     Type.GAUGE,
@@ -88,6 +95,27 @@ UNFINISHED: Final = Metric(
     Type.GAUGE,
     "Ended imports whose Celery tasks have not finished.",
 )
+BATCH_IMPORTS: Final = Metric(
+    "imports_batch_imports", Type.GAUGE, "Imports of the batch.", ("batch", "state")
+)
+BATCH_HELD: Final = Metric(
+    "imports_batch_held",
+    Type.GAUGE,
+    "Imports of the batch that wait for its canaries or its resume.",
+    ("batch",),
+)
+BATCH_LEFT: Final = Metric(
+    "imports_batch_left",
+    Type.GAUGE,
+    "Requests of the batch that are not over, or that were announced and have not arrived.",
+    ("batch",),
+)
+BATCH_PAUSED: Final = Metric(
+    "imports_batch_paused",
+    Type.GAUGE,
+    "1 if a stop rule or an operator paused the batch, else 0.",
+    ("batch",),
+)
 
 STORE: Final = (
     STORE_UP,
@@ -95,6 +123,7 @@ STORE: Final = (
     DELAYED,
     OLDEST_WAITING,
     RUNNING,
+    RUNNING_LIMIT,
     POLL_LAG,
     PAUSED,
     START_LIMIT,
@@ -106,3 +135,6 @@ STORE: Final = (
     UNADMITTED,
     UNFINISHED,
 )
+
+BATCHES: Final = (BATCH_IMPORTS, BATCH_HELD, BATCH_LEFT, BATCH_PAUSED)
+"""The metrics of single batches. Only `amplify-import metrics --batches` shows them."""

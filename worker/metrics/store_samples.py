@@ -1,5 +1,6 @@
 """The values of the store's metrics, from one reading of the store."""
 
+import math
 import threading
 from collections.abc import Callable, Iterable, Iterator
 from typing import Final
@@ -10,6 +11,7 @@ from worker.metrics import store_catalogue as of
 from worker.metrics.catalogue import GROUPS_SHOWN, OTHER, Metric
 from worker.metrics.labels import Cap
 from worker.metrics.values import Sample
+from worker.store.batchview import BatchCounts
 from worker.store.overview import Group, LaneReading, Overview
 
 log = structlog.get_logger()
@@ -20,7 +22,7 @@ SCRAPE_SECONDS: Final = 5.0
 _GREATEST: Final = frozenset({of.OLDEST_WAITING, of.POLL_LAG})
 """Metrics of which `other` shows the greatest value of its lanes, not the sum."""
 
-_OF_ONE_LANE: Final = frozenset({of.START_LIMIT, of.START_PACE})
+_OF_ONE_LANE: Final = frozenset({of.START_LIMIT, of.START_PACE, of.RUNNING_LIMIT})
 """Metrics that mean nothing for several lanes together."""
 
 
@@ -59,6 +61,7 @@ def samples_of(overview: Overview, lanes: Cap, groups: Cap | None = None) -> Ite
     yield (of.UNDELIVERED, (), overview.undelivered)
     yield (of.UNADMITTED, (), overview.unadmitted)
     yield (of.UNFINISHED, (), overview.unfinished)
+    yield from (s for batch in overview.batches for s in _of_batch(batch))
     yield from _united(_of_groups(overview.groups), groups or Cap(GROUPS_SHOWN))
     yield from _united((s for lane in overview.lanes for s in _of_lane(lane)), lanes)
 
@@ -83,6 +86,15 @@ def _of_groups(groups: Iterable[Group]) -> Iterator[Sample]:
             yield (of.GROUP_LAG, (group.name,), group.lag)
 
 
+def _of_batch(batch: BatchCounts) -> Iterator[Sample]:
+    name = batch.batch_id
+    for state, number in batch.by_state.items():
+        yield (of.BATCH_IMPORTS, (name, state), number)
+    yield (of.BATCH_HELD, (name,), batch.held)
+    yield (of.BATCH_LEFT, (name,), batch.left)
+    yield (of.BATCH_PAUSED, (name,), batch.is_paused)
+
+
 def _of_lane(lane: LaneReading) -> Iterator[Sample]:
     view = lane.view
     name, budget = view.name, view.start_budget
@@ -92,6 +104,8 @@ def _of_lane(lane: LaneReading) -> Iterator[Sample]:
     yield (of.DELAYED, (name,), view.delayed)
     yield (of.OLDEST_WAITING, (name,), lane.oldest_waiting_seconds)
     yield (of.RUNNING, (name,), view.running)
+    limits = (limit for limit in (view.max_running, view.ceiling) if limit is not None)
+    yield (of.RUNNING_LIMIT, (name,), min(limits, default=math.inf))
     yield (of.POLL_LAG, (name,), lane.poll_lag_seconds)
     for by, applies in paused_by.items():
         yield (of.PAUSED, (name, by), bool(view.paused_reason) and applies)

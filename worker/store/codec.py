@@ -160,6 +160,7 @@ def _claim(reply: Reply, taken_at: float) -> Claim:
         lease=reply["lease"],
         item=Import.from_fields(reply["id"], reply["record"]),
         age_seconds=reply["age_ms"] / 1000,
+        overdue_seconds=reply["overdue_ms"] / 1000,
         grant=reply["grant"],
         taken_at=taken_at,
         probe=reply["probe"],

@@ -1,7 +1,7 @@
 """The store as a whole, for its metrics: read in three round trips, however many lanes there are.
 
-Nothing here writes. `read_overview` raises `redis.exceptions.RedisError` if the store can't be
-reached.
+Batches, if asked for, take a few more. Nothing here writes. `read_overview` raises
+`redis.exceptions.RedisError` if the store can't be reached.
 """
 
 from collections.abc import Sequence
@@ -12,6 +12,8 @@ from redis.asyncio import Redis
 from redis.exceptions import ResponseError
 
 from worker.domain.requests import Priority
+from worker.store.batchlist import batches_after
+from worker.store.batchview import BatchCounts
 from worker.store.keys import (
     CONSUMER_GROUP,
     EVENTS,
@@ -23,10 +25,14 @@ from worker.store.keys import (
     WAITING,
 )
 from worker.store.laneview import LANE_REPLIES, LaneView, lane_view, read_lane
+from worker.store.views import READ_AT_ONCE
 
 HEADS: Final = 5
 """How many imports of each queue are looked at to find the oldest. Batches take turns, so the
 oldest import is among the first."""
+
+BATCHES_READ: Final = 2 * READ_AT_ONCE
+"""Of so many of the newest batches, those that are not over are shown."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,7 +63,8 @@ class Overview:
 
     `events` is the length of the event stream, and `groups` are its consumer groups. `undelivered`
     requests in the requests stream were not read by a worker, `unadmitted` ones were read but not
-    admitted. `unfinished` imports have ended, and their Celery tasks have not.
+    admitted. `unfinished` imports have ended, and their Celery tasks have not. `batches` are the
+    newest batches that are not over, as many as were asked for.
     """
 
     lanes: tuple[LaneReading, ...]
@@ -66,10 +73,11 @@ class Overview:
     undelivered: int
     unadmitted: int
     unfinished: int
+    batches: tuple[BatchCounts, ...] = ()
 
 
-async def read_overview(redis: "Redis") -> Overview:
-    """Read the store."""
+async def read_overview(redis: "Redis", batches: int = 0) -> Overview:
+    """Read the store, and up to so many of the newest batches that are not over."""
     async with redis.pipeline(transaction=False) as pipeline:
         pipeline.smembers(NAMES.name)
         pipeline.xlen(EVENTS.name)
@@ -90,6 +98,7 @@ async def read_overview(redis: "Redis") -> Overview:
         undelivered=max(0, requests - pending),  # workers delete the entries that they admit
         unadmitted=pending,
         unfinished=unfinished,
+        batches=await _read_batches(redis, batches) if batches else (),
     )
 
 
@@ -100,6 +109,18 @@ def _groups(reply: Any) -> tuple[Group, ...]:
     if isinstance(reply, Exception):
         raise reply
     return tuple(Group(g["name"], g.get("lag"), int(g["pending"])) for g in reply)
+
+
+async def _read_batches(redis: "Redis", most: int) -> tuple[BatchCounts, ...]:
+    """Return the newest batches that are not over, of the newest `BATCHES_READ`."""
+    left: list[BatchCounts] = []
+    read = 0
+    async for page in batches_after(redis):
+        left += [batch for batch in page if not batch.completed]
+        read += READ_AT_ONCE
+        if len(left) >= most or read >= BATCHES_READ:
+            break
+    return tuple(left[:most])
 
 
 async def _read_lanes(redis: "Redis", names: Sequence[str]) -> tuple[LaneReading, ...]:

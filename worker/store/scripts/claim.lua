@@ -5,8 +5,8 @@
 --       progress)
 -- Returns JSON: wait_ms (until the next work is due; -1: nothing is scheduled), expired (how many claims had
 --       lost their lease), facts (what the lanes have shown: lane -> fields), claims (a list; {} if it is
---       empty): each call, id, lease, age_ms, probe, grant, earlier_jobs (JSON list of the jobs of the
---       target's earlier imports), record (its fields)
+--       empty): each call, id, lease, age_ms, overdue_ms (since a poll or list fell due, else 0), probe,
+--       grant, earlier_jobs (JSON list of the jobs of the target's earlier imports), record (its fields)
 -- Atomic, so that any number of conductors claim each call once and spend each token once.
 --
 -- needs: base, history, limiters, ceiling, lanes, facts, budget, queues, batches, imports, starting
@@ -34,7 +34,7 @@ local function earlier_jobs(target)
   return jobs or cjson.encode({ last or nil }) -- earlier releases kept only the last job
 end
 
-local function claim(lane_name, call, id, record, grant, probe)
+local function claim(lane_name, call, id, record, grant, probe, due)
   local lease = string.format('%.0f', redis.call('INCR', KEY.sequence))
   record.lease = lease
   known_facts(lane_name)
@@ -45,6 +45,7 @@ local function claim(lane_name, call, id, record, grant, probe)
     id = id,
     lease = lease,
     age_ms = now - tonumber(record.first_start_at_ms or now),
+    overdue_ms = now - (due or now),
     probe = probe or false,
     grant = grant,
     earlier_jobs = earlier_jobs(KEY.target .. base.target_of(record)),
@@ -106,16 +107,18 @@ local function promote_delayed(lane_name, latest, most)
 end
 
 local function claim_polls(queue, lane_name, limiter, most, probe)
-  local due = redis.call('ZRANGEBYSCORE', queue .. lane_name, '-inf', now, 'LIMIT', 0, most)
+  local due = redis.call('ZRANGEBYSCORE', queue .. lane_name, '-inf', now, 'WITHSCORES', 'LIMIT', 0, most)
   local taken = 0
-  for _, id in ipairs(due) do
+  for i = 1, #due, 2 do
+    local id = due[i]
     local record = known(id, queue .. lane_name)
     if record and not base.is_known(record) then
       redis.call('ZADD', queue .. lane_name, now + base.STAND_BACK_MS, id)
     elseif record then
       redis.call('ZREM', queue .. lane_name, id)
       local grant = lanes.grant_text(limiter, limiters.grant_call(limiter))
-      claim(lane_name, record.doubt and 'reconcile' or 'poll', id, record, grant, probe)
+      local call = record.doubt and 'reconcile' or 'poll'
+      claim(lane_name, call, id, record, grant, probe, tonumber(due[i + 1]))
       taken = taken + 1
     end
   end
