@@ -66,7 +66,8 @@ def test_the_compose_file_is_valid() -> None:
     program = shutil.which("docker-compose")
     if program is None:
         pytest.skip("NO docker-compose here, the Compose file is not validated")
-    command = [program, "--file", "docker-compose.yml", "--profile", "sandbox", "config", "--quiet"]
+    profiles = ["--profile", "sandbox", "--profile", "observability"]
+    command = [program, "--file", "docker-compose.yml", *profiles, "config", "--quiet"]
     environment = {**os.environ, "FLOWER_BASIC_AUTH": "user:password"}
     done = subprocess.run(
         command, cwd=PROJECT, env=environment, capture_output=True, text=True, check=False
@@ -126,6 +127,30 @@ def test_the_sandbox_runs(tmp_path: Path) -> None:
     command = [word.replace("4567", port) for word in SERVICES["sandbox"]["command"]]
     with running(command, {}, tmp_path):
         wait_until(lambda: healthy("sandbox", tmp_path, **{"4567": port}), "it is healthy")
+
+
+def test_the_exporter_runs(store_url: str, tmp_path: Path) -> None:
+    port = free_port()
+    command = [word.replace("9465", port) for word in SERVICES["exporter"]["command"]]
+    with running(command, {"IMPORTS_REDIS_URL": store_url}, tmp_path):
+        wait_until(lambda: healthy("exporter", tmp_path, **{"9465": port}), "it is healthy")
+
+
+def test_prometheus_scrapes_what_the_services_serve() -> None:
+    config = yaml.safe_load((PROJECT / "config/prometheus/prometheus.yml").read_text())
+    workers, store = config["scrape_configs"]
+    (found,) = workers["dns_sd_configs"]
+    assert found["names"] == ["worker"]
+    environment = SERVICES["worker"]["environment"]
+    assert str(found["port"]) == environment["IMPORTS_METRICS_PORT"]
+    (target,) = store["static_configs"][0]["targets"]
+    assert target == f"exporter:{SERVICES['exporter']['command'][5]}"
+
+
+def test_nobody_can_log_in_to_grafana_as_admin() -> None:
+    environment = SERVICES["grafana"]["environment"]
+    assert environment["GF_SECURITY_DISABLE_INITIAL_ADMIN_CREATION"] == "true"
+    assert environment["GF_AUTH_ANONYMOUS_ORG_ROLE"] == "Viewer"
 
 
 def test_the_image_copies_what_exists_and_does_not_run_as_root() -> None:
