@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test check coverage docs bench bench-admission bench-call bench-limits simulate simulate-limits chaos chaos-fuzz lint format lock up down
+.PHONY: help install demo test check coverage docs bench bench-admission bench-call bench-limits simulate simulate-limits simulate-polls chaos chaos-fuzz lint format lock up down
 
 help: ## List the targets
 	@awk -F':.*## ' '/^[a-z-]+:.*## /{printf "  make %-15s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -59,6 +59,9 @@ bench-limits: install ## Measure how well workers and alternative limiters use h
 
 simulate-limits: install ## Compare the limiter with other ways to use a quota, in simulated time
 	$(BIN)/python -m tests.benchmarks.simulate_limits
+
+simulate-polls: install ## Compare schedules of polls, in simulated time; a minute
+	$(BIN)/python -m tests.benchmarks.simulate_polls --picture docs/polls.svg
 
 SEEDS ?= 1000
 simulate: install ## Simulate workers, store and API in virtual time; a failing seed says how to replay it

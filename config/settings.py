@@ -121,8 +121,10 @@ class Settings(BaseSettings):
     """A TOML file with the limits of single lanes."""
 
     poll_min_seconds: Seconds = 3.0
-    """Time until a job's first poll. Each later interval is 1.5 times the one before, and varies at
-    random by 15 %. (The first jobs of a new lane are polled sooner.)"""
+    """The shortest time between two polls of a job. Polls follow how long the jobs of the lane and
+    operation have taken. Until ten of them have ended, the first poll comes after this time, and
+    each later interval is 1.5 times the one before. All intervals vary at random by 15 %. (The
+    first jobs of a new lane are polled sooner.)"""
     poll_max_seconds: Seconds = 60.0
     """The longest time between two polls of a job."""
     lease_seconds: Annotated[float, Field(ge=2, le=3600)] = 60.0

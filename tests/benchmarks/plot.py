@@ -1,6 +1,6 @@
-"""Plot how quotas were used: accepted and refused calls per second over time, one graph each."""
+"""Plot how quotas were used over time, and how late polls found the ends of jobs."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -59,6 +59,27 @@ def draw(columns: Sequence[Sequence[Graph]], until: Sequence[float], path: Path)
         for row in axes:
             row[0].set_ylabel("calls/s")
         handles, labels = axes[0][0].get_legend_handles_labels()
+        figure.legend(handles, labels, loc="outside upper right", ncols=3, frameon=False)
+        figure.savefig(path, metadata={"Date": None})
+        plt.close(figure)
+
+
+def draw_lags(graphs: Mapping[str, Mapping[str, Sequence[float]]], path: Path) -> None:
+    """Draw one graph per title, with a curve for each schedule: the percentiles of its lags (s)."""
+    with mpl.rc_context({**STYLE, "svg.hashsalt": "polls"}):
+        figure, axes = plt.subplots(
+            1, len(graphs), figsize=(3.6 * len(graphs), 2.6), sharey=True, layout="constrained"
+        )
+        for each, (title, schedules) in zip(axes, graphs.items(), strict=True):
+            for (name, lags), color in zip(
+                schedules.items(), (QUOTA, REFUSED, ACCEPTED), strict=True
+            ):
+                each.plot(lags, range(1, 100), label=name, color=color)
+            each.set_title(title)
+            each.set_xlim(0, 20)
+            each.set_xlabel("lag in seconds")
+        axes[0].set_ylabel("percent of the jobs")
+        handles, labels = axes[0].get_legend_handles_labels()
         figure.legend(handles, labels, loc="outside upper right", ncols=3, frameon=False)
         figure.savefig(path, metadata={"Date": None})
         plt.close(figure)

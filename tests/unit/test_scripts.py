@@ -36,7 +36,7 @@ def test_a_library_file_needs_only_earlier_files(name: str) -> None:
 @pytest.mark.parametrize("name", loaded_texts())
 def test_a_script_compiles_with_many_locals_to_spare(name: str) -> None:
     room = "".join(f"local spare_{number} = 1\n" for number in range(200 - LOCALS_ALLOWED))
-    head = "local KEY, CONFIG, SHARES, SAY = {}, {}, {}, {}\n"
+    head = "local KEY, CONFIG, SHARES, BINS, SAY = {}, {}, {}, {}, {}\n"
     error_of = lua.LuaRuntime().eval("function(text) return select(2, loadstring(text)) end")
     assert error_of(head + room + loaded_texts()[name]) is None
 
@@ -47,8 +47,9 @@ def test_what_a_library_file_returns_is_used_in_another_file(name: str) -> None:
     assert returned, f"{name} returns no table"
     names = re.findall(r"^  (\w+) = ", returned[1], re.MULTILINE)
     others = "".join(text for other, text in TEXTS.items() if other != f"library/{name}")
-    others += (  # tests/quotas.py runs the limiter outside the server
+    others += (  # tests/quotas.py and tests/schedules.py run outside the server
         "limiters.pace_of limiters.ready_at limiters.refill limiters.open_limiter"
+        " durations.with_job"
     )
     unused = [each for each in names if not re.search(rf"\b{name}\.{each}\b", others)]
     assert not unused

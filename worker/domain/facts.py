@@ -11,6 +11,7 @@ from enum import StrEnum
 from typing import Final, Self
 
 from worker.domain.answers import Job
+from worker.domain.polling import UNKNOWN_DURATIONS, Durations
 from worker.domain.requests import DEFAULT_OPERATION
 
 SLACK_SECONDS: Final = 2.0
@@ -43,7 +44,8 @@ class LaneFacts:
     with the longest time in seconds that a job stayed in it. `list_lag_seconds` is the greatest age
     at which a list did not show a job of ours yet; None until a list has shown one.
     `lists_finished` says whether lists show jobs that are over. `suspects` are statuses that look
-    final but that no setting lists as final.
+    final but that no setting lists as final. `durations` says how long jobs take, by operation; the
+    store keeps it when an import ends.
     """
 
     times: Times = Times.UNKNOWN
@@ -56,6 +58,7 @@ class LaneFacts:
     list_lag_seconds: float | None = None
     lists_finished: bool | None = None
     longest_job_seconds: float = 0.0
+    durations: Mapping[str, Durations] = field(default_factory=dict)
 
     @classmethod
     def from_fields(cls, fields: Mapping[str, str]) -> Self:
@@ -72,10 +75,11 @@ class LaneFacts:
             list_lag_seconds=None if lag is None else float(lag) / 1000,
             lists_finished=None if finished is None else finished == "1",
             longest_job_seconds=float(fields.get("longest_job_ms", 0)) / 1000,
+            durations=_durations_in(fields),
         )
 
     def to_fields(self) -> dict[str, str | int]:
-        """Return the facts as fields of a hash; times are whole milliseconds."""
+        """Return the facts as fields of a hash, without the durations; times are milliseconds."""
         kinds = {
             **{_kind("operation", name): words for name, words in self.operations.items()},
             **{
@@ -97,6 +101,10 @@ class LaneFacts:
         if self.longest_job_seconds:
             fields["longest_job_ms"] = round(self.longest_job_seconds * 1000)
         return fields
+
+    def durations_of(self, operation: str) -> Durations:
+        """Return how long the jobs of an operation take."""
+        return self.durations.get(operation, UNKNOWN_DURATIONS)
 
     def settle_seconds(self, setting: float) -> float:
         """Return how long a list may lag behind a call: `setting` or twice the longest lag."""
@@ -144,6 +152,15 @@ def _names_in(fields: Mapping[str, str], kind: str) -> Names:
             operation = operation or DEFAULT_OPERATION
             names[operation] = names.get(operation, frozenset()) | {word}
     return names
+
+
+def _durations_in(fields: Mapping[str, str]) -> dict[str, Durations]:
+    durations = {}
+    for name, text in fields.items():
+        kind, _, operation = name.partition("@")
+        if kind == "durations":
+            durations[operation or DEFAULT_OPERATION] = Durations.from_text(text)
+    return durations
 
 
 def _words_in(fields: Mapping[str, str], kind: str) -> dict[str, str]:

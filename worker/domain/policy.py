@@ -46,8 +46,11 @@ class Policy:
         # The exponent is bounded, so that a job that is polled for a month does not overflow a
         # float.
         delay = self.poll_min_seconds * POLL_GROWTH ** min(polls, 64)
-        spread = 1 + JITTER * (2 * jitter - 1)
-        return min(max(delay * spread, self.poll_min_seconds), self.poll_max_seconds)
+        return self.within_poll_bounds(delay * spread(jitter))
+
+    def within_poll_bounds(self, delay_seconds: float) -> float:
+        """Return the nearest delay that an operator allows between two polls."""
+        return min(max(delay_seconds, self.poll_min_seconds), self.poll_max_seconds)
 
     def late_delay(self, age_seconds: float) -> float:
         """Return the seconds until the next poll of a job whose import is already over."""
@@ -60,3 +63,8 @@ class Policy:
         """
         bound = min(2.0 ** min(attempts, 16), RETRY_MAX_SECONDS)
         return 0.5 + jitter * bound
+
+
+def spread(jitter: float) -> float:
+    """Return the factor by which a delay varies, so that polls of many jobs do not coincide."""
+    return 1 + JITTER * (2 * jitter - 1)

@@ -5,7 +5,7 @@ operator's policy and a jitter in [0, 1), and returns exactly one decision.
 """
 
 from worker.domain.answers import Answer, Job, Kind
-from worker.domain.claims import Claim, Doubt
+from worker.domain.claims import Call, Claim, Doubt
 from worker.domain.decisions import (
     Decision,
     End,
@@ -24,6 +24,7 @@ from worker.domain.decisions import (
 from worker.domain.evidence import Findings, examine
 from worker.domain.facts import SLACK_SECONDS, Times
 from worker.domain.policy import Policy
+from worker.domain.polling import next_poll_delay
 from worker.domain.states import State
 
 ABSENT_LISTS = 3
@@ -265,6 +266,8 @@ def _follow(job: Job, claim: Claim, policy: Policy, jitter: float) -> Decision:
     if policy.outcome_of(job.status):
         return _end_of(job, policy)
     delay = policy.poll_delay(0, jitter)
+    if claim.call is Call.START:
+        delay = _next_poll(claim, 0.0, policy, jitter)
     if claim.facts.times is Times.UNKNOWN:  # the lane's other imports wait for what this job shows
         delay = min(delay, FIRST_LOOK_SECONDS)
     return Run(job, delay)
@@ -286,7 +289,7 @@ def _poll_again(answer: Answer, claim: Claim, policy: Policy, jitter: float) -> 
             f"not finished within {deadline_of(claim, policy):g} s; last status {seen}"
             + (f"; last answer: {answer.error}" if answer.error else ""),
         )
-    delay = policy.poll_delay(claim.item.polls, jitter)
+    delay = _next_poll(claim, claim.known_seconds + claim.elapsed_seconds, policy, jitter)
     stuck = claim.age_seconds >= policy.stuck_seconds and not claim.item.stuck
     return PollAgain(
         answer.job,
@@ -294,6 +297,14 @@ def _poll_again(answer: Answer, claim: Claim, policy: Policy, jitter: float) -> 
         stuck,
         _suspicion(answer.job, claim),
     )
+
+
+def _next_poll(claim: Claim, age_seconds: float, policy: Policy, jitter: float) -> float:
+    """Return the delay of the next poll of a job whose id has been known for `age_seconds`."""
+    if claim.item.adopted:  # its age is unknown
+        return policy.poll_delay(claim.item.polls, jitter)
+    durations = claim.facts.durations_of(claim.item.requested_operation)
+    return next_poll_delay(durations, age_seconds, policy, claim.item.polls, jitter)
 
 
 def _suspicion(job: Job, claim: Claim) -> str:

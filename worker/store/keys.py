@@ -62,7 +62,10 @@ LIMITER: Final = Key(
     "imports:limiter:", "hash", Lifetime.KEPT, "lane:class of calls → what is known of its limit"
 )
 FACTS: Final = Key(
-    "imports:facts:", "hash", Lifetime.KEPT, "lane → what its answers have shown of AWS"
+    "imports:facts:",
+    "hash",
+    Lifetime.KEPT,
+    "lane → what its answers have shown of AWS, and how long its jobs take",
 )
 WAITING: Final = Key(
     "imports:waiting:", "zset", Lifetime.EMPTIED, "lane:priority → import ids in order of start"

@@ -1,9 +1,9 @@
 """Loads the Lua scripts and calls them: one JSON object in, one JSON object out.
 
 A script is loaded behind the library files that its header needs. In front of these come the key
-catalogue, the configuration, the shares and the sentences, which this module writes as Lua tables.
-So each of them is defined in one place. A library file returns one table. It becomes a local
-variable with the file's name.
+catalogue, the configuration, the shares, the bins of histograms and the sentences, which this
+module writes as Lua tables. So each of them is defined in one place. A library file returns one
+table. It becomes a local variable with the file's name.
 """
 
 import json
@@ -17,6 +17,7 @@ from typing import Any, Final
 from redis.asyncio import Redis
 from redis.commands.core import AsyncScript
 
+from worker.domain.polling import BINS, BINS_PER_OCTAVE
 from worker.domain.shares import PRIORITY_WEIGHTS, START_SHARE
 from worker.store.connection import translated
 from worker.store.keys import CATALOGUE
@@ -34,6 +35,7 @@ LIBRARY: Final = (
     "ceiling",
     "lanes",
     "facts",
+    "durations",
     "budget",
     "health",
     "answers",
@@ -60,7 +62,13 @@ class Scripts:
     ) -> None:
         self._redis = redis
         self._observer = observer
-        tables = {"KEY": _key_names(), "CONFIG": config, "SHARES": _shares(), "SAY": SENTENCES}
+        tables = {
+            "KEY": _key_names(),
+            "CONFIG": config,
+            "SHARES": _shares(),
+            "BINS": {"count": BINS, "per_octave": BINS_PER_OCTAVE},
+            "SAY": SENTENCES,
+        }
         prelude = "\n".join(_as_lua_local(name, members) for name, members in tables.items())
         self._scripts: dict[str, AsyncScript] = {
             name: redis.register_script(f"{prelude}\n{text}")

@@ -8,7 +8,7 @@
 --       (its fields) and tasks (task id -> signature); both are null if the claim was not the caller's
 -- Atomic, so that an import ends once, with one event, and its batch counts it once.
 --
--- needs: base, health, answers, imports
+-- needs: base, durations, health, answers, imports
 
 local args = cjson.decode(ARGV[1])
 local exact = base.exact_ms()
@@ -31,6 +31,9 @@ for _, name in ipairs({ 'job_id', 'operation', 'status' }) do
 end
 if fields.job_id and not record.started_at_ms then
   fields.started_at_ms = now
+end
+if args.call == 'poll' and args.status ~= '' and args.status ~= record.status then
+  durations.note_end(record, now) -- unlike when the job is gone, or its end had been seen before
 end
 imports.end_import(args.id, record, args.state, fields, now)
 answers.note_answer(base.lane_of(record), args, exact, args.call == 'start' and args.state ~= 'rejected')

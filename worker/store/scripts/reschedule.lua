@@ -35,6 +35,7 @@ end
 if args.settled then
   fields.doubt = false
   fields.doubt_error = false
+  fields.unfinished_at_ms = now
   fields.undecided = false
   fields.unclear_jobs = false
   if args.status ~= record.status or args.updated ~= (record.updated or '') then

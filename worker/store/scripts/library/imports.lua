@@ -83,7 +83,8 @@ local function follow_late(id, record, now)
 end
 
 -- Fields that the record no longer needs when its import is over.
-local PASSING = { 'lease', 'ask_first', 'unstarted', 'undecided', 'unclear_jobs', 'updated', 'changed_at_ms' }
+local PASSING = { 'lease', 'ask_first', 'unstarted', 'undecided', 'unclear_jobs', 'updated', 'changed_at_ms',
+  'unfinished_at_ms' }
 
 -- The only way into a final state: record, queues, target, batch, event and expiry together. `fields` are
 -- written with it. The caller has compared state and lease. `unjudged`: the batch's stop rule ignores it.
