@@ -1,21 +1,22 @@
 """A lane keeps how long its jobs take: in the step that ends an import, and only what was seen."""
 
+import json
 from dataclasses import replace
 from typing import Any
 
 import pytest
 
-from tests.support import members, recording, storage_members
+from tests.support import CommandLine, members, recording, storage_members
 from tests.support.stores import MakeStore
 from worker.domain.claims import Call, Claim, Doubt
 from worker.domain.facts import LaneFacts
 from worker.domain.outcomes import Envelope
-from worker.domain.polling import BINS, Durations
+from worker.domain.polling import BINS, EDGES, Durations
 from worker.domain.states import State
 from worker.operations.registry import OPERATIONS
 from worker.store.config import StoreConfig
 from worker.store.control import LaneControl
-from worker.store.keys import FACTS, IMPORT
+from worker.store.keys import FACTS, IMPORT, NAMES
 from worker.store.store import ImportStore
 
 LANE = "default/us-east-1"
@@ -137,6 +138,17 @@ async def test_a_store_clock_that_was_set_back_is_harmless(store: ImportStore, r
     await move_start(redis, -3600)
     await recording.finish(store, await claim_one(store), State.SUCCEEDED, status=DONE)
     assert (await known(redis)).durations_of(AUTH).total == pytest.approx(1, abs=0.01)
+
+
+async def test_lanes_shows_when_most_jobs_end(redis: Any, command: CommandLine) -> None:
+    await redis.sadd(NAMES.name, LANE)
+    weights = Durations(tuple(20.0 * (53 < begin < 64) for begin in EDGES)).weights
+    await redis.hset(FACTS.name + LANE, "durations", " ".join(map(str, weights)))
+    text, as_json = command.each(("lanes", "--facts"), ("lanes", "--facts", "--json"))
+    assert "most jobs      end after 55 s to 63 s (ImportBackendAuth)" in text.stdout
+    found = json.loads(as_json.stdout)["facts"]["jobSeconds"]
+    assert set(found) == {AUTH}
+    assert found[AUTH]["p10"] < found[AUTH]["p50"] < found[AUTH]["p90"]
 
 
 async def test_resetting_a_lane_forgets_its_durations(redis: Any) -> None:

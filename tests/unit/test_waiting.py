@@ -8,6 +8,7 @@ import pytest
 from worker.cli.waiting import what_it_waits_for
 from worker.domain.facts import LaneFacts, Times
 from worker.domain.imports import Import
+from worker.domain.polling import EDGES, Durations
 from worker.domain.states import State
 from worker.store.laneview import LaneView
 from worker.store.views import Whereabouts
@@ -31,6 +32,9 @@ LANE = LaneView(
     facts=LaneFacts(times=Times.GOOD),
     read_at_ms=1000.0,
 )
+AUTH = "ImportBackendAuth"
+MINUTE = Durations(tuple(20.0 * (53 < begin < 64) for begin in EDGES))
+FEW = Durations(tuple(9.0 * (53 < begin < 64) for begin in EDGES))
 RESOLVE = "amplify-import resolve i1"
 TURN = "its turn in lane default/us-east-1"
 WHERE = Whereabouts(lane=LANE, ahead=0, due_seconds=None, holder="", claimed=False)
@@ -68,6 +72,16 @@ WHERE = Whereabouts(lane=LANE, ahead=0, due_seconds=None, holder="", claimed=Fal
             "the job to end, though it may have ended already: no change",
         ),
         ({"state": State.RUNNING}, {"due_seconds": 0}, "the job to end; next poll now"),
+        (
+            {"state": State.RUNNING},
+            {"due_seconds": 12, "lane": replace(LANE, facts=LaneFacts(durations={AUTH: MINUTE}))},
+            "the job to end; next poll in 12 s; most jobs here end after 55 s to 63 s",
+        ),
+        (
+            {"state": State.RUNNING},
+            {"due_seconds": 12, "lane": replace(LANE, facts=LaneFacts(durations={AUTH: FEW}))},
+            "the job to end; next poll in 12 s",
+        ),
         ({"error": "throttled"}, {"due_seconds": 4}, "its next start in 4 s: throttled"),
         ({}, {"due_seconds": 4}, "its next start in 4 s"),
         (

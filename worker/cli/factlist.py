@@ -8,6 +8,7 @@ from config.settings import Settings
 from worker.cli.checks import Check, Verdict
 from worker.cli.lanelist import span
 from worker.domain.facts import LaneFacts, Names, Times
+from worker.domain.polling import Durations
 from worker.store.laneview import LaneView
 
 NOT_YET: Final = "not seen yet"
@@ -31,6 +32,15 @@ def facts_as_json(facts: LaneFacts) -> dict[str, Any]:
         "listLagSeconds": facts.list_lag_seconds,
         "showsFinishedJobs": facts.lists_finished,
         "longestJobSeconds": facts.longest_job_seconds or None,
+        "jobSeconds": {
+            operation: {
+                "p10": round(durations.quantile(0.1), 3),
+                "p50": round(durations.quantile(0.5), 3),
+                "p90": round(durations.quantile(0.9), 3),
+            }
+            for operation, durations in sorted(facts.durations.items())
+            if durations.are_enough
+        },
     }
 
 
@@ -79,6 +89,14 @@ def _rows(facts: LaneFacts) -> Iterator[tuple[str, str]]:
     yield "job lists", _lists(facts)
     longest = facts.longest_job_seconds
     yield "longest job", span(longest) if longest else NOT_YET
+    for operation, durations in sorted(facts.durations.items()):
+        if durations.are_enough:
+            yield "most jobs", f"end {most_end(durations)} ({operation})"
+
+
+def most_end(durations: Durations) -> str:
+    """Return between which ages most jobs end: eight in ten."""
+    return f"after {span(durations.quantile(0.1))} to {span(durations.quantile(0.9))}"
 
 
 def _status(status: str, facts: LaneFacts) -> str:

@@ -1,5 +1,6 @@
 """Describes what an import that has not ended waits for."""
 
+from worker.cli.factlist import most_end
 from worker.domain.imports import Import
 from worker.domain.states import State
 from worker.store.laneview import LaneView
@@ -27,7 +28,9 @@ def what_it_waits_for(item: Import, where: Whereabouts) -> str:
     if item.suspicion:
         return f"the job to end, though it may have ended already: {item.suspicion}"
     if item.state is State.RUNNING:
-        return f"the job to end; next poll {_in(where.due_seconds)}"
+        durations = where.lane.facts.durations_of(item.requested_operation)
+        usual = f"; most jobs here end {most_end(durations)}" if durations.are_enough else ""
+        return f"the job to end; next poll {_in(where.due_seconds)}{usual}"
     if where.due_seconds is not None:
         return f"its next start {_in(where.due_seconds)}" + (f": {item.error}" * bool(item.error))
     return _turn(where)
