@@ -127,6 +127,22 @@ async def test_records_of_a_later_release_are_left_to_later_workers(
     assert "new" in [claim.item.id for claim in (await store.claim(10))[0]]
 
 
+@pytest.mark.parametrize("later", LATER.values(), ids=LATER)
+async def test_the_end_of_a_later_releases_import_is_left_to_later_workers(
+    later: tuple[str, Any], make_store: MakeStore, redis: Any
+) -> None:
+    store = await make_store(lease_seconds=0)
+    for import_id in ("new", "old"):
+        envelope = Envelope(import_id=import_id, task_id=import_id)
+        await store.reject(envelope, ("d1", "staging"), ("default", "us-east-1"), "no")
+    await redis.hset("imports:import:new", *later)
+    assert [ended.item.id for ended in await store.overdue(10, 60)] == ["old"]
+
+    await redis.hdel("imports:import:new", later[0])  # as if a newer worker could read it
+    await redis.zadd("imports:unfinished", {"new": 0}, xx=True)
+    assert [ended.item.id for ended in await store.overdue(10, 60)] == ["new"]
+
+
 def test_the_finish_message_of_a_later_format_returns_to_the_broker(
     start_worker: StartWorker, producer: Producer
 ) -> None:

@@ -622,7 +622,7 @@ async def test_nothing_is_left_behind_except_what_the_catalog_allows(
         assert_nothing_left_behind(client)
 
 
-async def test_ended_imports_whose_tasks_did_not_finish_are_published_again(
+async def test_ended_imports_whose_tasks_did_not_finish_are_taken_again(
     make_store: MakeStore, redis: Any
 ) -> None:
     store = await make_store()
@@ -631,6 +631,20 @@ async def test_ended_imports_whose_tasks_did_not_finish_are_published_again(
     (overdue,) = await store.overdue(10, 60)
     assert (overdue.item.id, overdue.tasks) == ("i1", {"i1": ""})
     assert await store.overdue(10, 60) == []
+
+
+async def test_a_task_that_a_producer_sent_is_not_done_when_only_its_result_is_stored(
+    make_store: MakeStore,
+) -> None:
+    store = await make_store(lease_seconds=0)
+    request = OPERATIONS.parse(members())
+    await store.admit(Envelope(import_id="i1", task_id="i1", signature="{}"), request, "us-east-1")
+    await store.cancel("i1", "no")
+    await store.note_tasks_done([("i1", "i1", True)])
+    (overdue,) = await store.overdue(10, 0)
+    assert overdue.tasks == {"i1": "{}"}
+    await store.note_tasks_done([("i1", "i1", False)])
+    assert await store.overdue(10, 0) == []
 
 
 @settings(

@@ -212,8 +212,16 @@ class ImportStore:
         return ended
 
     async def note_task_done(self, import_id: str, task_id: str) -> None:
-        """Note that the result of a finished task is stored. Safe to repeat."""
-        await self._scripts.call("note_task_done", id=import_id, task_id=task_id)
+        """Note that a task of an ended import has finished. Safe to repeat."""
+        await self.note_tasks_done([(import_id, task_id, False)])
+
+    async def note_tasks_done(self, done: Sequence[tuple[str, str, bool]]) -> None:
+        """Note that tasks have finished, given as import id, task id, and whether it was created.
+
+        A task that was finished as one that no producer sent stays unfinished if a producer did
+        send it. Safe to repeat.
+        """
+        await self._scripts.call("note_tasks_done", done=done)
 
     @translated
     async def wait_for_hint(self, seconds: float) -> bool:

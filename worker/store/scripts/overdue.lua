@@ -1,8 +1,9 @@
--- Take ended imports whose tasks have not finished in time, in order to publish the tasks again.
+-- Take ended imports whose tasks have not finished in time, in order to finish them. Imports of a later
+-- release are left to its workers.
 --
--- ARGV  1: JSON object: limit, delay_ms (to the publication after this one)
+-- ARGV  1: JSON object: limit, delay_ms (until another worker may take them)
 -- Returns JSON: ended (a list; {} if it is empty): each id, record (its fields), tasks (task id -> signature)
--- Atomic, so that only one conductor at a time publishes them.
+-- Atomic, so that only one conductor at a time takes them.
 --
 -- needs: base
 
@@ -13,6 +14,8 @@ for _, id in ipairs(redis.call('ZRANGEBYSCORE', KEY.unfinished, '-inf', now, 'LI
   local record, tasks = base.hash_of(KEY.import .. id), base.hash_of(KEY.tasks .. id)
   if not next(record) or not next(tasks) then
     redis.call('ZREM', KEY.unfinished, id)
+  elseif not base.is_known(record) then
+    redis.call('ZADD', KEY.unfinished, now + base.STAND_BACK_MS, id)
   else
     redis.call('ZADD', KEY.unfinished, now + args.delay_ms, id)
     overdue[#overdue + 1] = { id = id, record = record, tasks = tasks }
