@@ -1,4 +1,4 @@
-"""Flower's configuration: one row for each import, with its target, its state and its outcome.
+"""Flower's configuration: one row for each import, with its target, state, outcome, lane and batch.
 
 Flower executes this file; `worker.celery` passes the path to it. An operator can replace it with
 another file, in FLOWER_CONF or with `--conf`. Without a way to log in, Flower listens on the
@@ -48,7 +48,7 @@ def _is_loopback(address: str) -> bool:
 if not options.unix_socket:
     address = safe_address(options.address, has_login=bool(options.basic_auth or options.auth))
 
-tasks_columns = "uuid,args,state,result,received,runtime,worker"
+tasks_columns = "uuid,args,state,result,kwargs,received,started,runtime,worker"
 natural_time = False
 
 # Celery ranks unknown states above REVOKED. Without this, Flower would show a revoked task as
@@ -57,13 +57,16 @@ states.PRECEDENCE_LOOKUP[states.REVOKED] = states.precedence(states.FAILURE)
 
 _MEMBER = re.compile(r"'(appId|app_id|backendEnvironmentName|backend_environment_name)': '([^']*)'")
 _BATCH = re.compile(r"'batchId': '([^']*)'")
+_LANE = re.compile(r"'lane': '([^']*)'")
 _TARGET = re.compile(r"'target': '([^']*)'")
 _OUTCOME = re.compile(r"'jobId': (?:'([^']*)'|None).*'outcome': '([a-z_]+)'")
 
 
 def format_task(task: Any) -> Any:
-    """Return the task with its target in place of its arguments, and a short outcome as result."""
-    task.args = target_of(task.kwargs or "") or task.args
+    """Return the task with its target, lane and batch as arguments, and a short outcome."""
+    arguments = task.kwargs or ""
+    task.args = target_of(arguments) or task.args
+    task.kwargs = lane_of(arguments) or task.kwargs
     task.result = task.exception or outcome_of(task.result or "")
     return task
 
@@ -81,6 +84,14 @@ def target_of(kwargs: str) -> str:
     app = members.get("appId") or members.get("app_id")
     environment = members.get("backendEnvironmentName") or members.get("backend_environment_name")
     return f"{app}/{environment}" if app and environment else ""
+
+
+def lane_of(kwargs: str) -> str:
+    """Return `account/region, batch …` from the arguments of an import; '' if there is no lane."""
+    if not (lane := _LANE.search(kwargs)):
+        return ""
+    batch = _BATCH.search(kwargs)
+    return f"{lane[1]}, batch {batch[1]}" if batch else lane[1]
 
 
 def outcome_of(result: str) -> str:

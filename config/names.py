@@ -9,8 +9,8 @@ ADMIT_QUEUE: Final = "imports.admit"
 """The queue that Celery consumes instead if the broker is Redis (see worker.store.messages)."""
 
 FINISH_QUEUE: Final = "imports.finish"
-"""The queue in which workers publish the tasks of ended imports again, to complete them. It is
-separate, so that these tasks never wait behind many new requests."""
+"""The queue in which workers of the previous release publish the tasks of ended imports, to finish
+them. Workers of this release finish them in place, and only consume the queue."""
 
 NOT_BEFORE_HEADER: Final = "imports_not_before"
 EXPIRES_HEADER: Final = "imports_expires"

@@ -84,11 +84,20 @@ class NoAnnouncer:
     async def waiting(self, envelopes: Sequence[Envelope], targets: Sequence[str]) -> None:
         """Show nothing."""
 
+    def accepted(self, envelope: Envelope, target: str, lane: str, batch_id: str) -> None:
+        """Show nothing."""
+
     async def running(self, item: Import, job_id: str, status: str) -> None:
         """Show nothing."""
 
     async def ended(self, ended: Ended) -> None:
-        """Publish nothing."""
+        """Finish nothing."""
+
+    async def settled(self) -> None:
+        """Wait for nothing."""
+
+    async def repair(self, item: Import) -> None:
+        """Show nothing."""
 
 
 class SingleRegion:

@@ -212,7 +212,7 @@ def _take_control(**_: Any) -> None:
 
 @task_revoked.connect
 def _note_revoked_task_done(request: Any, **_: Any) -> None:
-    """Note in the store that a task is done that Celery has ended as REVOKED."""
+    """Note in the store that a task from the finish queue is done that Celery ended as REVOKED."""
     if import_id := (request.headers or {}).get(FINISH_HEADER):
         runtime = runtime_of_process(app)
         runtime.begin(runtime.store.note_task_done(import_id, request.id))

@@ -27,7 +27,7 @@ IDLE_SECONDS: Final = 1
 BLOCK_SECONDS: Final = 5.0
 OUTAGE_MAX_SECONDS: Final = 5.0
 CLAIMED_AT_ONCE: Final = 100
-PUBLISHED_AT_ONCE: Final = 100
+FINISHED_AT_ONCE: Final = 100
 SWEEP_SECONDS: Final = 30.0
 OVERDUE_MAX_SECONDS: Final = 5.0
 
@@ -91,7 +91,7 @@ class Conductor:
             asyncio.create_task(self._for_ever(step), name=name)
             for name, step in {
                 "listen_for_hints": self._listen_for_hints,
-                "publish_overdue": self._publish_overdue,
+                "finish_overdue": self._finish_overdue,
                 "wake_stranded": self._wake_stranded,
                 **self.intake.loops,
             }.items()
@@ -198,11 +198,12 @@ class Conductor:
         elif await self._store.wait_for_hint(BLOCK_SECONDS):
             self._changed.set()
 
-    async def _publish_overdue(self) -> None:
-        overdue = await self._store.overdue(PUBLISHED_AT_ONCE, self._lease_seconds * 5)
+    async def _finish_overdue(self) -> None:
+        overdue = await self._store.overdue(FINISHED_AT_ONCE, self._lease_seconds * 5)
         for ended in overdue:
             _log_overdue(ended.item)
             await self._announcer.ended(ended)
+        await self._announcer.settled()
         if not overdue:
             await self._sleep(min(self._lease_seconds / 4, OVERDUE_MAX_SECONDS))
 
@@ -214,7 +215,7 @@ class Conductor:
 
 
 def _log_overdue(item: Import) -> None:
-    if item.state is State.CANCELLED:  # cancelled by a command, which can't publish its task
+    if item.state is State.CANCELLED:  # cancelled by a command, which can't finish its task
         log.info("import.cancelled", import_id=item.id, error=item.error)
     else:
-        log.warning("import.published_again", import_id=item.id)
+        log.warning("import.finished_again", import_id=item.id)

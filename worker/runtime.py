@@ -64,9 +64,8 @@ class Runtime:
             self._broker = connect(settings.celery_broker_url)
             self.messages = ImportsQueue(self._broker, self.measurements)
             keep_time(self.messages.now)
-        self.announcer = CeleryAnnouncer(
-            app, OPERATIONS.tasks, hostname, self.measurements.announcement_failed
-        )
+        note_done, note_failed = self.store.note_tasks_done, self.measurements.announcement_failed
+        self.announcer = CeleryAnnouncer(app, OPERATIONS.tasks, note_done, hostname, note_failed)
         self.admitter = Admitter(
             OPERATIONS, self.store, self._aws, self.announcer, self.measurements
         )
@@ -109,6 +108,7 @@ class Runtime:
 
     def close(self) -> None:
         """Close every connection and end the loop."""
+        self.run(self.announcer.drain())
         self.announcer.close()
         self.run(self._close_connections())
         self._loop.call_soon_threadsafe(self._loop.stop)

@@ -32,6 +32,7 @@ from worker import conductor
 from worker.celery import app
 from worker.operations.aws import Aws
 from worker.sinks.celery import CeleryAnnouncer
+from worker.sinks.states import TaskStates
 from worker.store.messages import ImportsQueue
 from worker.store.requests import RequestsStream
 from worker.store.scripts import Scripts
@@ -201,7 +202,9 @@ def _wrap_world() -> None:
     # its event.
     wrap(CeleryAnnouncer, "_show_waiting", _named("announce.waiting"))
     wrap(CeleryAnnouncer, "_show_running", _named("announce.running"))
-    wrap(CeleryAnnouncer, "_publish_tasks", _named("announce.ended"))
+    wrap(CeleryAnnouncer, "_complete", _named("announce.complete"))
+    wrap(CeleryAnnouncer, "_store_ends", _named("announce.store_ends"))
+    wrap(TaskStates, "end", _named("results.end"))
 
 
 def _wrap_celery() -> None:

@@ -89,6 +89,16 @@ class SimulatedAnnouncer:
     async def waiting(self, envelopes: Sequence[Envelope], targets: Sequence[str]) -> None:
         """Show nothing."""
 
+    def accepted(self, envelope: Envelope, target: str, lane: str, batch_id: str) -> None:
+        """Show nothing."""
+
+    async def settled(self) -> None:
+        """Return at once: `ended` has finished the tasks."""
+
+    async def repair(self, item: Import) -> None:
+        """Show nothing, but take time."""
+        await self._world.pause(f"shows the end of {item.id}")
+
     async def running(self, item: Import, job_id: str, status: str) -> None:  # noqa: ARG002 - the signature of the port
         """Show nothing, but take time."""
         await self._world.pause(f"shows {item.id}")

@@ -229,7 +229,7 @@ def test_of_overdue_imports_the_cancelled_ones_are_counted() -> None:
 def test_failed_announcements_are_counted_by_step() -> None:
     added = Added()
     measurements = Measurements(added)
-    for step in ("_show_waiting", "WAITING", "_show_running", "_publish_tasks", "new"):
+    for step in ("_show_waiting", "WAITING", "_show_running", "_finish", "new"):
         measurements.announcement_failed(step)
     steps = [labels for _, _, labels in added.rows]
     assert steps == [("waiting",), ("waiting",), ("running",), ("ended",), ("other",)]

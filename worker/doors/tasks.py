@@ -1,9 +1,12 @@
 """The Celery tasks: two entry points, and the native end of every import.
 
-An import's task is deferred. It admits the request and steps aside (`Ignore`). When the import is
-over, a message with the same task id is published. So results, links, chains, groups, chords and
-Flower work as for any task, and a waiting import occupies no worker slot and no place in the
-broker.
+An import's task is deferred. It admits the request and steps aside (`Ignore`). The worker that ends
+the import then runs the task again, in its own process (`worker.sinks.completion`). So results,
+links, chains, groups and chords work as for any task, and a waiting import occupies no worker slot
+and no place in the broker.
+
+Workers of the previous release publish a message in place of this second run, to the queue
+`imports.finish`. Such a message is answered here, in the same way.
 """
 
 import time
@@ -11,7 +14,7 @@ from collections.abc import Coroutine
 from datetime import UTC
 from typing import Any, Final, TypeVar
 
-from celery import Task, shared_task
+from celery import Task, shared_task, states
 from celery.exceptions import Ignore, Reject
 from celery.utils.time import maybe_iso8601
 from kombu.utils.json import dumps
@@ -31,6 +34,7 @@ from worker.domain.outcomes import Envelope, Verdict
 from worker.domain.requests import InvalidRequestError
 from worker.operations.registry import OPERATIONS
 from worker.runtime import Runtime, runtime_of_process
+from worker.sinks.completion import import_in_completion, outcome_of
 from worker.sinks.states import WAITING
 from worker.store.connection import StoreUnavailableError
 from worker.store.keys import FORMAT
@@ -41,7 +45,7 @@ STAND_BACK_SECONDS: Final = 1.0
 
 
 class ImportTask(Task[..., Any]):
-    """The task of one import. Once its result is stored, it notes that in the store."""
+    """A task that needs the runtime. If it ends with an import, it notes that it has finished."""
 
     typing = False  # the request model checks the members, and its errors name them
     throws = (ImportEndedError,)
@@ -53,17 +57,23 @@ class ImportTask(Task[..., Any]):
     @property
     def runtime(self) -> Runtime:
         """The runtime of this process."""
-        return runtime_of_process(self.app)
+        return runtime_of_process(self.app, self.request.hostname)
 
-    def after_return(self, _status: str, _result: Any, task_id: str, *_: Any) -> None:
-        """Note in the store that this task is done."""
-        import_id = self.request.get("import_id")
-        if import_id:
-            self.runtime.run(self.runtime.store.note_task_done(import_id, task_id))
+    def after_return(self, status: str, result: Any, *_: Any) -> None:
+        """Note that this task has finished, if it ran in a pool and its import is over."""
+        item = self.request.get("ended_import")
+        if isinstance(item, Import):  # a message may have a header of this name
+            self.note_finished(item, status, result)
+
+    def note_finished(self, item: Import, state: str, result: Any = None) -> None:
+        """Show the task's final state in Celery, and note in the store that it has finished."""
+        task_id = str(self.request.id)
+        self.runtime.announcer.events.ended(item, task_id, state, result)
+        self.runtime.run(self.runtime.store.note_task_done(item.id, task_id))
 
 
 def _task_of(operation: str, name: str) -> Any:
-    @shared_task(bind=True, base=ImportTask, name=name)
+    @shared_task(bind=True, base=ImportTask, name=name, send_events=False)
     def import_one(self: ImportTask, /, *args: Any, **members: Any) -> ImportResult:
         """Import one app's resource. The members are those of the request.
 
@@ -73,16 +83,18 @@ def _task_of(operation: str, name: str) -> Any:
             ImportEndedError: one of its subclasses, if the import did not succeed.
 
         """
+        if item := import_in_completion():
+            return outcome_of(self, item)
         if _is_finishing(self):
             item = _ended_import(self)
         else:
             item = _admitted_import(self, operation, args, members)
-        if item.has_expired:
-            raise _revoked(self, item)
-        self.request.update(import_id=item.id)
-        if error := item.ended_error():
-            raise error
-        return item.result()
+        self.request.update(ended_import=item)
+        try:
+            return outcome_of(self, item)
+        except Ignore:  # then Celery does not call `after_return`
+            self.note_finished(item, states.REVOKED)
+            raise
 
     return import_one
 
@@ -170,26 +182,14 @@ def _time_in(task: ImportTask, header: str) -> int:
     return max(1, round(aware.timestamp() * 1000))
 
 
-def _revoked(task: ImportTask, item: Import) -> Ignore:
-    """End the task of an expired import as Celery ends an expired task."""
-    request = task.request
-    task.backend.mark_as_revoked(
-        str(request.id), item.error, request=request, store_result=not request.ignore_result
-    )
-    task.send_event("task-revoked", terminated=False, signum=None, expired=True)
-    task.runtime.run(task.runtime.store.note_task_done(item.id, str(request.id)))
-    return Ignore()
-
-
 def _show_waiting(task: ImportTask) -> None:
-    """Show the state. If the result backend or the broker fails, the import continues."""
+    """Show the state. If the result backend fails, the import continues."""
     request = task.request
     try:
         if not request.ignore_result:
             meta = {"importId": request.id}
             task.runtime.announcer.states.show(str(request.id), meta, WAITING, request=request)
-        task.send_event("task-waiting")
-    except Exception as error:  # noqa: BLE001 - a backend or a broker may fail in any way
+    except Exception as error:  # noqa: BLE001 - a backend may fail in any way
         task.runtime.announcer.note_failure(WAITING, error)
 
 

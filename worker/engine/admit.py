@@ -165,16 +165,20 @@ class Admitter:
         return admissions
 
     def _note(self, received: ValidRequest | InvalidRequest, admission: Admission) -> None:
-        """Count and log what became of a request."""
+        """Count, show and log what became of a request."""
         envelope = received.envelope
         if isinstance(received, ValidRequest):
             request = received.request
+            target = f"{request.app_id}/{request.backend_environment_name}"
+            lane = f"{request.account}/{received.region}"
             self._observer.admitted(admission.verdict, request.operation)
+            if admission.verdict is Verdict.ACCEPTED or admission.import_id != envelope.task_id:
+                self._announcer.accepted(envelope, target, lane, request.batch_id or "")
             log.info(
                 f"import.{admission.verdict}",
                 import_id=admission.import_id,
-                target=f"{request.app_id}/{request.backend_environment_name}",
-                lane=f"{request.account}/{received.region}",
+                target=target,
+                lane=lane,
                 batch_id=request.batch_id,
             )
             return

@@ -19,8 +19,6 @@ from worker.domain.answers import UNANSWERED, Answer, Kind
 from worker.domain.claims import Call, Claim
 from worker.domain.decisions import Decision, End, PauseLane, PollAgain, Reconcile, Requeue, Run
 from worker.domain.facts import LaneFacts
-from worker.domain.imports import Import
-from worker.domain.outcomes import Ended
 from worker.domain.policy import Policy
 from worker.domain.recording import Observed
 from worker.domain.rules import decide_poll, decide_reconcile, decide_start
@@ -156,10 +154,10 @@ class Advancer:
                 await self._announcer.ended(recorded.ended)
 
     async def _repair_state(self, claim: Claim) -> None:
-        """Announce the end again, in case it was announced before our late RUNNING."""
+        """Show the end again, in case it was shown before our late RUNNING."""
         item = await self._store.load(claim.item.id)
         if item and item.is_terminal:
-            await self._announcer.ended(ended_with_own_task(item))
+            await self._announcer.repair(item)
 
     def _note_unknown_status(self, answer: Answer) -> None:
         for job in answer.jobs:
@@ -186,8 +184,3 @@ def _stand_back(decision: Decision, claim: Claim, answer: Answer) -> Decision:
             delay = max(decision.delay_seconds, PROBE_AGAIN_SECONDS)
             return replace(decision, delay_seconds=delay)
     return decision
-
-
-def ended_with_own_task(item: Import) -> Ended:
-    """Return an ended import with the task of its own id as the only task to end."""
-    return Ended(item, {item.id: ""})

@@ -87,12 +87,24 @@ class Announcer(Protocol):
         """Show imports for which no task of the producer waits."""
         ...
 
+    def accepted(self, envelope: Envelope, target: str, lane: str, batch_id: str) -> None:
+        """Show the task of a request that was accepted just now."""
+        ...
+
     async def running(self, item: Import, job_id: str, status: str) -> None:
         """Show that the job runs."""
         ...
 
     async def ended(self, ended: Ended) -> None:
-        """Publish the import's deferred tasks. If that fails, it is repeated from the store."""
+        """Finish the import's tasks, soon. If that fails, it is repeated from the store."""
+        ...
+
+    async def settled(self) -> None:
+        """Return when the tasks that are to be finished are finished, or have failed to."""
+        ...
+
+    async def repair(self, item: Import) -> None:
+        """Show the end of an import again, in case it was shown before a late RUNNING."""
         ...
 
 

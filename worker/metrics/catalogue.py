@@ -85,7 +85,7 @@ ACCEPTED: Final = Metric(
 ENDED: Final = Metric(
     "imports_ended_total",
     Type.COUNTER,
-    "Imports that ended, counted by the worker that recorded the end, or that published the task"
+    "Imports that ended, counted by the worker that recorded the end, or that finished the task"
     " of a cancelled import. Ends that an operator decides with `amplify-import resolve` are not"
     " counted.",
     ("outcome", "operation"),

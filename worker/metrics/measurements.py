@@ -20,7 +20,9 @@ _STEPS: Final = {
     "_show_waiting": "waiting",
     "WAITING": "waiting",
     "_show_running": "running",
-    "_publish_tasks": "ended",
+    "_finish": "ended",
+    "_store_ends": "ended",
+    "events": "events",
 }
 SCRIPT_OF_BROKER: Final = "take_messages"
 """The script that runs on the broker, which may be another server than the store."""

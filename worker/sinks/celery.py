@@ -4,68 +4,124 @@ Celery's client is synchronous, so everything here runs in order on a thread of 
 """
 
 import asyncio
-import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any, Final
+from functools import partial
+from itertools import islice
+from typing import Any, Final, TypeVar
 
 import structlog
-from celery import Celery
-from celery.canvas import Signature
+from celery import Celery, states
+from celery.exceptions import TaskRevokedError
+from celery.worker.state import revoked as revoked_tasks
 
-from config.names import FINISH_HEADER, FINISH_QUEUE, FORMAT_HEADER
 from worker.domain.imports import Import
 from worker.domain.outcomes import Ended, Envelope
+from worker.sinks.completion import Completion
+from worker.sinks.events import ImportEvents
 from worker.sinks.states import RUNNING, WAITING, TaskStates
 
 log = structlog.get_logger()
 
+T = TypeVar("T")
+
 SHOWN_WITHIN_SECONDS: Final = 2.0
+FINISHED_TOGETHER: Final = 100
+"""How many tasks are finished at once, so that states to show don't wait long."""
+
+MOST_ENDING: Final = 10_000
+"""How many tasks wait here to be finished; further ones are left to the store."""
+
+CLOSED_WITHIN_SECONDS: Final = 10.0
 
 
 def _ignore(_step: str) -> None: ...
 
 
+TaskKey = tuple[str, str]
+"""An import's id, and the id of a task that ends with it."""
+
+Done = tuple[str, str, bool]
+"""An import's id, a finished task's id, and whether that task was created by no producer."""
+
+Ending = tuple[TaskKey, Import, str]
+"""A task that is to be finished, its import, and its signature; '' if no producer sent the task."""
+
+
 class CeleryAnnouncer:
     """Announces through the result backend, Celery's event stream and the broker.
 
-    `tasks` maps operations to task names. `on_failure` is called with the name of each step that
-    fails. Nothing here raises: the store knows which tasks have not
-    ended, and workers publish them again.
+    `tasks` maps operations to task names. `note_done` notes in the store which tasks have finished.
+    `on_failure` is called with the name of each step that fails. Nothing here raises: the store
+    knows which tasks have not finished, and workers finish them later.
     """
 
     def __init__(
         self,
         app: "Celery",
         tasks: Mapping[str, str],
+        note_done: Callable[[Sequence[Done]], Awaitable[None]],
         hostname: str | None = None,
         on_failure: Callable[[str], None] = _ignore,
     ) -> None:
-        self._app = app
-        self._tasks = tasks
-        self._hostname = hostname
-        self._dispatcher: Any = None
+        self._note_done = note_done
         self._on_failure = on_failure
+        self._ending: dict[TaskKey, Ending] = {}
+        self._finishing: asyncio.Task[None] | None = None
+        self._is_closing = False
+        self._completion = Completion(app, hostname)
         self.states = TaskStates(app)
+        self.events = ImportEvents(app, tasks, hostname, partial(self.note_failure, "events"))
         self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="announcer")
 
     async def waiting(self, envelopes: Sequence[Envelope], targets: Sequence[str]) -> None:
         """Show imports that came in without a task of their own."""
         await self._show(self._show_waiting, envelopes, targets)
 
+    def accepted(self, envelope: Envelope, target: str, lane: str, batch_id: str) -> None:
+        """Show a task whose import was accepted just now."""
+        self.events.accepted(envelope.task_id, envelope.operation, target, lane, batch_id)
+
     async def running(self, item: Import, job_id: str, status: str) -> None:
         """Show that the import's job runs."""
         meta = {**item.result(), "jobId": job_id, "status": status}
+        self.events.started(item, job_id, status)
         await self._show(self._show_running, item, meta)
 
     async def ended(self, ended: Ended) -> None:
-        """Publish each task that ends with the import, so that it ends natively."""
-        await self._do(self._publish_tasks, ended)
+        """Finish each task that ends with the import, soon and together with others."""
+        for task_id, text in ended.tasks.items():
+            key = (ended.item.id, task_id)
+            # One that waits here may also have been taken over from the store.
+            if key not in self._ending and len(self._ending) < MOST_ENDING:
+                self._ending[key] = (key, ended.item, text)
+        if self._finishing is None or self._finishing.done():
+            self._finishing = asyncio.create_task(self._finish_ending(), name="finish_tasks")
+
+    async def settled(self) -> None:
+        """Return when all tasks that are to be finished are finished, or have failed to."""
+        while self._finishing is not None and not self._finishing.done():
+            await asyncio.wait({self._finishing})
+
+    async def repair(self, item: Import) -> None:
+        """Store the end of an import's own task again, in case a late RUNNING has replaced it."""
+        await self._do(self._store_ends, [(item, item.id)])
+
+    async def drain(self) -> None:
+        """Finish what was begun; leave to the store what takes too long."""
+        try:
+            async with asyncio.timeout(CLOSED_WITHIN_SECONDS):
+                await self.settled()
+        except TimeoutError:
+            log.warning("announcement.slow", step="_finish")
+            if self._finishing is not None:
+                self._finishing.cancel()
 
     def close(self) -> None:
-        """Finish what was begun, and close the connections."""
-        self._thread.submit(self._close_dispatcher)
-        self._thread.shutdown(wait=True)
+        """Close the connections."""
+        self._is_closing = True
+        self._thread.shutdown(wait=True, cancel_futures=True)
+        self.events.close()
 
     async def _show(self, function: Callable[..., None], *args: Any) -> None:
         """Run a function that only shows a state, but don't make an import wait for it long."""
@@ -75,11 +131,12 @@ class CeleryAnnouncer:
         except TimeoutError:
             log.warning("announcement.slow", step=function.__name__)
 
-    async def _do(self, function: Callable[..., None], *args: Any) -> None:
+    async def _do(self, function: Callable[..., T], *args: Any) -> T | None:
         try:
-            await asyncio.get_running_loop().run_in_executor(self._thread, function, *args)
+            return await asyncio.get_running_loop().run_in_executor(self._thread, function, *args)
         except Exception as error:  # noqa: BLE001 - a backend or a broker may fail in any way
             self.note_failure(function.__name__, error)
+            return None
 
     def note_failure(self, step: str, error: Exception) -> None:
         """Log and report that a step failed."""
@@ -90,49 +147,65 @@ class CeleryAnnouncer:
         for envelope, target in zip(envelopes, targets, strict=True):
             if not envelope.ignores_result:
                 self.states.show(envelope.import_id, {"target": target}, WAITING)
-            self._send(
-                "task-received",
-                envelope.import_id,
-                name=self._tasks[envelope.operation],
-                args="()",
-                kwargs=repr({"target": target}),
-            )
 
     def _show_running(self, item: Import, meta: dict[str, Any]) -> None:
         if not item.ignores_result:
             self.states.show(item.id, meta, RUNNING)
-        self._send("task-running", item.id, result=f"job {meta['jobId']}: {meta['status']}")
 
-    def _publish_tasks(self, ended: Ended) -> None:
-        for task_id, text in ended.tasks.items():
-            signature = self._signature_of(ended.item, task_id, text)
-            headers = {
-                **(signature.options.get("headers") or {}),
-                FINISH_HEADER: ended.item.id,
-                FORMAT_HEADER: ended.item.format,
-            }
-            signature.set(queue=FINISH_QUEUE, headers=headers).apply_async()
+    async def _finish_ending(self) -> None:
+        while self._ending:
+            ending = list(islice(self._ending.values(), FINISHED_TOGETHER))
+            done = await self._do(self._finish, ending)
+            for key, *_ in ending:
+                del self._ending[key]
+            if done:
+                try:
+                    await self._note_done(done)
+                except Exception as error:  # noqa: BLE001 - the store finds them unfinished
+                    self.note_failure("note_done", error)
 
-    def _signature_of(self, item: Import, task_id: str, text: str) -> Signature:
-        if text:
-            return Signature.from_dict(json.loads(text), app=self._app)
-        return self._app.signature(
-            self._tasks[item.requested_operation],
-            kwargs=item.members,
-            task_id=task_id,
-            ignore_result=item.ignores_result or None,
+    def _finish(self, ending: Sequence[Ending]) -> list[Done]:
+        """Finish tasks, each for itself; return those that have finished."""
+        done: list[Done] = []
+        created = [(item, key[1]) for key, item, text in ending if not text]
+        if created and self._has_done(self._store_ends, created):
+            done += [(item.id, task_id, True) for item, task_id in created]
+        for key, item, text in ending:
+            if text and not self._is_closing and self._has_done(self._complete, item, text):
+                done.append((*key, False))
+        return done
+
+    def _has_done(self, function: Callable[..., None], *args: Any) -> bool:
+        try:
+            function(*args)
+        except Exception as error:  # noqa: BLE001 - a backend or a broker may fail in any way
+            self.note_failure("_finish", error)
+            return False
+        return True
+
+    def _complete(self, item: Import, text: str) -> None:
+        """End a task that a producer waits for."""
+        task_id, state, error = self._completion.complete(item, text)
+        self.events.ended(item, task_id, state, error)
+
+    def _store_ends(self, tasks: Sequence[tuple[Import, str]]) -> None:
+        """End tasks that no message of a producer has created."""
+        ends = [(item, task_id, *_end_of(item, task_id)) for item, task_id in tasks]
+        self.states.end(
+            (task_id, result, state)
+            for item, task_id, result, state in ends
+            if not item.ignores_result
         )
+        for item, task_id, result, state in ends:
+            self.events.ended(item, task_id, state, result)
 
-    def _send(self, kind: str, import_id: str, **fields: Any) -> None:
-        if not self._app.conf.worker_send_task_events:
-            return
-        if self._dispatcher is None:
-            self._dispatcher = self._app.events.Dispatcher(
-                self._app.connection_for_write(), hostname=self._hostname
-            )
-        self._dispatcher.send(kind, uuid=import_id, **fields)
 
-    def _close_dispatcher(self) -> None:
-        if self._dispatcher is not None:
-            self._dispatcher.close()
-            self._dispatcher.connection.release()
+def _end_of(item: Import, task_id: str) -> tuple[Any, str]:
+    """Return the result or error of a task, and its final state in Celery."""
+    if item.has_expired:
+        return TaskRevokedError(item.error), states.REVOKED
+    if task_id in revoked_tasks:
+        return TaskRevokedError("revoked"), states.REVOKED
+    if error := item.ended_error():
+        return error, states.FAILURE
+    return item.result(), states.SUCCESS

@@ -1,10 +1,11 @@
-"""The states of running tasks in Celery's result backend; they never replace an end.
+"""The states of tasks in Celery's result backend. Those of unfinished tasks never replace an end.
 
 A slow worker may show a state after another worker has ended the import. Celery's own method reads
 the stored state first, and gives way only to a success. A Redis script decides in one atomic step.
 """
 
 import threading
+from collections.abc import Iterable
 from functools import cached_property
 from typing import Any, Final
 
@@ -36,10 +37,10 @@ _NEVER_REPLACES: Final = {
 
 
 class TaskStates:
-    """Shows the states of unfinished tasks. They don't expire: an import may outlast results.
+    """Stores the states of tasks. Those of unfinished tasks don't expire: an import may be long.
 
     The end replaces them, and expires. In a backend other than Redis, a state that is shown late
-    may replace the end until the end is published again.
+    may replace the end until the end is stored again.
     """
 
     def __init__(self, app: Celery) -> None:
@@ -54,17 +55,34 @@ class TaskStates:
 
         """
         if not hasattr(self._backends, "lasting"):
-            self._backends.lasting = self._lasting_backend()
+            self._backends.lasting = self._backend_with(_GivesWay)
+            self._backends.lasting.expires = None
         self._backends.lasting.store_result(task_id, meta, state, **more)
 
-    def _lasting_backend(self) -> Any:
+    def end(self, ends: Iterable[tuple[str, Any, str]]) -> None:
+        """Store final states, given as task id, result or error, and state.
+
+        It takes one round trip if the backend is Redis. Safe to repeat.
+
+        Raises:
+            Exception: of the backend's kind, if it can't be reached or refuses.
+
+        """
+        if not hasattr(self._backends, "ending"):
+            self._backends.ending = self._backend_with(_Gathers)
+        backend = self._backends.ending
+        for task_id, result, state in ends:
+            backend.store_result(task_id, result, state)
+        if isinstance(backend, _Gathers):
+            backend.store_gathered()
+
+    def _backend_with(self, change: type) -> Any:
+        """Return a new backend; with a change to it if it is Redis."""
         found: Any = by_url(self._app.conf.result_backend, self._app.loader)
         kind, url = found
         if issubclass(kind, RedisBackend):
-            kind = type(kind.__name__, (_GivesWay, kind), {})
-        backend = kind(app=self._app, url=url)
-        backend.expires = None
-        return backend
+            kind = type(kind.__name__, (change, kind), {})
+        return kind(app=self._app, url=url)
 
 
 class _GivesWay:
@@ -88,3 +106,39 @@ class _GivesWay:
     @cached_property
     def _script(self: Any) -> Any:
         return self.client.register_script(_SHOW)
+
+
+class _Gathers:
+    """A Redis backend that gathers states, and stores them together."""
+
+    def _store_result(
+        self: Any,
+        task_id: str,
+        result: Any,
+        state: str,
+        traceback: Any = None,
+        request: Any = None,
+        **_options: Any,
+    ) -> Any:
+        meta = {**self._get_result_meta(result, state, traceback, request), "task_id": task_id}
+        self._gathered.append((self.get_key_for_task(task_id), self.encode(meta)))
+        return result
+
+    def store_gathered(self: Any) -> None:
+        gathered = list(self._gathered)
+        self._gathered.clear()
+        self.ensure(self._store, (gathered,))
+
+    def _store(self: Any, gathered: list[tuple[Any, Any]]) -> None:
+        with self.client.pipeline(transaction=False) as pipeline:
+            for key, text in gathered:
+                pipeline.set(key, text, ex=self.expires or None)
+                pipeline.publish(key, text)  # a hint, which the server may refuse
+            replies = pipeline.execute(raise_on_error=False)
+        for reply in replies[::2]:
+            if isinstance(reply, Exception):
+                raise reply
+
+    @cached_property
+    def _gathered(self) -> list[tuple[Any, Any]]:
+        return []

@@ -19,7 +19,7 @@ class StoreObserver(Protocol):
         ...
 
     def took_overdue(self, ended: Sequence[Ended]) -> None:
-        """Note ended imports whose tasks this worker publishes."""
+        """Note ended imports whose tasks this worker finishes."""
         ...
 
 
