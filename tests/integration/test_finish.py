@@ -182,8 +182,8 @@ def test_flower_gets_one_row_for_each_import_with_its_true_times(
         batch = producer.send_batch("nightly", [{"importId": "in-batch", **members("dbatch")}])
         producer.add({"importId": "by-stream", **members("dstream")})
         expected = {
-            running.id: ("STARTED", "drun/staging"),
-            waiting.id: ("RECEIVED", "drun/staging"),
+            running.id: ("RUNNING", "drun/staging"),
+            waiting.id: ("WAITING", "drun/staging"),
             good.id: ("SUCCESS", "dgood/staging"),
             bad.id: ("FAILURE", "dbad/staging"),
             invalid.id: ("FAILURE", "Not-An-App/staging"),
