@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 from celery import Celery, states
 
+from tests.benchmarks.bench_import import Counter as CommandCounter
 from worker.sinks.states import RUNNING, WAITING, TaskStates
 
 
@@ -49,6 +50,25 @@ def test_a_late_waiting_does_not_replace_running(app: Celery) -> None:
     shown.show("one", {"jobId": "a"}, RUNNING)
     shown.show("one", {"importId": "one"}, WAITING)
     assert stored(app) == (RUNNING, {"jobId": "a"})
+
+
+def test_states_that_are_shown_together_are_stored_each_for_itself(
+    app: Celery, store_url: str
+) -> None:
+    app.backend.store_result("over", {"outcome": "over"}, states.SUCCESS)
+    shown = TaskStates(app)
+    shown.show("running", {"jobId": "a"}, RUNNING)
+    names = ["first", "over", "running", *map(str, range(97))]
+    with CommandCounter(store_url) as counter:
+        shown.show_all([(name, {"importId": name}) for name in names], WAITING)
+    connecting = {"CLIENT", "HELLO"}
+    assert {name: n for name, n in counter.commands.items() if name not in connecting} == {
+        "EVALSHA": 1
+    }
+    left_alone = {"over": states.SUCCESS, "running": RUNNING}
+    for name in names:
+        assert app.AsyncResult(name).state == left_alone.get(name, WAITING)
+    assert app.AsyncResult("96").info == {"importId": "96"}
 
 
 def test_a_non_final_state_does_not_expire(app: Celery) -> None:

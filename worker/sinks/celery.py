@@ -144,9 +144,9 @@ class CeleryAnnouncer:
         self._on_failure(step)
 
     def _show_waiting(self, envelopes: Sequence[Envelope], targets: Sequence[str]) -> None:
-        for envelope, target in zip(envelopes, targets, strict=True):
-            if not envelope.ignores_result:
-                self.states.show(envelope.import_id, {"target": target}, WAITING)
+        shown = zip(envelopes, targets, strict=True)
+        tasks = ((one.import_id, {"target": at}) for one, at in shown if not one.ignores_result)
+        self.states.show_all(tasks, WAITING)
 
     def _show_running(self, item: Import, meta: dict[str, Any]) -> None:
         if not item.ignores_result:

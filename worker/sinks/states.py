@@ -17,18 +17,19 @@ WAITING: Final = "WAITING"
 RUNNING: Final = "RUNNING"
 
 _SHOW: Final = """
-local stored = redis.call('GET', KEYS[1])
-if stored then
-  local state = cjson.decode(stored).status
-  for index = 2, #ARGV do
-    if ARGV[index] == state then
-      return
-    end
+local remains = {}
+for index = #KEYS + 1, #ARGV do
+  remains[ARGV[index]] = true
+end
+for index, key in ipairs(KEYS) do
+  local stored = redis.call('GET', key)
+  if not (stored and remains[cjson.decode(stored).status]) then
+    redis.call('SET', key, ARGV[index])
+    redis.pcall('PUBLISH', key, ARGV[index]) -- a hint, which the server may refuse
   end
 end
-redis.call('SET', KEYS[1], ARGV[1])
-redis.call('PUBLISH', KEYS[1], ARGV[1])
 """
+"""Stores the text of each key, unless the key has one of the states that follow the texts."""
 
 _NEVER_REPLACES: Final = {
     WAITING: (RUNNING, *states.READY_STATES),
@@ -48,7 +49,13 @@ class TaskStates:
         self._backends = threading.local()  # as in Celery, each thread has its own
 
     def show(self, task_id: str, meta: Any, state: str, **more: Any) -> None:
-        """Store the state of an unfinished task.
+        """Store the state of an unfinished task; see `show_all`."""
+        self.show_all([(task_id, meta)], state, **more)
+
+    def show_all(self, tasks: Iterable[tuple[str, Any]], state: str, **more: Any) -> None:
+        """Store the state of unfinished tasks, given as task id and meta.
+
+        It takes one round trip if the backend is Redis.
 
         Raises:
             Exception: of the backend's kind, if it can't be reached or refuses.
@@ -57,7 +64,7 @@ class TaskStates:
         if not hasattr(self._backends, "lasting"):
             self._backends.lasting = self._backend_with(_GivesWay)
             self._backends.lasting.expires = None
-        self._backends.lasting.store_result(task_id, meta, state, **more)
+        _store_all(self._backends.lasting, ((*task, state) for task in tasks), **more)
 
     def end(self, ends: Iterable[tuple[str, Any, str]]) -> None:
         """Store final states, given as task id, result or error, and state.
@@ -70,11 +77,7 @@ class TaskStates:
         """
         if not hasattr(self._backends, "ending"):
             self._backends.ending = self._backend_with(_Gathers)
-        backend = self._backends.ending
-        for task_id, result, state in ends:
-            backend.store_result(task_id, result, state)
-        if isinstance(backend, _Gathers):
-            backend.store_gathered()
+        _store_all(self._backends.ending, ends)
 
     def _backend_with(self, change: type) -> Any:
         """Return a new backend; with a change to it if it is Redis."""
@@ -85,27 +88,11 @@ class TaskStates:
         return kind(app=self._app, url=url)
 
 
-class _GivesWay:
-    """A Redis backend in which a state does not replace later states."""
-
-    def _store_result(
-        self: Any,
-        task_id: str,
-        result: Any,
-        state: str,
-        traceback: Any = None,
-        request: Any = None,
-        **_options: Any,
-    ) -> Any:
-        meta = self._get_result_meta(result, state, traceback, request)
-        text = self.encode({**meta, "task_id": task_id})
-        args = [text, *_NEVER_REPLACES[state]]
-        self.ensure(self._script, ([self.get_key_for_task(task_id)], args))
-        return result
-
-    @cached_property
-    def _script(self: Any) -> Any:
-        return self.client.register_script(_SHOW)
+def _store_all(backend: Any, states_of: Iterable[tuple[str, Any, str]], **more: Any) -> None:
+    for task_id, result, state in states_of:
+        backend.store_result(task_id, result, state, **more)
+    if isinstance(backend, _Gathers):
+        backend.store_gathered()
 
 
 class _Gathers:
@@ -121,17 +108,18 @@ class _Gathers:
         **_options: Any,
     ) -> Any:
         meta = {**self._get_result_meta(result, state, traceback, request), "task_id": task_id}
-        self._gathered.append((self.get_key_for_task(task_id), self.encode(meta)))
+        self._gathered.append((self.get_key_for_task(task_id), self.encode(meta), state))
         return result
 
     def store_gathered(self: Any) -> None:
         gathered = list(self._gathered)
         self._gathered.clear()
-        self.ensure(self._store, (gathered,))
+        if gathered:
+            self.ensure(self._store, (gathered,))
 
-    def _store(self: Any, gathered: list[tuple[Any, Any]]) -> None:
+    def _store(self: Any, gathered: list[tuple[Any, Any, str]]) -> None:
         with self.client.pipeline(transaction=False) as pipeline:
-            for key, text in gathered:
+            for key, text, _ in gathered:
                 pipeline.set(key, text, ex=self.expires or None)
                 pipeline.publish(key, text)  # a hint, which the server may refuse
             replies = pipeline.execute(raise_on_error=False)
@@ -140,5 +128,17 @@ class _Gathers:
                 raise reply
 
     @cached_property
-    def _gathered(self) -> list[tuple[Any, Any]]:
+    def _gathered(self) -> list[tuple[Any, Any, str]]:
         return []
+
+
+class _GivesWay(_Gathers):
+    """A Redis backend in which a state does not replace later states."""
+
+    def _store(self: Any, gathered: list[tuple[Any, Any, str]]) -> None:
+        keys, texts, (state, *_) = zip(*gathered, strict=True)  # all have the same state
+        self._script(keys, [*texts, *_NEVER_REPLACES[state]])
+
+    @cached_property
+    def _script(self: Any) -> Any:
+        return self.client.register_script(_SHOW)
