@@ -1,13 +1,12 @@
 """The Compose stack, tested without a container engine: the file is valid, and each service's
 command and health check run natively as the file defines them."""
 
+import json
 import os
+import re
 import shutil
-import signal
-import socket
 import subprocess
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+import sys
 from pathlib import Path
 from typing import Any
 from urllib.error import HTTPError
@@ -19,43 +18,19 @@ from redis import Redis
 from redis.exceptions import ConnectionError as RedisConnectionError
 
 from tests.support import BIN, PROJECT, Sandbox, environment_for, free_port, wait_until
+from tests.support.services import running
 
 COMPOSE: dict[str, Any] = yaml.safe_load((PROJECT / "docker-compose.yml").read_text())
+DOCKERFILE = (PROJECT / "Dockerfile").read_text()
 SERVICES: dict[str, Any] = COMPOSE["services"]
-
-
-@contextmanager
-def running(command: list[str], environment: Mapping[str, str], cwd: Path) -> Iterator[None]:
-    """Run a service's command; it must run until the end of the context, and stop when asked."""
-    with (cwd / "service.log").open("ab") as log:
-        process = subprocess.Popen(
-            command,
-            env={**os.environ, "PATH": f"{BIN}:{os.environ['PATH']}", **environment},
-            cwd=cwd,
-            stdout=log,
-            stderr=subprocess.STDOUT,
-        )
-        try:
-            yield
-            assert process.poll() is None, (cwd / "service.log").read_text()
-            process.send_signal(signal.SIGTERM)
-            assert process.wait(30) == 0
-        finally:
-            process.kill()
-            process.wait(30)
 
 
 def healthy(service: str, cwd: Path, **replace: str) -> bool:
     """Run a service's health check; `replace` maps what differs natively."""
-    kind, *check = SERVICES[service]["healthcheck"]["test"]
-    command = ["sh", "-c", check[0]] if kind == "CMD-SHELL" else check
-    for inside, outside in {"$$": "$", **replace}.items():
+    _, *command = SERVICES[service]["healthcheck"]["test"]
+    for inside, outside in replace.items():
         command = [word.replace(inside, outside) for word in command]
-    environment = {
-        **os.environ,
-        "PATH": f"{BIN}:{os.environ['PATH']}",
-        "HOSTNAME": socket.gethostname(),
-    }
+    environment = {**os.environ, "PATH": f"{BIN}:{os.environ['PATH']}"}
     done = subprocess.run(
         command, env=environment, cwd=cwd, capture_output=True, timeout=90, check=False
     )
@@ -104,13 +79,14 @@ def test_redis_is_durable_and_never_evicts(tmp_path: Path) -> None:
 
 
 def test_the_worker_runs_and_its_health_check_works(
-    sandbox: Sandbox, store_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    sandbox: Sandbox, store_url: str, tmp_path: Path
 ) -> None:
-    environment = environment_for(sandbox, store_url)
-    monkeypatch.setenv("IMPORTS_REDIS_URL", store_url)
-    assert not healthy("worker", tmp_path), "no worker runs yet"
+    port = free_port()
+    environment = environment_for(sandbox, store_url, IMPORTS_METRICS_PORT=port)
+    inside = SERVICES["worker"]["environment"]["IMPORTS_METRICS_PORT"]
+    assert not healthy("worker", tmp_path, **{inside: port}), "no worker runs yet"
     with running(SERVICES["worker"]["command"], environment, tmp_path):
-        wait_until(lambda: healthy("worker", tmp_path), "the worker is healthy", 60)
+        wait_until(lambda: healthy("worker", tmp_path, **{inside: port}), "it is healthy", 60)
 
 
 def test_flower_asks_for_the_password(store_url: str, tmp_path: Path) -> None:
@@ -154,7 +130,7 @@ def test_nobody_can_log_in_to_grafana_as_admin() -> None:
 
 
 def test_the_image_copies_what_exists_and_does_not_run_as_root() -> None:
-    lines = (PROJECT / "Dockerfile").read_text().splitlines()
+    lines = DOCKERFILE.splitlines()
     copied = [
         word
         for line in lines
@@ -165,6 +141,26 @@ def test_the_image_copies_what_exists_and_does_not_run_as_root() -> None:
     assert all((PROJECT / name).exists() for name in copied)
     assert "USER worker" in lines
     assert any("--require-hashes" in line for line in lines)
+
+
+def test_the_image_judges_a_worker_that_serves_its_health(
+    sandbox: Sandbox, store_url: str, tmp_path: Path
+) -> None:
+    (check,) = re.findall(r"^HEALTHCHECK .*\\\n +CMD (.*)$", DOCKERFILE, re.MULTILINE)
+    _, *arguments = json.loads(check)
+    port = free_port()
+
+    def status(**environment: str) -> int:
+        done = subprocess.run(
+            [sys.executable, *arguments], env=environment, capture_output=True, check=False
+        )
+        return done.returncode
+
+    assert status() == status(IMPORTS_METRICS_PORT="") == 0
+    assert status(IMPORTS_METRICS_PORT=port) != 0
+    environment = environment_for(sandbox, store_url, IMPORTS_METRICS_PORT=port)
+    with running(["celery", "-A", "worker", "worker"], environment, tmp_path):
+        wait_until(lambda: status(IMPORTS_METRICS_PORT=port) == 0, "it is healthy", 60)
 
 
 def _pings(redis: Any) -> bool:
