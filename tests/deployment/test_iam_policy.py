@@ -1,0 +1,32 @@
+"""The IAM policy allows the calls that workers make, and nothing else."""
+
+import json
+import re
+
+from botocore.session import Session
+
+from tests.support import PROJECT
+from worker.operations.registry import OPERATIONS
+
+POLICY = (PROJECT / "config" / "aws" / "iam-policy.json").read_text()
+PAGE = (PROJECT / "docs" / "guides" / "credentials.md").read_text()
+
+
+def calls() -> set[str]:
+    """Return the API's operations that the code of `worker/operations` names."""
+    shared = (PROJECT / "worker" / "operations" / "backend_operation.py").read_text()
+    model = Session().get_service_model("amplifybackend")
+    snake = {re.sub(r"(?<!^)(?=[A-Z])", "_", name).lower(): name for name in model.operation_names}
+    return {snake[word] for word in re.findall(r'"([a-z_]+)"', shared) if word in snake}
+
+
+def test_the_policy_allows_the_calls_that_workers_make_and_no_other() -> None:
+    (statement,) = json.loads(POLICY)["Statement"]
+    assert statement["Effect"] == "Allow"
+    made = {*OPERATIONS.operations, *calls()}
+    assert {"GetBackendJob", "ListBackendJobs"} <= made
+    assert sorted(statement["Action"]) == sorted(f"amplifybackend:{call}" for call in made)
+
+
+def test_the_page_shows_the_policy() -> None:
+    assert f"```json\n{POLICY}```" in PAGE
