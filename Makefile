@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test check coverage docs bench bench-admission bench-call bench-limits simulate simulate-limits simulate-polls chaos chaos-fuzz lint format lock up down
+.PHONY: help install demo test check coverage docs bench bench-admission bench-call bench-limits simulate simulate-limits simulate-polls chaos chaos-fuzz image-test sbom audit-packages lint format lock up down
 
 help: ## List the targets
 	@awk -F':.*## ' '/^[a-z-]+:.*## /{printf "  make %-15s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -75,6 +75,20 @@ chaos: install ## Break everything at random under load; SEED=7 draws other faul
 
 chaos-fuzz: install ## Send 100,000 mutated messages to each entry point; none may harm a worker or be lost
 	$(BIN)/python -m tests.chaos.fuzz --seed $(SEED)
+
+IMAGE_BASE ?= registry
+image-test: install ## Build the image with buildah, as root, and try it; IMAGE_BASE=debian needs mmdebstrap and no registry
+	$(BIN)/python -m tests.deployment.image --base $(IMAGE_BASE) --build='$(IMAGE_BUILD)'
+
+sbom: install ## Write build/sbom.json (CycloneDX) and build/licenses.tsv, of the packages that run in production
+	@mkdir -p build
+	$(BIN)/uv venv --quiet --clear build/run
+	$(BIN)/uv pip install --quiet --python build/run --require-hashes -r requirements/run.txt
+	$(BIN)/cyclonedx-py environment --pyproject pyproject.toml --output-reproducible -o build/sbom.json build/run
+	$(BIN)/python -m tests.deployment.licenses > build/licenses.tsv
+
+audit-packages: install ## Look for known vulnerabilities of these packages; needs pypi.org
+	$(BIN)/uv tool run pip-audit==2.10.1 --strict --disable-pip --require-hashes -r requirements/run.txt
 
 lint: install ## Run ruff, mypy --strict, import-linter, and luacheck (Debian package: lua-check)
 	$(BIN)/ruff check .
