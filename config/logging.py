@@ -67,7 +67,7 @@ def configure_logging(settings: Settings, level: str = "", path: str = "") -> No
 def mask_secrets(
     _logger: Any, _method: str, event: MutableMapping[str, Any]
 ) -> MutableMapping[str, Any]:
-    """Mask values with the names of secrets, passwords in URLs, and AWS access key ids."""
+    """Mask values with the names of secrets, and secrets within texts (`mask_text`)."""
     for name, value in event.items():
         event[name] = _masked(name, value)
     return event
@@ -80,7 +80,7 @@ def _masked(name: str, value: Any) -> Any:
         case str():
             return mask_text(value)
         case Mapping():
-            return {key: _masked(str(key), held) for key, held in value.items()}
+            return {str(key): _masked(str(key), held) for key, held in value.items()}
         case list() | tuple() | set() | frozenset():
             return [_masked("", held) for held in value]
         case None | bool() | int() | float():

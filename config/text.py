@@ -4,7 +4,24 @@ import re
 from typing import Final
 
 _URL_PASSWORD: Final = re.compile(r"(?<=://)([^/@:\s]*):[^/\s]+(?=@)")
-_QUERY_PASSWORD: Final = re.compile(r"(?<=password=)[^&\s]+")
+_NAMES: Final = (
+    r"(?:secret[_-]?access[_-]?key|(?:session|security)[_-]?token|client[_-]?secret|signature"
+    r"|passw(?:or)?d)"
+)
+# As in a query or a configuration file.
+_SET: Final = re.compile(
+    rf"""({_NAMES}\s*=\s*)(?:"[^"]*(?:"|$)|'[^']*(?:'|$)|[^\s"'&][^\s&]*)""", re.IGNORECASE
+)
+# As in JSON, JSON within JSON, or the text of a dict.
+_MEMBER: Final = re.compile(
+    rf"""({_NAMES}\\*["']\s*:\s*b?(\\*["'])).*?(?:(?=\2)|$)""", re.IGNORECASE
+)
+_HEADER: Final = re.compile(
+    r"""(\b(?:authorization(?: header)?|x-amz-security-token)["']?\s*[:=]\s*b?["']?)[^"'\r\n]+""",
+    re.IGNORECASE,
+)
+# Every session token of AWS begins like this.
+_SESSION_TOKEN: Final = re.compile(r"\b(IQoJ|FwoG|FQoG)[\w/+=%-]{20,}")
 _ACCESS_KEY: Final = re.compile(r"\b(A[KS]IA)[A-Z0-9]{12,}\b")
 # All control characters except tab and line feed. Also directional marks, which can make text look
 # different from what it is, and lone surrogates.
@@ -12,12 +29,24 @@ _CONTROL: Final = re.compile(
     r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u200e\u200f\u202a-\u202e\u2066-\u2069\ud800-\udfff]"
 )
 MASK: Final = "***"
+_MASKED: Final = (
+    (_URL_PASSWORD, rf"\1:{MASK}"),
+    (_HEADER, rf"\1{MASK}"),
+    (_SET, rf"\1{MASK}"),
+    (_MEMBER, rf"\1{MASK}"),
+    (_SESSION_TOKEN, rf"\1{MASK}"),
+    (_ACCESS_KEY, rf"\1{MASK}"),
+)
 
 
 def mask_text(text: str) -> str:
-    """Return `text` with passwords in URLs and AWS access key ids masked."""
-    without = _QUERY_PASSWORD.sub(MASK, _URL_PASSWORD.sub(rf"\1:{MASK}", text))
-    return _ACCESS_KEY.sub(rf"\1{MASK}", without)
+    """Return `text` with secrets masked: passwords in URLs, AWS credentials, signed headers.
+
+    A secret is recognised by the name before it, or by its form.
+    """
+    for secret, masked in _MASKED:
+        text = secret.sub(masked, text)
+    return text
 
 
 def shown(text: str) -> str:

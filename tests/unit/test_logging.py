@@ -1,7 +1,10 @@
 """Logs: one line of JSON for each event, without secrets."""
 
+import asyncio
+import gc
 import json
 import logging
+import warnings
 from collections.abc import Callable, Iterator
 from contextlib import redirect_stderr
 from io import StringIO
@@ -9,6 +12,7 @@ from typing import Any
 
 import pytest
 import structlog
+from celery import Celery
 
 from config.logging import configure_logging, mask_secrets
 from config.settings import Settings
@@ -89,6 +93,21 @@ def test_a_value_with_an_ordinary_name_is_kept(name: str) -> None:
         ("a?sentinel_password=p@ss&ssl=true", "a?sentinel_password=***&ssl=true"),
         ("key AKIAIOSFODNN7EXAMPLE used", "key AKIA*** used"),
         ("ASIAIOSFODNN7EXAMPLE", "ASIA***"),
+        ("aws_secret_access_key = wJalr/K7+M", "aws_secret_access_key = ***"),
+        ("[AWS_SECRET_ACCESS_KEY='wJ K7']", "[AWS_SECRET_ACCESS_KEY=***]"),
+        ("got {'SecretAccessKey': 'wJ/K7+', 'n': 1}", "got {'SecretAccessKey': '***', 'n': 1}"),
+        ('{"SessionToken": "abc/+="}', '{"SessionToken": "***"}'),
+        (r'"{\"SecretAccessKey\": \"wJ\"}"', r'"{\"SecretAccessKey\": \"***\"}"'),
+        ("{'password': 'hunter2'}", "{'password': '***'}"),
+        ("token IQoJb3JpZ2luX2VjEJr//////////wEaCXVz is old", "token IQoJ*** is old"),
+        ("Authorization: AWS4-HMAC-SHA256 Credential=a/b, Signature=c", "Authorization: ***"),
+        ("{'Authorization': 'Basic abc', 'a': 1}", "{'Authorization': '***', 'a': 1}"),
+        ("{'password': 'it\"s'}", "{'password': '***'}"),
+        ("{'SessionToken': 'cut off", "{'SessionToken': '***"),
+        ("password='cut off", "password=***"),
+        ("a?sentinel_password=p;s)s&ssl=true", "a?sentinel_password=***&ssl=true"),
+        ("X-Amz-Security-Token: abc", "X-Amz-Security-Token: ***"),
+        ("?X-Amz-Signature=abc&a=1", "?X-Amz-Signature=***&a=1"),
     ],
 )
 def test_secrets_within_a_text_are_masked(text: str, masked: str) -> None:
@@ -103,6 +122,10 @@ def test_secrets_within_a_text_are_masked(text: str, masked: str) -> None:
         "user@host: hello",
         "AKIA",
         "12:30 d1/main",
+        "The security token included in the request is invalid.",
+        "Authorization header requires 'Credential' parameter.",
+        "password: is not a member",
+        "signature: is missing",
     ],
 )
 def test_a_text_without_secrets_is_kept(text: str) -> None:
@@ -140,6 +163,60 @@ def test_records_of_the_standard_library_are_processed_the_same_way(log_line: Lo
     assert line["event"] == "Connected to redis://user:***@store:6379/0"
 
 
+def _warn() -> None:
+    with warnings.catch_warnings():
+        logging.captureWarnings(True)  # as Celery does
+        try:
+            warnings.warn(URL, stacklevel=1)
+        finally:
+            logging.captureWarnings(False)
+
+
+def _never_retrieve() -> None:
+    async def fail() -> None:
+        raise ConnectionError(URL)
+
+    async def forget() -> None:
+        task = asyncio.create_task(fail())
+        await asyncio.wait([task])
+        del task
+        gc.collect()
+
+    asyncio.run(forget())
+
+
+def _fail_in_a_task() -> None:
+    app = Celery(set_as_current=False)
+    app.conf.task_always_eager = True
+
+    @app.task(name="failing")
+    def failing() -> None:
+        raise ConnectionError(URL)
+
+    failing.apply()
+
+
+@pytest.mark.parametrize(
+    ("cause", "level", "opening"),
+    [
+        (_warn, "warning", ""),
+        (_never_retrieve, "error", "Task exception was never retrieved"),
+        (_fail_in_a_task, "error", "Task failing["),
+        (lambda: logging.getLogger("kombu").error("lost %s", URL), "error", "lost redis://user:"),
+    ],
+    ids=["a warning", "an exception that nobody retrieved", "a task that failed", "kombu"],
+)
+def test_what_libraries_report_is_one_json_line_too(
+    log_line: LogLine, cause: Callable[[], None], level: str, opening: str
+) -> None:
+    cause()
+    line = log_line()
+    assert line["level"] == level
+    assert line["timestamp"].endswith("Z")
+    assert line["event"].startswith(opening)
+    assert PASSWORD not in json.dumps(line)
+
+
 @pytest.mark.parametrize("logger", [structlog.get_logger(), logging.getLogger("celery.app.trace")])
 def test_a_traceback_is_on_the_line_without_its_secrets(log_line: LogLine, logger: Any) -> None:
     try:
@@ -159,6 +236,9 @@ def test_a_traceback_is_on_the_line_without_its_secrets(log_line: LogLine, logge
         pytest.param([URL], id="a list"),
         pytest.param({"broker": URL}, id="a map"),
         pytest.param({"password": PASSWORD}, id="a map with a secret name"),
+        pytest.param([{"a": ({"SessionToken": PASSWORD},)}], id="a map within lists"),
+        pytest.param({("a", 1): URL}, id="a map whose keys are no texts"),
+        pytest.param(ValueError({"SecretAccessKey": PASSWORD}), id="an exception about a map"),
     ],
 )
 def test_no_secret_hides_within_a_value(log_line: LogLine, value: object) -> None:

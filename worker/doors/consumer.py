@@ -163,7 +163,7 @@ class ImportsConsumer(Consumer):
                 raise
             except Exception:
                 # The message is valid, so this worker is at fault. Another worker may succeed.
-                _logger.exception("message.unhandled: it stays unacknowledged")
+                log.exception("message.unhandled", task_id=message.headers.get("id"))
 
         return on_task_received
 
