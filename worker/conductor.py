@@ -15,9 +15,8 @@ import structlog
 
 from worker.domain.claims import Call, Claim
 from worker.domain.decisions import Requeue
-from worker.domain.imports import Import
-from worker.domain.states import State
 from worker.doors.intake import Intake
+from worker.engine.log import log_overdue
 from worker.runtime import Runtime, limits_of
 from worker.store.connection import StoreUnavailableError
 
@@ -201,7 +200,7 @@ class Conductor:
     async def _finish_overdue(self) -> None:
         overdue = await self._store.overdue(FINISHED_AT_ONCE, self._lease_seconds * 5)
         for ended in overdue:
-            _log_overdue(ended.item)
+            log_overdue(ended)
             await self._announcer.ended(ended)
         await self._announcer.settled()
         if not overdue:
@@ -212,10 +211,3 @@ class Conductor:
         await self._sleep(SWEEP_SECONDS)
         if stranded := await self._store.sweep():
             log.warning("lanes.stranded", lanes=stranded)
-
-
-def _log_overdue(item: Import) -> None:
-    if item.state is State.CANCELLED:  # cancelled by a command, which can't finish its task
-        log.info("import.cancelled", import_id=item.id, error=item.error)
-    else:
-        log.warning("import.finished_again", import_id=item.id)

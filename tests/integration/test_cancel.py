@@ -146,6 +146,7 @@ async def test_an_import_is_cancelled_at_once_and_once(
     assert sorted(set(queues) - {"imports:members:b"}) == [*followed, "imports:unfinished"]
     (ended,) = await store.overdue(10, delay_seconds=60)
     assert (ended.item.id, list(ended.tasks)) == ("i1", ["i1"]), "its task is finished at once"
+    assert ended.is_new, "no worker knows of its end yet"
 
 
 @on_both

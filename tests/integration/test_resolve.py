@@ -105,6 +105,8 @@ async def test_an_import_ended_by_an_operator_is_over(
     item = await ImportViews(redis).find("odd")
     assert item is not None
     assert (item.state, item.error) == (state, error)
+    (ended,) = await store.overdue(10, delay_seconds=60)
+    assert (ended.item.id, ended.is_new) == ("odd", True), "no worker knows of its end yet"
     again = command("resolve", "odd", option)
     assert (again.returncode, again.stderr) == (1, "Error: Import odd has already ended.\n")
 

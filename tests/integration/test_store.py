@@ -631,6 +631,19 @@ async def test_ended_imports_whose_tasks_did_not_finish_are_taken_again(
     (overdue,) = await store.overdue(10, 60)
     assert (overdue.item.id, overdue.tasks) == ("i1", {"i1": ""})
     assert await store.overdue(10, 60) == []
+    assert not overdue.is_new, "the worker that ended it knows of its end"
+
+
+async def test_a_worker_learns_once_of_an_end_that_no_worker_recorded(
+    make_store: MakeStore, redis: Any
+) -> None:
+    store = await make_store()
+    await _to_waiting(store)
+    await store.cancel("i1", "wrong pool")
+    (first,) = await store.overdue(10, 60)
+    await redis.advance(61)
+    (second,) = await store.overdue(10, 60)
+    assert (first.is_new, second.is_new) == (True, False)
 
 
 async def test_a_task_that_a_producer_sent_is_not_done_when_only_its_result_is_stored(

@@ -32,6 +32,10 @@ class Import:
     `adopted` says that the job was found in a list or named by an operator, not returned by the
     start. `suspicion` says why the job's status may be final.
 
+    `polls` counts those that found the job unfinished.
+    `conflicts` is how often the import went behind another job, and `throttled` how often AWS
+    answered one of its calls with 429.
+
     `retry_of` is the import whose request this import retries, and `retried_by` is the import that
     retries this one. `late_outcome` is how the job of an import that timed out or was cancelled
     ended: succeeded, failed, or unknown if AWS no longer knows the job. The import may start no
@@ -57,6 +61,7 @@ class Import:
     polls: int = 0
     conflicts: int = 0
     doubts: int = 0
+    throttled: int = 0
     stuck: bool = False
     suspicion: str = ""
     updated: str = ""
@@ -181,6 +186,7 @@ _NUMBERS = (
     "polls",
     "conflicts",
     "doubts",
+    "throttled",
     "format",
     "accepted_at_ms",
     "first_start_at_ms",

@@ -127,10 +127,13 @@ class Ended:
     """An import that is over, and the Celery tasks that end with it: task id → signature.
 
     A signature is JSON text. An empty one stands for a task that a worker creates from the record.
+    `is_new` says that a script ended the import without an answer of a worker, and that no worker
+    has learned of it before.
     """
 
     item: Import
     tasks: Mapping[str, str] = field(default_factory=dict)
+    is_new: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Final, TypeGuard
@@ -27,6 +28,7 @@ from worker.domain.requests import (
     derive_import_id,
     problem_of_import_id,
 )
+from worker.engine.log import log_end
 from worker.engine.observer import NOBODY, Observer
 from worker.engine.ports import AdmissionStore, Announcer, Regions, Requests
 
@@ -167,11 +169,14 @@ class Admitter:
     def _note(self, received: ValidRequest | InvalidRequest, admission: Admission) -> None:
         """Count, show and log what became of a request."""
         envelope = received.envelope
-        if isinstance(received, ValidRequest):
+        wanted = received.request if isinstance(received, ValidRequest) else envelope
+        self._observer.admitted(admission.verdict, wanted.operation)
+        if admission.verdict is Verdict.REJECTED and admission.item:
+            log_end(admission.item, logging.WARNING)
+        elif isinstance(received, ValidRequest):
             request = received.request
             target = f"{request.app_id}/{request.backend_environment_name}"
             lane = f"{request.account}/{received.region}"
-            self._observer.admitted(admission.verdict, request.operation)
             if admission.verdict is Verdict.ACCEPTED or admission.import_id != envelope.task_id:
                 self._announcer.accepted(envelope, target, lane, request.batch_id or "")
             log.info(
@@ -180,16 +185,6 @@ class Admitter:
                 target=target,
                 lane=lane,
                 batch_id=request.batch_id,
-            )
-            return
-        self._observer.admitted(admission.verdict, envelope.operation)
-        if admission.verdict is Verdict.REJECTED:
-            log.warning(
-                "import.rejected",
-                import_id=admission.import_id,
-                target="/".join(received.target),
-                batch_id=envelope.batch_id or None,
-                error=received.error,
             )
 
     def _checked(self, parcel: "_Parcel") -> ValidRequest | InvalidRequest:

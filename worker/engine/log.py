@@ -1,6 +1,7 @@
-"""Logs a decision once it is recorded."""
+"""Logs a decision once it is recorded, and the end of each import in one line."""
 
 import logging
+from typing import Any
 
 import structlog
 
@@ -17,6 +18,8 @@ from worker.domain.decisions import (
     Throttle,
     Undecided,
 )
+from worker.domain.imports import Import
+from worker.domain.outcomes import Ended
 from worker.domain.recording import Observed, Recorded
 
 log = structlog.get_logger()
@@ -46,14 +49,8 @@ def log_import(claim: Claim, decision: Decision, recorded: Recorded) -> None:
         case Run(job):
             adopted = claim.call is Call.RECONCILE
             log.info("import.started", job_id=job.job_id, adopted=adopted)
-        case End(state, error) if recorded.ended:
-            item = recorded.ended.item
-            log.info(
-                f"import.{state}",
-                job_id=item.job_id or None,
-                attempts=item.attempts,
-                error=error or None,
-            )
+        case End() if recorded.ended:
+            log_end(recorded.ended.item)
         case PollAgain(stuck=stuck, suspicion=suspicion):
             if stuck:
                 log.warning("import.stuck", job_id=claim.item.job_id, age_seconds=claim.age_seconds)
@@ -67,3 +64,46 @@ def log_import(claim: Claim, decision: Decision, recorded: Recorded) -> None:
             log.warning(
                 "job.ended_late", job_id=claim.item.job_id, outcome=outcome or UNKNOWN_OUTCOME
             )
+
+
+def log_end(item: Import, level: int = logging.INFO) -> None:
+    """Log the end of an import: what it was, how it ended, and what that took."""
+    log.log(level, f"import.{item.state}", **_account_of(item))
+
+
+def log_overdue(ended: Ended) -> None:
+    """Log that a worker finishes the tasks of an import that it did not end."""
+    if ended.is_new:
+        log_end(ended.item)
+    else:
+        log.warning("import.finished_again", **_account_of(ended.item))
+
+
+def _account_of(item: Import) -> dict[str, Any]:
+    """Return what the line about an ended import says. What does not apply is None."""
+    started_at_ms = item.first_start_at_ms
+    waited_until_ms = started_at_ms or item.finished_at_ms
+    return {
+        "import_id": item.id,
+        "batch_id": item.batch_id or None,
+        "target": item.target,
+        "lane": item.lane,
+        "operation": item.requested_operation,
+        "priority": item.priority or None,
+        "job_id": item.job_id or None,
+        "outcome": item.state.value,
+        "waited_seconds": _seconds(item.accepted_at_ms, waited_until_ms),
+        "ran_seconds": _seconds(started_at_ms, item.finished_at_ms) if started_at_ms else None,
+        "attempts": item.attempts,
+        "polls": item.polls,
+        "conflicts": item.conflicts,
+        "doubts": item.doubts,
+        "throttled": item.throttled,
+        "retry_of": item.retry_of or None,
+        "error": item.error or None,
+    }
+
+
+def _seconds(since_ms: int, until_ms: int) -> float:
+    # an import that `recover` admits may have started before it was admitted
+    return max(0, until_ms - since_ms) / 1000

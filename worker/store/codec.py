@@ -139,7 +139,7 @@ def recorded_in(reply: Reply, import_id: str) -> Recorded:
 
 def ended_in(reply: Reply) -> list[Ended]:
     """Return imports that are over, each with the tasks that end with it."""
-    return [_ended(ended["id"], ended) for ended in reply["ended"]]
+    return [replace(_ended(each["id"], each), is_new=each["is_new"]) for each in reply["ended"]]
 
 
 def _readable_claim(reply: Reply, taken_at: float, facts: Mapping[str, LaneFacts]) -> Claim | None:

@@ -2,7 +2,8 @@
 -- release are left to its workers.
 --
 -- ARGV  1: JSON object: limit, delay_ms (until another worker may take them)
--- Returns JSON: ended (a list; {} if it is empty): each id, record (its fields), tasks (task id -> signature)
+-- Returns JSON: ended (a list; {} if it is empty): each id, record (its fields), tasks (task id -> signature),
+--       is_new (whether a script that finishes no tasks ended the import, and no worker took it before)
 -- Atomic, so that only one conductor at a time takes them.
 --
 -- needs: base
@@ -10,7 +11,9 @@
 local args = cjson.decode(ARGV[1])
 local now = base.now_ms()
 local overdue = {}
-for _, id in ipairs(redis.call('ZRANGEBYSCORE', KEY.unfinished, '-inf', now, 'LIMIT', 0, args.limit)) do
+local due = redis.call('ZRANGEBYSCORE', KEY.unfinished, '-inf', now, 'WITHSCORES', 'LIMIT', 0, args.limit)
+for n = 1, #due, 2 do
+  local id, due_ms = due[n], tonumber(due[n + 1])
   local record, tasks = base.hash_of(KEY.import .. id), base.hash_of(KEY.tasks .. id)
   if not next(record) or not next(tasks) then
     redis.call('ZREM', KEY.unfinished, id)
@@ -18,7 +21,8 @@ for _, id in ipairs(redis.call('ZRANGEBYSCORE', KEY.unfinished, '-inf', now, 'LI
     redis.call('ZADD', KEY.unfinished, now + base.STAND_BACK_MS, id)
   else
     redis.call('ZADD', KEY.unfinished, now + args.delay_ms, id)
-    overdue[#overdue + 1] = { id = id, record = record, tasks = tasks }
+    overdue[#overdue + 1] = { id = id, record = record, tasks = tasks,
+      is_new = due_ms <= tonumber(record.finished_at_ms) }
   end
 end
 return cjson.encode({ ended = overdue })

@@ -37,6 +37,9 @@ if tonumber(record.doubts or 0) == 0 then
   fields.last_start_at_ms = false
   fields.first_start_at_ms = false -- no call can have taken effect, so the deadline has not begun
 end
+if args.observed.throttle then
+  fields.throttled = tonumber(record.throttled or 0) + 1
+end
 history.note(args.id, now, args.why,
   { error = fields.error or nil, seconds = args.delay_ms / 1000 })
 batches.count_batch(record, 'starting', 'waiting', now)

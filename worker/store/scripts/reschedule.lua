@@ -29,6 +29,9 @@ end
 if args.counted then
   fields.polls = tonumber(record.polls or 0) + 1
 end
+if args.observed.throttle then
+  fields.throttled = tonumber(record.throttled or 0) + 1
+end
 if args.settled and record.doubt then
   history.note(args.id, now, 'found', { status = args.status })
 end
