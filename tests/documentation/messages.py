@@ -20,7 +20,7 @@ RAISED: Final = frozenset(
         *("BatchFileError", "SettingsError", "StateError", "ServerError", "WorkersError"),
         *("BadParameter", "UsageError", "ClickException", "ValueError", "InvalidTaskError"),
         *("InvalidRequestError", "BrokerBlockedError", "StoreUnavailableError", "fail", "_nok"),
-        "echo",
+        *("echo", "print_result"),
     }
 )
 """The calls whose text argument a user meets."""

@@ -10,7 +10,14 @@ from click.core import ParameterSource
 
 from config.settings import Settings, load_settings
 from worker.cli.batchlist import BatchState, Standing, as_json, as_line, as_table, list_batches
-from worker.cli.client import DEFAULT_REASON, make_console, not_known_batch, open_store
+from worker.cli.client import (
+    DEFAULT_REASON,
+    json_option,
+    make_console,
+    not_known_batch,
+    open_store,
+    print_result,
+)
 from worker.cli.listing import Duration, is_for_lines, limit_option, print_more
 from worker.runtime import store_config
 from worker.store.batchlist import is_indexed
@@ -123,37 +130,46 @@ async def _list(
 @click.option(
     "--reason", default="", metavar="TEXT", help="The reason, shown by status and explain."
 )
-def pause(batch_id: str, reason: str) -> None:
+@json_option
+def pause(batch_id: str, reason: str, *, as_json: bool) -> None:
     """Pause a batch: none of its imports starts until you resume it.
 
     Imports that have started continue. Other batches are not affected.
     """
-    asyncio.run(_pause(load_settings(), batch_id, reason.strip() or DEFAULT_REASON))
+    reason = reason.strip() or DEFAULT_REASON
+    asyncio.run(_pause(load_settings(), batch_id, reason, as_json=as_json))
 
 
 @batches.command()
 @batch_argument
-def resume(batch_id: str) -> None:
+@json_option
+def resume(batch_id: str, *, as_json: bool) -> None:
     """Resume a batch, whoever paused it, without waiting for its canaries.
 
     From now on, its stop rule counts only imports that end after this.
     """
-    asyncio.run(_resume(load_settings(), batch_id))
+    asyncio.run(_resume(load_settings(), batch_id, as_json=as_json))
 
 
-async def _pause(settings: Settings, batch_id: str, reason: str) -> None:
+async def _pause(settings: Settings, batch_id: str, reason: str, *, as_json: bool) -> None:
     async with open_batch(settings, batch_id) as control:
         fresh = await control.pause(batch_id, reason)
-    click.echo(
+    print_result(
         f"Batch {batch_id} {'is' if fresh else 'was already paused; it stays'} paused until you "
-        f"resume it: amplify-import batches resume {batch_id}"
+        f"resume it: amplify-import batches resume {batch_id}",
+        {"batchId": batch_id, "paused": True, "changed": fresh},
+        as_json=as_json,
     )
 
 
-async def _resume(settings: Settings, batch_id: str) -> None:
+async def _resume(settings: Settings, batch_id: str, *, as_json: bool) -> None:
     async with open_batch(settings, batch_id) as control:
         resumed = await control.resume(batch_id)
-    click.echo(f"Batch {batch_id} {'is resumed' if resumed else 'was not paused'}.")
+    print_result(
+        f"Batch {batch_id} {'is resumed' if resumed else 'was not paused'}.",
+        {"batchId": batch_id, "paused": False, "changed": resumed},
+        as_json=as_json,
+    )
 
 
 @asynccontextmanager

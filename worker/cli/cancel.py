@@ -1,7 +1,9 @@
 """`amplify-import cancel`: cancels imports that are no longer wanted."""
 
 import asyncio
+import json
 from collections import Counter
+from collections.abc import Mapping
 from functools import partial
 from typing import Final
 
@@ -9,7 +11,7 @@ import click
 
 from config.settings import load_settings
 from worker.cli.bulk import confirm, for_each
-from worker.cli.client import DEFAULT_REASON, not_known, open_store
+from worker.cli.client import DEFAULT_REASON, json_option, not_known, open_store, print_result
 from worker.domain.outcomes import Cancellation
 from worker.domain.states import TERMINAL, State
 from worker.runtime import store_config
@@ -24,22 +26,24 @@ UNDER_WAY: Final = frozenset(State) - TERMINAL
 @click.argument("name", metavar="IMPORT|BATCH")
 @click.option("--reason", default="", metavar="TEXT", help="Why; it becomes the imports' error.")
 @click.option("--yes", is_flag=True, help="Do not ask before cancelling a batch.")
-def cancel(name: str, reason: str, *, yes: bool) -> None:
+@json_option
+def cancel(name: str, reason: str, *, yes: bool, as_json: bool) -> None:
     """Cancel an import, or all imports of a batch that have not ended.
 
     A waiting import never starts. A job that is already running continues in AWS, and its outcome
     is only recorded. An import with a call in progress is cancelled when that call is answered.
     """
-    asyncio.run(_cancel(name, reason.strip() or DEFAULT_REASON, yes=yes))
+    asyncio.run(_cancel(name, reason.strip() or DEFAULT_REASON, yes=yes, as_json=as_json))
 
 
-async def _cancel(name: str, reason: str, *, yes: bool) -> None:
+async def _cancel(name: str, reason: str, *, yes: bool, as_json: bool) -> None:
     settings = load_settings()
     async with open_store(settings) as redis:
         store, views = ImportStore(redis, store_config(settings)), ImportViews(redis)
         verdict = await store.cancel(name, reason)
         if verdict is not Cancellation.UNKNOWN:
-            click.echo(f"Import {name} {_as_text(verdict)}.")
+            members = {"importId": name, "verdict": verdict}
+            print_result(f"Import {name} {_as_text(verdict)}.", members, as_json=as_json)
             return
         counts = await views.batch(name)
         if counts is None:
@@ -53,15 +57,24 @@ async def _cancel(name: str, reason: str, *, yes: bool) -> None:
             doing="cancelling",
             total=left,
         )
-    verdicts = Counter(cancelled_each)
+    _report_batch(counts, Counter(cancelled_each), as_json=as_json)
+
+
+def _report_batch(
+    counts: BatchCounts, verdicts: Mapping[Cancellation, int], *, as_json: bool
+) -> None:
     cancelled, asked = verdicts[Cancellation.CANCELLED], verdicts[Cancellation.ASKED]
+    missing = max(0, counts.expected - counts.accepted - counts.known)
+    if as_json:
+        numbers = {"cancelled": cancelled, "asked": asked, "notArrived": missing}
+        click.echo(json.dumps({"batchId": counts.batch_id, **numbers}))
+        return
     more = f", and {asked:,} more when their calls are answered" if asked else ""
-    click.echo(f"Batch {name}: {cancelled:,} imports are cancelled{more}.")
-    if counts.expected > counts.accepted + counts.known:
-        missing = counts.expected - counts.accepted - counts.known
+    click.echo(f"Batch {counts.batch_id}: {cancelled:,} imports are cancelled{more}.")
+    if missing:
         click.echo(
             f"{missing:,} more were announced and have not arrived; to hold them back: "
-            f"amplify-import batches pause {name}"
+            f"amplify-import batches pause {counts.batch_id}"
         )
 
 

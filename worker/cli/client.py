@@ -4,10 +4,11 @@ Exit codes are part of the command line's interface. `amplify-import --help` lis
 """
 
 import asyncio
+import json
 import sys
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
-from typing import Final
+from typing import Any, Final
 
 import click
 from amqp.exceptions import ChannelError
@@ -48,6 +49,14 @@ class NotKnownError(click.ClickException):
 
 DEFAULT_REASON: Final = "by an operator, no reason given"
 """The reason if an operator pauses or cancels something and gives none."""
+
+
+json_option = click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
+
+
+def print_result(text: str, members: Mapping[str, Any], *, as_json: bool) -> None:
+    """Print what a command did: as text for people, or as one JSON object of these members."""
+    click.echo(json.dumps(members) if as_json else text)
 
 
 def not_known(name: str) -> NotKnownError:

@@ -15,9 +15,11 @@ from worker.cli.client import (
     DEFAULT_REASON,
     BadInputError,
     NotKnownError,
+    json_option,
     make_console,
     open_store,
     open_views,
+    print_result,
 )
 from worker.cli.factlist import facts_as_json, facts_as_text
 from worker.cli.lanelist import as_json, as_line, as_table
@@ -58,19 +60,22 @@ def lanes(context: click.Context, *, as_objects: bool, facts: bool) -> None:
 @click.option(
     "--reason", default="", metavar="TEXT", help="The reason, shown by status and explain."
 )
-def pause(lane: str, reason: str) -> None:
+@json_option
+def pause(lane: str, reason: str, *, as_json: bool) -> None:
     """Pause a lane: no worker makes a call for it until you resume it.
 
     Calls in progress are completed. Imports keep waiting, and deadlines keep running.
     """
-    asyncio.run(_pause(load_settings(), lane, reason.strip() or DEFAULT_REASON))
+    reason = reason.strip() or DEFAULT_REASON
+    asyncio.run(_pause(load_settings(), lane, reason, as_json=as_json))
 
 
 @lanes.command()
 @lane_argument
-def resume(lane: str) -> None:
+@json_option
+def resume(lane: str, *, as_json: bool) -> None:
     """Resume a lane, whether it was paused by an operator or automatically."""
-    asyncio.run(_resume(load_settings(), lane))
+    asyncio.run(_resume(load_settings(), lane, as_json=as_json))
 
 
 @lanes.command("set-rate")
@@ -99,7 +104,8 @@ def resume(lane: str) -> None:
     help="The part of the shared limit for starts: 0.05 to 0.95.",
 )
 @click.option("--max-running", type=int, metavar="N", help="Unfinished jobs at once.")
-def set_rate(lane: str, **limits: float | None) -> None:
+@json_option
+def set_rate(lane: str, *, as_json: bool, **limits: float | None) -> None:
     """Set limits of a lane for all workers, also before it is first used.
 
     They override the configuration until you `reset` the lane. If AWS allows less, the lane follows
@@ -107,13 +113,19 @@ def set_rate(lane: str, **limits: float | None) -> None:
     """
     given = _limits_of(limits)
     asyncio.run(_set_limits(load_settings(), lane, given))
-    what = ", ".join(f"{name} {value:g}" for name, value in limits.items() if value is not None)
-    click.echo(f"Lane {lane}: {what}, from now on; to undo: amplify-import lanes reset {lane}")
+    what = {name: value for name, value in limits.items() if value is not None}
+    print_result(
+        f"Lane {lane}: {', '.join(f'{name} {value:g}' for name, value in what.items())}, from now"
+        f" on; to undo: amplify-import lanes reset {lane}",
+        {"lane": lane, "limits": {_camel_case(name): value for name, value in what.items()}},
+        as_json=as_json,
+    )
 
 
 @lanes.command()
 @lane_argument
-def reset(lane: str) -> None:
+@json_option
+def reset(lane: str, *, as_json: bool) -> None:
     """Forget the limits set with set-rate, and all that a lane has learned.
 
     That includes the facts that `lanes --facts` shows. Configured limits apply again; the others
@@ -121,6 +133,16 @@ def reset(lane: str) -> None:
     and you do not want to wait until the lane notices.
     """
     asyncio.run(_reset(load_settings(), lane))
+    print_result(
+        f"Lane {lane}: configured limits apply again; the others are learned anew.",
+        {"lane": lane, "reset": True},
+        as_json=as_json,
+    )
+
+
+def _camel_case(name: str) -> str:
+    first, *others = name.split("_")
+    return first + "".join(map(str.capitalize, others))
 
 
 def _who() -> str:
@@ -168,25 +190,30 @@ async def _show(settings: Settings, *, as_objects: bool, facts: bool) -> None:
         console.print(as_table(found))
 
 
-async def _pause(settings: Settings, lane: str, reason: str) -> None:
+async def _pause(settings: Settings, lane: str, reason: str, *, as_json: bool) -> None:
     async with _open_lane(settings, lane) as control:
         fresh = await control.pause(lane, reason)
-    click.echo(
+    print_result(
         f"Lane {lane} {'is' if fresh else 'was already paused; it stays'} paused until you "
-        f"resume it: amplify-import lanes resume {lane}"
+        f"resume it: amplify-import lanes resume {lane}",
+        {"lane": lane, "paused": True, "changed": fresh},
+        as_json=as_json,
     )
 
 
-async def _resume(settings: Settings, lane: str) -> None:
+async def _resume(settings: Settings, lane: str, *, as_json: bool) -> None:
     async with _open_lane(settings, lane) as control:
         resumed = await control.resume(lane)
-    click.echo(f"Lane {lane} {'is resumed' if resumed else 'was not paused'}.")
+    print_result(
+        f"Lane {lane} {'is resumed' if resumed else 'was not paused'}.",
+        {"lane": lane, "paused": False, "changed": resumed},
+        as_json=as_json,
+    )
 
 
 async def _reset(settings: Settings, lane: str) -> None:
     async with _open_lane(settings, lane) as control:
         await control.reset(lane)
-    click.echo(f"Lane {lane}: configured limits apply again; the others are learned anew.")
 
 
 async def _set_limits(settings: Settings, lane: str, limits: LaneLimits) -> None:

@@ -6,7 +6,14 @@ from typing import Final
 import click
 
 from config.settings import load_settings
-from worker.cli.client import DEFAULT_REASON, BadInputError, not_known, open_store
+from worker.cli.client import (
+    DEFAULT_REASON,
+    BadInputError,
+    json_option,
+    not_known,
+    open_store,
+    print_result,
+)
 from worker.domain.outcomes import Action, Resolution
 from worker.runtime import store_config
 from worker.store.store import ImportStore
@@ -39,7 +46,10 @@ class NotDoneError(click.ClickException):
 )
 @click.option("--fail", "action", flag_value=Action.FAIL.value, help="End the import as failed.")
 @click.option("--reason", default="", metavar="TEXT", help="The import's error, with --fail.")
-def resolve(name: str, job_id: str | None, action: str | None, reason: str) -> None:
+@json_option
+def resolve(
+    name: str, job_id: str | None, action: str | None, reason: str, *, as_json: bool
+) -> None:
     """Decide about an import whose outcome AWS does not reveal.
 
     Such an import waits for you. `doctor` lists them, and `explain` says why one waits and which
@@ -55,7 +65,11 @@ def resolve(name: str, job_id: str | None, action: str | None, reason: str) -> N
     decided = Action(action or Action.ADOPT)
     error = (reason.strip() or DEFAULT_REASON) if decided is Action.FAIL else ""
     asyncio.run(_resolve(name, decided, job_id or "", error))
-    click.echo(f"Import {name} {_as_text(decided, job_id)}.")
+    print_result(
+        f"Import {name} {_as_text(decided, job_id)}.",
+        {"importId": name, "action": decided, "jobId": job_id},
+        as_json=as_json,
+    )
 
 
 async def _resolve(name: str, action: Action, job_id: str, error: str) -> None:

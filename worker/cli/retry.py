@@ -1,6 +1,7 @@
 """`amplify-import retry`: retries imports that did not succeed."""
 
 import asyncio
+import json
 from collections import Counter
 from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Final
@@ -9,7 +10,7 @@ import click
 
 from config.settings import load_settings
 from worker.cli.bulk import confirm, for_each
-from worker.cli.client import not_known, open_store
+from worker.cli.client import json_option, not_known, open_store
 from worker.domain.imports import Import
 from worker.domain.outcomes import Retried, RetryVerdict
 from worker.domain.states import State
@@ -54,8 +55,11 @@ def choices(command: Callable[..., None]) -> Callable[..., None]:
 @click.argument("name", metavar="IMPORT|BATCH")
 @choices
 @click.option("--yes", is_flag=True, help="Do not ask before retrying imports of a batch.")
+@json_option
 @click.pass_context
-def retry(context: click.Context, /, name: str, *, yes: bool, **chosen: bool) -> None:
+def retry(
+    context: click.Context, /, name: str, *, yes: bool, as_json: bool, **chosen: bool
+) -> None:
     """Retry an import that did not succeed, or those of a batch.
 
     Each retry is a new import of the same request, ID:retry-1, in a batch BATCH:retry-1. The old
@@ -64,10 +68,10 @@ def retry(context: click.Context, /, name: str, *, yes: bool, **chosen: bool) ->
     interrupted, and retries no import twice.
     """
     states = tuple(state for state in CHOICES if chosen[state.value])
-    context.exit(asyncio.run(_retry(name, states, yes=yes)))
+    context.exit(asyncio.run(_retry(name, states, yes=yes, as_json=as_json)))
 
 
-async def _retry(name: str, states: Collection[State], *, yes: bool) -> int:
+async def _retry(name: str, states: Collection[State], *, yes: bool, as_json: bool) -> int:
     settings = load_settings()
     async with open_store(settings) as redis:
         store, views = ImportStore(redis, store_config(settings)), ImportViews(redis)
@@ -77,15 +81,29 @@ async def _retry(name: str, states: Collection[State], *, yes: bool) -> int:
                 raise click.UsageError(
                     f"{name} is an import; the options that choose outcomes work only for a batch."
                 )
-            return _report_one(item, await store.retry(item))
+            retried = await store.retry(item)
+            (_print_one_as_json if as_json else _print_one)(item, retried)
+            return _code_of({retried.verdict})
         counts = await views.batch(name)
         if counts is None:
             raise not_known(name)
-        return await _retry_batch(store, views, counts, states or DEFAULT_CHOICE, yes=yes)
+        states = states or DEFAULT_CHOICE
+        retry_batch_id, results = await _retry_batch(store, views, counts, states, yes=yes)
+    if as_json:
+        _print_all_as_json(name, retry_batch_id, results)
+    elif retry_batch_id:
+        _print_all(name, retry_batch_id, results)
+    else:
+        click.echo(f"Batch {name}: no import to retry ({_listed(states)}).")
+    return _code_of({verdict for _, verdict in results})
 
 
-def _report_one(item: Import, retried: Retried) -> int:
-    """Print the result of one retry; return the exit code."""
+def _code_of(verdicts: Collection[RetryVerdict]) -> int:
+    """Return the exit code."""
+    return 1 if _NOT_POSSIBLE.intersection(verdicts) else 0
+
+
+def _print_one(item: Import, retried: Retried) -> None:
     match retried.verdict:
         case RetryVerdict.RETRIED:
             batch = f" of batch {item.retry_batch_id}" if item.batch_id else ""
@@ -95,7 +113,16 @@ def _report_one(item: Import, retried: Retried) -> int:
             click.echo(f"Import {item.id} has already been retried as {retried.retry_id}.")
         case verdict:
             click.echo(f"Import {item.id} {_NOT_RETRIED[verdict]}.")
-    return 1 if retried.verdict in _NOT_POSSIBLE else 0
+
+
+def _print_one_as_json(item: Import, retried: Retried) -> None:
+    members = {
+        "importId": item.id,
+        "verdict": retried.verdict,
+        "retryId": retried.retry_id or None,
+        "retryBatchId": item.retry_batch_id or None if retried.retry_id else None,
+    }
+    click.echo(json.dumps(members))
 
 
 async def _retry_batch(
@@ -105,12 +132,12 @@ async def _retry_batch(
     states: Collection[State],
     *,
     yes: bool,
-) -> int:
+) -> tuple[str, list[tuple[str, RetryVerdict]]]:
+    """Retry imports of a batch; return the batch of the retries, '' if there are none, and them."""
     batch_id, total = counts.batch_id, sum(counts.by_state[state] for state in states)
     retry_batch_id = await _retry_batch_id(views, batch_id, states)
     if not retry_batch_id:
-        click.echo(f"Batch {batch_id}: no import to retry ({_listed(states)}).")
-        return 0
+        return "", []
     if not yes:
         confirm(f"Retry {_numbers(counts, states)} imports of batch {batch_id}?")
     # This may announce too many, as some were retried before and some can't be retried.
@@ -124,7 +151,7 @@ async def _retry_batch(
         total=total,
     )
     await store.close_batch(retry_batch_id)
-    return _report_all(batch_id, retry_batch_id, results)
+    return retry_batch_id, results
 
 
 async def _retry_batch_id(views: ImportViews, batch_id: str, states: Collection[State]) -> str:
@@ -139,10 +166,27 @@ async def _retry_member(store: ImportStore, item: Import) -> tuple[str, RetryVer
     return item.id, (await store.retry(item)).verdict
 
 
-def _report_all(
+def _print_all_as_json(
     batch_id: str, retry_batch_id: str, results: Sequence[tuple[str, RetryVerdict]]
-) -> int:
-    """Print the results of a batch's retries; return the exit code."""
+) -> None:
+    numbers = Counter(verdict for _, verdict in results)
+    members = {
+        "batchId": batch_id,
+        "retryBatchId": retry_batch_id or None,
+        "retried": numbers[RetryVerdict.RETRIED],
+        "already": numbers[RetryVerdict.ALREADY],
+        "notRetried": [
+            {"importId": import_id, "verdict": verdict}
+            for import_id, verdict in results
+            if verdict in _NOT_RETRIED
+        ],
+    }
+    click.echo(json.dumps(members))
+
+
+def _print_all(
+    batch_id: str, retry_batch_id: str, results: Sequence[tuple[str, RetryVerdict]]
+) -> None:
     numbers = Counter(verdict for _, verdict in results)
     retried, already = numbers[RetryVerdict.RETRIED], numbers[RetryVerdict.ALREADY]
     before = f"; {already:,} had already been retried" if already else ""
@@ -156,7 +200,6 @@ def _report_all(
         click.echo(f"... and {more:,} more that are not retried")
     if retried or already:
         click.echo(f"Follow it: amplify-import watch {retry_batch_id}")
-    return 1 if _NOT_POSSIBLE & numbers.keys() else 0
 
 
 def _imports(number: int) -> str:

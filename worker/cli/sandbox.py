@@ -1,6 +1,7 @@
 """`amplify-import sandbox`: runs the simulated API until it is interrupted."""
 
 import asyncio
+import json
 import signal
 
 import click
@@ -29,18 +30,26 @@ from worker.sandbox.server import SandboxServer
     help="A shipped scenario or a TOML file.",
 )
 @click.option("--list-scenarios", is_flag=True, help="List the shipped scenarios and exit.")
+@click.option("--json", "as_json", is_flag=True, help="List each scenario as one line of JSON.")
 @click.option("--log-calls", is_flag=True, help="Log every call as it ends.")
 def sandbox(
-    host: str, port: int, scenario_name: str, *, list_scenarios: bool, log_calls: bool
+    host: str,
+    port: int,
+    scenario_name: str,
+    *,
+    list_scenarios: bool,
+    as_json: bool,
+    log_calls: bool,
 ) -> None:
     """Serve the import API locally, with quotas and faults on demand.
 
     It needs no AWS account. Any credentials work; only the time in a signature is checked.
     """
     if list_scenarios:
-        for name in shipped_scenarios():
-            click.echo(f"{name:10} {load_scenario(name).description}")
+        _list(as_json=as_json)
         return
+    if as_json:
+        raise click.UsageError("--json works only with --list-scenarios.")
     try:
         scenario = load_scenario(scenario_name)
         asyncio.run(_serve(scenario, host, port, log_calls=log_calls))
@@ -49,6 +58,13 @@ def sandbox(
     except OSError as error:
         message = f"Cannot listen on {host}:{port}: {error.strerror}"
         raise FailedHereError(message) from error
+
+
+def _list(*, as_json: bool) -> None:
+    for name in shipped_scenarios():
+        description = load_scenario(name).description
+        scenario = {"name": name, "description": description}
+        click.echo(json.dumps(scenario) if as_json else f"{name:10} {description}")
 
 
 async def _serve(scenario: Scenario, host: str, port: int, *, log_calls: bool) -> None:

@@ -3,7 +3,7 @@
 --
 -- ARGV  1: JSON object: limit, delay_ms (until another worker may take them)
 -- Returns JSON: ended (a list; {} if it is empty): each id, record (its fields), tasks (task id -> signature),
---       is_new (whether a script that finishes no tasks ended the import, and no worker took it before)
+--       is_new (whether a script that finishes no tasks ended it, and no worker took it before)
 -- Atomic, so that only one conductor at a time takes them.
 --
 -- needs: base
