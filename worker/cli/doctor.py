@@ -17,6 +17,7 @@ from config.servers import server_of
 from config.settings import REGION, Settings, SettingsError, load_settings
 from config.text import mask_text
 from worker.celery import app
+from worker.cli.brokerchecks import check_metrics_port, check_queues
 from worker.cli.checks import Check, Verdict, advice_on, failed, in_thread, judge, within
 from worker.cli.client import (
     UnreachableError,
@@ -26,6 +27,7 @@ from worker.cli.client import (
 from worker.cli.factlist import fact_checks, undecided_checks
 from worker.cli.progress import is_plain
 from worker.cli.sending import BROKER_ERRORS, broker_of
+from worker.cli.storechecks import check_clock, check_events, check_memory
 from worker.domain.requests import DEFAULT_ACCOUNT
 from worker.operations.aws import SOME_REGION, Aws
 from worker.operations.http import CallFailedError
@@ -81,7 +83,8 @@ async def _examine(accounts: Sequence[str]) -> list[Check]:
     broker = await within(BROKER_SECONDS, "broker", in_thread(_check_broker), START_BROKER)
     configured = {name.rpartition("/")[0] for name in lanes}
     aws = await _check_aws({DEFAULT_ACCOUNT, *accounts, *configured, *used})
-    return [Check("settings", Verdict.OK, "valid"), *store, *broker, *aws]
+    port = await asyncio.to_thread(check_metrics_port, settings)
+    return [Check("settings", Verdict.OK, "valid"), *store, *broker, *port, *aws]
 
 
 async def _check_store(settings: Settings, used: set[str]) -> list[Check]:
@@ -94,6 +97,8 @@ async def _check_store(settings: Settings, used: set[str]) -> list[Check]:
                 *await _check_permissions(redis, server_of(settings.redis_url).db),
                 *await _check_writes(redis),
                 *await _check_lanes(views, used, settings),
+                *await check_clock(views),
+                *await check_events(redis, settings),
             ]
     except (UnreachableError, SettingsError) as error:
         message = str(error)
@@ -106,7 +111,12 @@ async def _ask_server(where: str, views: ImportViews) -> list[Check]:
     except ResponseError as error:
         unknown = failed("server", "INFO is", error, "let this user run it", Verdict.WARN)
         return [Check("store", Verdict.OK, where), unknown]
-    return [_reachable(where, facts), *_server_checks(facts), *_failover_checks(facts)]
+    return [
+        _reachable(where, facts),
+        *_server_checks(facts),
+        *check_memory(facts),
+        *_failover_checks(facts),
+    ]
 
 
 async def _check_permissions(redis: "Redis", db: int) -> list[Check]:
@@ -215,13 +225,14 @@ def _check_broker() -> list[Check]:
     try:
         with app.connection_for_write(connect_timeout=CONNECT_SECONDS) as connection:
             connection.ensure_connection(max_retries=1, interval_start=0, timeout=CONNECT_SECONDS)
+            queues = check_queues(app, connection)
         workers = app.control.ping(timeout=PING_SECONDS)
     except BROKER_ERRORS as error:
         cause = error.__cause__ if isinstance(error, OperationalError) else error
         if isinstance(cause, NoPermissionError) and about_channels(str(cause)):
             return [well, failed("workers", "remote control is", cause, "", Verdict.WARN)]
         return [failed("broker", where, cause or error, START_BROKER)]
-    return [well, _judge_workers(workers or [])]
+    return [well, *queues, _judge_workers(workers or [])]
 
 
 def _judge_workers(answers: Sequence[dict[str, Any]]) -> Check:

@@ -46,7 +46,7 @@ producers that use other exchanges need."""
 
 _STEPS: Final = [step for step in Consumer.Blueprint.default_steps if step != _DELAYED_DELIVERY]
 
-_REMEDY: Final = (
+QUEUE_REMEDY: Final = (
     "let producers declare the queue as workers do: durable, of the type in IMPORTS_QUEUE_TYPE,"
     " without other arguments; the queue that is there can be deleted once it is empty"
 )
@@ -123,7 +123,7 @@ class ImportsConsumer(Consumer):
                 for queue in self.app.amqp.queues.values():
                     queue(channel).declare()
         except PreconditionFailed as error:
-            log.critical("queue.refused", error=error.reply_text, remedy=_REMEDY)
+            log.critical("queue.refused", error=error.reply_text, remedy=QUEUE_REMEDY)
             connection.close()
             raise WorkerShutdown(1) from error
         except BaseException:

@@ -102,6 +102,11 @@ async def read_overview(redis: "Redis", batches: int = 0) -> Overview:
     )
 
 
+async def read_event_groups(redis: "Redis") -> tuple[Group, ...]:
+    """Return the consumer groups of the events; none if there is no stream yet."""
+    return _groups(await redis.xinfo_groups(EVENTS.name)) if await redis.exists(EVENTS.name) else ()
+
+
 def _groups(reply: Any) -> tuple[Group, ...]:
     """Return the groups in a reply to XINFO GROUPS, which fails if there is no stream."""
     if isinstance(reply, ResponseError):

@@ -74,6 +74,7 @@ class ServerFacts:
     cluster: bool
     maxmemory_bytes: int
     maxmemory_policy: str
+    used_bytes: int
 
 
 class ImportViews:
@@ -227,6 +228,7 @@ class ImportViews:
             cluster=bool(info.get("cluster_enabled")),
             maxmemory_bytes=int(info.get("maxmemory", 0)),
             maxmemory_policy=str(info.get("maxmemory_policy", "")),
+            used_bytes=int(info.get("used_memory", 0)),
         )
 
     async def newest_event_id(self) -> str:
