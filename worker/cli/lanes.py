@@ -113,13 +113,7 @@ def set_rate(lane: str, *, as_json: bool, **limits: float | None) -> None:
     """
     given = _limits_of(limits)
     asyncio.run(_set_limits(load_settings(), lane, given))
-    what = {name: value for name, value in limits.items() if value is not None}
-    print_result(
-        f"Lane {lane}: {', '.join(f'{name} {value:g}' for name, value in what.items())}, from now"
-        f" on; to undo: amplify-import lanes reset {lane}",
-        {"lane": lane, "limits": {_camel_case(name): value for name, value in what.items()}},
-        as_json=as_json,
-    )
+    _print_limits(lane, limits, as_json=as_json)
 
 
 @lanes.command()
@@ -136,6 +130,16 @@ def reset(lane: str, *, as_json: bool) -> None:
     print_result(
         f"Lane {lane}: configured limits apply again; the others are learned anew.",
         {"lane": lane, "reset": True},
+        as_json=as_json,
+    )
+
+
+def _print_limits(lane: str, limits: dict[str, float | None], *, as_json: bool) -> None:
+    what = {name: value for name, value in limits.items() if value is not None}
+    print_result(
+        f"Lane {lane}: {', '.join(f'{name} {value:g}' for name, value in what.items())}, from now"
+        f" on; to undo: amplify-import lanes reset {lane}",
+        {"lane": lane, "limits": {_camel_case(name): value for name, value in what.items()}},
         as_json=as_json,
     )
 

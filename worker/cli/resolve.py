@@ -65,11 +65,8 @@ def resolve(
     decided = Action(action or Action.ADOPT)
     error = (reason.strip() or DEFAULT_REASON) if decided is Action.FAIL else ""
     asyncio.run(_resolve(name, decided, job_id or "", error))
-    print_result(
-        f"Import {name} {_as_text(decided, job_id)}.",
-        {"importId": name, "action": decided, "jobId": job_id},
-        as_json=as_json,
-    )
+    members = {"importId": name, "action": decided, "jobId": job_id}
+    print_result(f"Import {name} {_as_text(decided, job_id)}.", members, as_json=as_json)
 
 
 async def _resolve(name: str, action: Action, job_id: str, error: str) -> None:

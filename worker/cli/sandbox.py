@@ -50,6 +50,10 @@ def sandbox(
         return
     if as_json:
         raise click.UsageError("--json works only with --list-scenarios.")
+    _run(scenario_name, host, port, log_calls=log_calls)
+
+
+def _run(scenario_name: str, host: str, port: int, *, log_calls: bool) -> None:
     try:
         scenario = load_scenario(scenario_name)
         asyncio.run(_serve(scenario, host, port, log_calls=log_calls))
