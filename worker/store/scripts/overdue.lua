@@ -2,7 +2,7 @@
 -- release are left to its workers.
 --
 -- ARGV  1: JSON object: limit, delay_ms (until another worker may take them)
--- Returns JSON: ended (a list; {} if it is empty): each id, record (its fields), tasks (task id -> signature),
+-- Returns JSON: ended (a list; {} if empty): each id, record (its fields), tasks (task id -> signature),
 --       is_new (whether a script that finishes no tasks ended it, and no worker took it before)
 -- Atomic, so that only one conductor at a time takes them.
 --
