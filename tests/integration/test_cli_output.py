@@ -1,23 +1,20 @@
 """What the command line prints to terminals, files and closed streams, and its exit codes."""
 
-import os
-import pty
 import signal
 import subprocess
-from collections.abc import Iterator, Mapping
-from contextlib import suppress
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from tests.support import BIN, CommandLine, members, recording, wait_until
+from tests.support.terminal import PROGRAM, Terminal
 from worker.domain.outcomes import Envelope
 from worker.domain.states import State
 from worker.operations.registry import OPERATIONS
 from worker.store.store import ImportStore
 
-PROGRAM = BIN / "amplify-import"
 HOSTILE = "\x1b]0;taken over\x07\x9b2J\r"
 SHOWN = r"\x1b]0;taken over\x07\x9b2J\r"
 NO_ROOM = "No space left on device"
@@ -40,49 +37,6 @@ async def batch(store: ImportStore) -> str:
         store, claim, State.FAILED, error=error, job_id="j1", operation="Import", status=""
     )
     return "b"
-
-
-class Terminal:
-    """A command on its own terminal."""
-
-    def __init__(self, arguments: tuple[str, ...], environment: Mapping[str, str]) -> None:
-        self._ours, theirs = pty.openpty()
-        self.printed = ""
-        self.process = subprocess.Popen(
-            [PROGRAM, *arguments],
-            env={**environment, "TERM": "xterm"},
-            stdin=theirs,
-            stdout=theirs,
-            stderr=theirs,
-        )
-        os.close(theirs)
-
-    def read_until(self, text: str) -> None:
-        """Read until the command has printed the text."""
-        while text not in self.printed:
-            self.printed += os.read(self._ours, 4096).decode(errors="replace")
-
-    def answer(self, text: str) -> None:
-        """Type a line."""
-        os.write(self._ours, f"{text}\n".encode())
-
-    def is_waiting(self) -> bool:
-        """Whether the main thread sleeps. Python may lose an interrupt that comes just before."""
-        status = Path(f"/proc/{self.process.pid}/stat").read_text()
-        return status.rpartition(") ")[2].startswith("S")
-
-    def end(self) -> int:
-        """Read to the end and return the exit code."""
-        with suppress(OSError):  # the other side was closed
-            while data := os.read(self._ours, 4096):
-                self.printed += data.decode(errors="replace")
-        return self.process.wait(20)
-
-    def close(self) -> None:
-        """Kill the command and close the terminal."""
-        self.process.kill()
-        self.process.wait(20)
-        os.close(self._ours)
 
 
 @pytest.fixture

@@ -41,14 +41,16 @@ async def for_each(
     *,
     doing: str,
     total: int,
+    shown: bool = True,
 ) -> list[R]:
     """Call `act` for every item, up to `AT_ONCE` at once, and return the results in order.
 
-    Shows the progress as `doing`, out of `total` items.
+    Shows the progress as `doing`, out of `total` items, if `shown` is set.
     """
     results: list[R] = []
     console = make_console(stderr=True)
-    with Progress(console=console, transient=True, disable=is_plain(console)) as progress:
+    hidden = not shown or is_plain(console)
+    with Progress(console=console, transient=True, disable=hidden) as progress:
         task = progress.add_task(doing, total=total)
         async for page in pages:
             for start in range(0, len(page), AT_ONCE):

@@ -73,10 +73,16 @@ def not_known_batch(batch_id: str) -> NotKnownError:
     )
 
 
-def make_console(*, stderr: bool = False) -> Console:
-    """Return a console that prints text as it is, without markup and highlighting."""
+def make_console(*, stderr: bool = False, plain: bool = False) -> Console:
+    """Return a console that prints text as it is, without markup and highlighting.
+
+    With `plain`, it treats a terminal as a file.
+    """
     stream = drawn(sys.stderr if stderr else sys.stdout)
-    return ShownConsole(file=stream, markup=False, highlight=False, emoji=False)
+    terminal = False if plain else None
+    return ShownConsole(
+        file=stream, force_terminal=terminal, markup=False, highlight=False, emoji=False
+    )
 
 
 @asynccontextmanager

@@ -18,7 +18,7 @@ EXAMPLES: Final = {
         "submit apps.jsonl --batch-id wave-1 --skip-invalid",
         "submit apps.csv --canary 10 --stop-percent 5",
     ),
-    "watch": (BATCHES, "watch wave-1", "watch wave-1 --json > summary.json"),
+    "watch": (BATCHES, "watch", "watch wave-1 wave-2", "watch wave-1 --json > summary.json"),
     "status": (BATCHES, "status move-0001", "status wave-1 --failed", "status wave-1 --json"),
     "explain": ("guides/troubleshoot.md", "explain move-0001", "explain move-0001 --json"),
     "report": (

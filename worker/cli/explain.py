@@ -73,16 +73,24 @@ def explain(name: str, *, as_json: bool) -> None:
     if as_json:
         click.echo(json.dumps(_as_json(explanation)))
     else:
-        click.echo("\n".join(_as_text(explanation)))
+        click.echo("\n".join(as_text(explanation)))
 
 
 async def _explain(name: str) -> Explanation:
     async with open_views(load_settings()) as views:
-        item = await views.find(name)
-        if item is None:
+        explanation = await explanation_of(views, name)
+        if explanation is None:
             raise await _no_import(views, name)
-        now_ms, lines = await views.history(name)
-        where = None if item.is_terminal else await views.whereabouts(item)
+    return explanation
+
+
+async def explanation_of(views: ImportViews, import_id: str) -> Explanation | None:
+    """Return what is known about an import; None if it is not known (any more)."""
+    item = await views.find(import_id)
+    if item is None:
+        return None
+    now_ms, lines = await views.history(import_id)
+    where = None if item.is_terminal else await views.whereabouts(item)
     return Explanation(
         item=item,
         now_ms=now_ms,
@@ -100,7 +108,8 @@ async def _no_import(views: ImportViews, name: str) -> click.ClickException:
     )
 
 
-def _as_text(explanation: Explanation) -> list[str]:
+def as_text(explanation: Explanation) -> list[str]:
+    """Return an explanation as lines of text."""
     item = explanation.item
     batch = f", batch {item.batch_id}" if item.batch_id else ""
     what = f"{item.requested_operation} of {item.target}"

@@ -54,6 +54,7 @@ Examples:
   amplify-import demo                          see it work, without AWS or Redis
   amplify-import run apps.csv                  import all apps of a file, with nothing else running
   amplify-import submit apps.csv --watch       the same, through workers that are already running
+  amplify-import watch                         batches, lanes and failures, on the whole screen
   amplify-import status BATCH --failed         what went wrong, and why
   amplify-import explain IMPORT                what happened to it, and when it will start
   amplify-import report BATCH -o report.html   the batch on one page, to keep or to send

@@ -134,12 +134,30 @@ async def _retry_batch(
     yes: bool,
 ) -> tuple[str, list[tuple[str, RetryVerdict]]]:
     """Retry imports of a batch; return the batch of the retries, '' if there are none, and them."""
-    batch_id, total = counts.batch_id, sum(counts.by_state[state] for state in states)
-    retry_batch_id = await _retry_batch_id(views, batch_id, states)
+    batch_id = counts.batch_id
+    retry_batch_id = await retry_batch_id_of(views, batch_id, states)
     if not retry_batch_id:
         return "", []
     if not yes:
         confirm(f"Retry {_numbers(counts, states)} imports of batch {batch_id}?")
+    results = await retry_members(store, views, counts, states, retry_batch_id)
+    return retry_batch_id, results
+
+
+async def retry_members(
+    store: ImportStore,
+    views: ImportViews,
+    counts: BatchCounts,
+    states: Collection[State],
+    retry_batch_id: str,
+    *,
+    shown: bool = True,
+) -> list[tuple[str, RetryVerdict]]:
+    """Retry a batch's imports in these states; return the id and the verdict of each.
+
+    If `shown` is set, show the progress on standard error.
+    """
+    batch_id, total = counts.batch_id, sum(counts.by_state[state] for state in states)
     # This may announce too many, as some were retried before and some can't be retried.
     # `close_batch` corrects it.
     earlier = await views.batch(retry_batch_id)
@@ -149,12 +167,13 @@ async def _retry_batch(
         lambda item: _retry_member(store, item),
         doing="retrying",
         total=total,
+        shown=shown,
     )
     await store.close_batch(retry_batch_id)
-    return retry_batch_id, results
+    return results
 
 
-async def _retry_batch_id(views: ImportViews, batch_id: str, states: Collection[State]) -> str:
+async def retry_batch_id_of(views: ImportViews, batch_id: str, states: Collection[State]) -> str:
     """Return the id of the batch for a batch's retries; '' if there is nothing to retry."""
     async for items in views.own_members(batch_id, states):
         if items:

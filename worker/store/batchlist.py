@@ -32,7 +32,7 @@ async def batches_after(
         ids: Any = await redis.zrevrange(BATCHES.name, start, start + READ_AT_ONCE - 1)
         if not ids:
             return
-        yield await _read(redis, ids)
+        yield await read_batches(redis, ids)
         start, last = start + len(ids), ids[-1]
 
 
@@ -41,7 +41,14 @@ async def _rank(redis: "Redis", batch_id: str) -> int | None:
     return None if rank is None else int(rank)
 
 
-async def _read(redis: "Redis", ids: Sequence[str]) -> list[BatchCounts]:
+async def newest_batches(redis: "Redis", count: int) -> list[BatchCounts]:
+    """Return up to so many batches, newest first, without those that have expired."""
+    ids: Any = await redis.zrevrange(BATCHES.name, 0, count - 1)
+    return await read_batches(redis, ids)
+
+
+async def read_batches(redis: "Redis", ids: Sequence[str]) -> list[BatchCounts]:
+    """Return these batches, without those that are not known (any more)."""
     async with redis.pipeline(transaction=False) as pipeline:
         for batch_id in ids:
             pipeline.hgetall(BATCH.name + batch_id)

@@ -32,13 +32,14 @@ class Limit:
 class Budget:
     """The limit of one class of calls: `start`, `poll`, or `shared` if both have one limit.
 
-    `pace` is the calls per second that are granted now. `blocked_seconds` is how long AWS asked to
-    receive no calls.
+    `pace` is the calls per second that are granted now, and `granted` how many were granted so far.
+    `blocked_seconds` is how long AWS asked to receive no calls.
     """
 
     rate: Limit
     burst: Limit
     pace: float
+    granted: int
     blocked_seconds: float
 
 
@@ -231,6 +232,7 @@ class LaneView:
             rate=rate,
             burst=burst,
             pace=pace if rate.source is Source.LEARNED else min(pace, rate.value or pace),
+            granted=int(limiter.get("granted", 0)),
             blocked_seconds=max(0.0, (limiter.get("blocked_until", 0.0) - self.read_at_ms) / 1000),
         )
 

@@ -257,6 +257,14 @@ class ImportViews:
         reply: Any = await self._redis.xread({EVENTS.name: after_id}, count=count, block=block_ms)
         return [_event(*entry) for entries in _entries_of(reply) for entry in entries]
 
+    async def latest_events(self, after: str, count: int) -> list[tuple[str, Event]]:
+        """Return up to `count` of the newest events, newest first, in one round trip.
+
+        `after` is a bound as XREVRANGE takes it: `-` for all, or `(ID` for those behind an entry.
+        """
+        entries: Any = await self._redis.xrevrange(EVENTS.name, min=after, count=count)
+        return [_event(*entry) for entry in entries]
+
     async def _member_ids(self, batch_id: str) -> AsyncIterator[list[str]]:
         start = 0
         while True:
