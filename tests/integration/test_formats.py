@@ -70,7 +70,7 @@ async def test_imports_of_an_earlier_release_are_completed(
     await generate.restore(redis, dumped)
     start_worker()
     new = {"by-task", "by-stream"}
-    wait_until(lambda: len(producer.events(*TERMINAL)) >= len(ids | new) + 1, "all are over", 60)
+    wait_until(lambda: len(producer.events(*TERMINAL)) >= len(ids | new) + 1, "all are over", 180)
 
     ends = {e["data"]["importId"]: e["type"] for e in producer.events(*TERMINAL)}
     assert Counter(e["data"]["importId"] for e in producer.events(*TERMINAL)).total() == len(ends)

@@ -32,7 +32,7 @@ from worker.store.store import ImportStore
 LANE = "default/us-east-1"
 NOTHING = {"error": "", "job_id": "", "operation": "", "status": ""}
 CONFIG = StoreConfig(
-    retention_seconds=60, events_max_length=100, lease_seconds=30, settle_seconds=0
+    retention_seconds=3600, events_max_length=100, lease_seconds=30, settle_seconds=0
 )
 TROUBLES: dict[str, tuple[tuple[object, ...], tuple[object, ...]]] = {
     "OOM": (("CONFIG SET", "maxmemory", 1), ("CONFIG SET", "maxmemory", 0)),
