@@ -47,7 +47,7 @@ def tasks_page(sandbox: Sandbox, store_url: str, tmp_path: Path) -> Iterator[str
         yield page
     finally:
         process.terminate()
-        process.wait(20)
+        process.wait(90)
         log.close()
 
 

@@ -289,7 +289,7 @@ async def test_a_reader_that_closes_the_pipe_causes_no_error(
         assert follow.stdout.readline()
         follow.stdout.close()
         await admit(store, "d2")
-        assert follow.wait(20) == 141
+        assert follow.wait(90) == 141
         assert follow.stderr.read() == ""
 
 

@@ -10,6 +10,7 @@ from kombu import Connection
 from redis import Redis
 
 from tests.support import CommandLine
+from tests.support.brokers import RABBITMQ_VHOST, virtual_host
 from tests.support.servers import DURABLE, Server
 from tests.support.waiting import free_port
 from worker.cli.storechecks import judge_clock
@@ -21,23 +22,22 @@ def examined(url: str, **settings: str) -> dict[str, Any]:
     return {check["name"]: check for check in report["checks"]}
 
 
-def test_doctor_names_the_queue_that_rabbitmq_has_with_other_arguments(
-    rabbitmq_url: str, store_url: str
-) -> None:
-    before = examined(store_url, IMPORTS_BROKER_URL=rabbitmq_url)
-    assert "queues" not in before, "queues that are not there yet are no problem"
-    with Connection(rabbitmq_url) as connection, connection.channel() as opened:
-        channel: Any = opened
-        channel.queue_declare(
-            "imports", durable=True, auto_delete=False, arguments={"x-max-length": 1}
-        )
-        check = examined(store_url, IMPORTS_BROKER_URL=rabbitmq_url)["queues"]
-        assert check["verdict"] == "FAIL"
-        assert "'imports'" in check["detail"]
-        assert "x-max-length" in check["detail"]
-        assert "declare the queue as workers do" in check["remedy"]
-        with pytest.raises(connection.channel_errors, match=r"imports\.finish"):
-            channel.queue_declare("imports.finish", passive=True)  # doctor has not created it
+def test_doctor_names_the_queue_that_rabbitmq_has_with_other_arguments(store_url: str) -> None:
+    with virtual_host(f"{RABBITMQ_VHOST}-doctor") as url:
+        before = examined(store_url, IMPORTS_BROKER_URL=url)
+        assert "queues" not in before, "queues that are not there yet are no problem"
+        with Connection(url) as connection, connection.channel() as opened:
+            channel: Any = opened
+            channel.queue_declare(
+                "imports", durable=True, auto_delete=False, arguments={"x-max-length": 1}
+            )
+            check = examined(store_url, IMPORTS_BROKER_URL=url)["queues"]
+            assert check["verdict"] == "FAIL"
+            assert "'imports'" in check["detail"]
+            assert "x-max-length" in check["detail"]
+            assert "declare the queue as workers do" in check["remedy"]
+            with pytest.raises(connection.channel_errors, match=r"imports\.finish"):
+                channel.queue_declare("imports.finish", passive=True)  # doctor has not created it
 
 
 def test_doctor_names_a_group_that_is_about_to_lose_events(store_url: str) -> None:

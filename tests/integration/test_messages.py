@@ -153,7 +153,7 @@ def test_a_worker_killed_while_kombu_receives_a_message_loses_nothing(
     killed = Worker(environment, tmp_path / "killed.log", app="tests.chaos.killed_in_kombu")
     task = producer.send(members())
     try:
-        assert killed.process.wait(20) == -9, "the worker has died after it popped the message"
+        assert killed.process.wait(90) == -9, "the worker has died after it popped the message"
     finally:
         killed.kill()
     assert not producer.redis.exists("imports", "imports.admit")
@@ -181,7 +181,7 @@ def test_a_worker_killed_with_a_wrong_clock_loses_no_message(
     )
     task = producer.send(members())
     try:
-        assert killed.process.wait(20) == -9, (
+        assert killed.process.wait(90) == -9, (
             "the worker has died after it recorded the message with its clock"
         )
     finally:
@@ -287,8 +287,10 @@ def test_invalid_messages_end_under_their_own_id_with_an_explanation(
             publish(channel, message)
     worker = start_worker()
     for name, (_, sentence) in INVALID_MESSAGES.items():
+        result = producer.app.AsyncResult(ids[name])
+        wait_until(result.ready, f"the task of {name} has ended")
         with pytest.raises(Exception, match="rejected") as raised:
-            producer.app.AsyncResult(ids[name]).get(timeout=60)
+            result.get(timeout=60)
         assert type(raised.value).__name__ == "ImportRejected"
         assert str(raised.value).endswith(sentence), name
     errors = sorted(event["data"]["error"] for event in producer.events("import.rejected"))

@@ -350,7 +350,7 @@ def test_the_command_serves_the_metrics_of_the_store(
             assert scraper.samples().labels("imports_store_up") == [{}]
             assert scraper.samples().value("imports_store_up") == 0
             process.send_signal(signal.SIGTERM)
-            assert process.wait(10) == 0
+            assert process.wait(90) == 0
 
 
 async def test_the_overview_shows_lanes_streams_and_tasks(make_store: Any, redis: Any) -> None:

@@ -161,7 +161,7 @@ def test_a_worker_is_drained_by_a_command(
     record = f"imports:import:{task.id}"
     wait_until(lambda: producer.redis.hget(record, "attempts") == "1", "its start is in progress")
     producer.app.control.shutdown()
-    assert worker.process.wait(20) == 0
+    assert worker.process.wait(90) == 0
     assert producer.redis.hget(record, "job_id")
 
 

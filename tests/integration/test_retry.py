@@ -309,7 +309,7 @@ async def test_a_killed_retry_is_continued_and_the_batch_completes_once(
         while await redis.zcard("imports:members:b:retry-1") < 100:
             assert killed.poll() is None, "the command ended before it could be killed"
         killed.kill()
-        killed.wait(20)
+        killed.wait(90)
     came = await redis.zcard("imports:members:b:retry-1")
     assert 0 < came < total
     assert (await counts_of(redis, "b:retry-1")).total >= total, "it waits for the others"

@@ -373,7 +373,7 @@ def test_sigterm_finishes_calls_in_progress_and_claims_no_more(
     is_starting = lambda: producer.redis.hget(f"imports:import:{task.id}", "attempts")  # noqa: E731
     wait_until(is_starting, "the start is made")
     worker.process.send_signal(signal.SIGTERM)
-    assert worker.process.wait(20) == 0
+    assert worker.process.wait(90) == 0
     assert producer.redis.hget(f"imports:import:{task.id}", "job_id")
     assert producer.redis.zcard("imports:leases:default/us-east-1") == 0
     start_worker()
