@@ -7,6 +7,7 @@ scripts in the store.
 
 import heapq
 import itertools
+import math
 import random
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -94,9 +95,9 @@ class LearningLimiter:
         return self._lua.grant(self.state)
 
     def wait(self, now: float) -> float:
-        """Return the seconds until the next grant."""
+        """Return the seconds until the next grants, while any number of calls is due."""
         self._lua.refill(self.state, now * 1000)
-        return max(0.0, float(self._lua.ready_at(self.state)) / 1000 - now)
+        return max(0.0, float(self._lua.ready_at(self.state, math.inf)) / 1000 - now)
 
     def accepted(self, now: float, grant: Any) -> None:
         """Learn from an answer."""

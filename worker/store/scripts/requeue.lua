@@ -57,9 +57,7 @@ if tonumber(record.doubts or 0) == 0 then
 end
 answers.note_answer(lane, args, exact)
 base.schedule_lane(lane, now + args.delay_ms, now)
-if queues.has_waiting(lane) then
-  base.schedule_lane(lane, now, now) -- a place under max_running has become free
-end
+queues.free_place(lane, now)
 if record.cancel_reason then
   imports.cancel_import(args.id, record, now)
 end

@@ -36,16 +36,30 @@ local function room_for_jobs(lane_name, lane, defaults, known, now)
   return math.min(room, allowed, pioneers), above, math.min(allowed, pioneers), until_ms
 end
 
+-- When the next poll can be made: as soon as permitted if one is due already, otherwise together with those
+-- that are due soon after it.
+local function next_poll(lane_name, limiter)
+  local due = math.min(first_score(KEY.polls .. lane_name) or math.huge,
+    first_score(KEY.late .. lane_name) or math.huge)
+  if due <= limiter.filled_at then
+    return limiters.ready_at(limiter, math.huge)
+  end
+  return math.max(due, limiter.filled_at + 1000 * limiters.GATHER_SECONDS, limiters.ready_at(limiter))
+end
+
+-- Note whether imports wait for a place under max_running or the ceiling (queues.free_place).
+local function note_crowd(lane_name, lane, is_crowded)
+  if is_crowded ~= (lane.crowded ~= nil) then
+    base.put(KEY.lane .. lane_name, lane, { crowded = is_crowded and 1 })
+  end
+end
+
 -- When the lane can make its next call, as far as its limits show.
 local function next_call(lane_name, lane, start, poll, waiting, room, allowed, until_ms)
-  local due = first_score(KEY.delayed .. lane_name) or math.huge
-  local next_poll = math.min(first_score(KEY.polls .. lane_name) or math.huge,
-    first_score(KEY.late .. lane_name) or math.huge)
-  if next_poll < math.huge then
-    due = math.min(due, math.max(next_poll, limiters.ready_at(poll)))
-  end
+  note_crowd(lane_name, lane, waiting > 0 and room <= 0)
+  local due = math.min(first_score(KEY.delayed .. lane_name) or math.huge, next_poll(lane_name, poll))
   if waiting > 0 and room > 0 then
-    due = math.min(due, limiters.ready_at(start))
+    due = math.min(due, limiters.ready_at(start, math.min(waiting, room)))
   elseif waiting > 0 and allowed > 0 then -- there is a ceiling
     due = math.min(due, math.max(tonumber(lane.ceiling_try_at_ms), limiters.ready_at(start)))
   elseif waiting > 0 then

@@ -105,9 +105,7 @@ local function end_import(id, record, state, fields, now, unjudged)
     leave_queues(id, record)
     release_target(id, record, now)
     follow_late(id, record, now)
-    if queues.has_waiting(base.lane_of(record)) then
-      base.schedule_lane(base.lane_of(record), now, now) -- a place under max_running may have become free
-    end
+    queues.free_place(base.lane_of(record), now)
   end
   batches.count_batch(record, from, state, now)
   base.append_import_event(state, id, record, now)

@@ -12,6 +12,7 @@ local SMALL_BURST = 3 -- a smaller bucket has no room for a useful reserve
 local RESERVE_NEW = 3 -- the reserve while the burst is unknown
 local SWING_END = 2 -- the pace rises up to so many swings above the rate; beyond that, only answers raise it
 local SLACK_SECONDS = 0.05 -- conductors wake late, so the tokens of this time may be granted at once
+local GATHER_SECONDS = 0.1 -- the permits of this time are granted together, if the burst has room for them
 local CROWDING_SECONDS = 0.1 -- calls may arrive closer together than they were granted, by this much
 local CROWDING_LEAST = 0.01 -- below this, the effect is too rare to be worth a call less
 local DEBT_LEAST, DEBT_SECONDS = 100, 60 -- calls granted beyond what a 429 shows was there, at most
@@ -198,9 +199,23 @@ local function grant_call(limiter)
   return { number = limiter.granted, at = limiter.filled_at, pace = pace }
 end
 
--- When a refilled limiter will grant the next call.
-local function ready_at(limiter)
-  local wait = math.max(0, 1 - limiter.tokens) / pace_of(limiter) * 1000
+-- How many calls an exhausted limiter gathers, so that one claim takes them together. None of its tokens may
+-- overflow before a conductor that wakes late takes them. A pace that is learned gathers none, because the
+-- times of its calls measure the rate.
+local function gathered(limiter)
+  local pace = pace_of(limiter)
+  if pace < ceiling_of(limiter) then
+    return 1
+  end
+  local most = capacity_of(limiter) - pace * SLACK_SECONDS
+  return math.max(1, math.floor(math.min(pace * GATHER_SECONDS, most)))
+end
+
+-- When a refilled limiter will grant the next calls, of which `due` are due (one, if it is absent). If it can
+-- grant one now, that is now.
+local function ready_at(limiter, due)
+  local calls = limiter.tokens < 1 and math.min(due or 1, gathered(limiter)) or 1
+  local wait = math.max(0, calls - limiter.tokens) / pace_of(limiter) * 1000
   return math.max(limiter.filled_at + wait, limiter.blocked_until)
 end
 
@@ -224,6 +239,7 @@ return {
   WIDE = WIDE,
   SMALL_BURST = SMALL_BURST,
   SLACK_SECONDS = SLACK_SECONDS,
+  GATHER_SECONDS = GATHER_SECONDS,
   NEW_LIMITER = NEW_LIMITER,
   clamp = clamp,
   burst_of = burst_of,

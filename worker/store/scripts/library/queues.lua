@@ -37,6 +37,13 @@ local function has_waiting(lane)
   return false
 end
 
+-- A place under max_running or the ceiling has become free; a conductor looks if imports wait for one.
+local function free_place(lane, now)
+  if redis.call('HEXISTS', KEY.lane .. lane, 'crowded') == 1 then
+    base.schedule_lane(lane, now, now)
+  end
+end
+
 -- If no import waits, every turn has come, except those of imports that have left the queue.
 local function forget_flows(lane, priority)
   if redis.call('EXISTS', KEY.waiting .. lane .. ':' .. priority) == 0 then
@@ -121,7 +128,7 @@ end
 return {
   enqueue = enqueue,
   requeue = requeue,
-  has_waiting = has_waiting,
+  free_place = free_place,
   has_work = has_work,
   forget_flows = forget_flows,
   open_queue = open_queue,
