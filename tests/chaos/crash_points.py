@@ -33,6 +33,7 @@ from worker.celery import app
 from worker.operations.aws import Aws
 from worker.sinks.celery import CeleryAnnouncer
 from worker.sinks.states import TaskStates
+from worker.store.group_commit import GroupCommit
 from worker.store.messages import ImportsQueue
 from worker.store.requests import RequestsStream
 from worker.store.scripts import Scripts
@@ -152,12 +153,17 @@ def wrap(owner: type, method: str, naming: Naming, finding: Finding = lambda *_:
     setattr(owner, method, passing_async if iscoroutinefunction(function) else passing)
 
 
-def script_step(_: Scripts, name: str, **args: Any) -> str:
+def script_step(name: str, **args: Any) -> str:
     """Return a script's name and the arguments that distinguish one use of it from another."""
     parts = [args[key] for key in ("call", "doubt", "state", "why") if args.get(key)]
     flags = [key for key, value in args.items() if value is True and key not in ALWAYS_TRUE]
     learned = [key for key in OBSERVED if key in args.get("observed", ())]
     return ".".join((name, *parts, *flags, *learned))
+
+
+def answer_step(_: GroupCommit, script: str, answer: Mapping[str, Any]) -> str:
+    """Return the name of the step that records one answer, perhaps together with others."""
+    return script_step(script, **answer)
 
 
 def found_by_script(name: str, reply: Any) -> Collection[str]:
@@ -185,7 +191,8 @@ def _named(name: str) -> Naming:
 
 
 def _wrap_store() -> None:
-    wrap(Scripts, "call", script_step, found_by_script)
+    wrap(Scripts, "call", lambda _self, name, **args: script_step(name, **args), found_by_script)
+    wrap(GroupCommit, "record", answer_step)
     for method in ("read", "take_over"):
         wrap(RequestsStream, method, _named(f"requests.{method}"), found_in_stream)
     for method in ("open", "done"):

@@ -180,7 +180,7 @@ MUTANTS: Final = (
     Mutant(
         name="a retry loses its import",
         seed=1,
-        scripts=(("else\n  queues.requeue(args.id, record)\nend", "end"),),
+        scripts=(("else\n    queues.requeue(args.id, record)\n  end", "end"),),
     ),
     Mutant(
         name="an end has no event",

@@ -6,6 +6,7 @@ at the clock returns the virtual time.
 
 import asyncio
 import json
+from collections import defaultdict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cache
@@ -110,21 +111,23 @@ class Server:
 
     def _run(self, text: Text, argument: str) -> Any:
         args = json.loads(argument)
-        before = self._record_of_another(args)
+        before = self._records_of_others(args.get("answers", ()))
         reply = self._evaluate(text, argument)
-        if before and self.redis.hgetall(IMPORT.name + args["id"]) != before:
-            self._world.report_violation(
-                f"{text.name} changes {args['id']} under another worker's lease"
-            )
+        for import_id, record in before.items():
+            if record and self.redis.hgetall(IMPORT.name + import_id) != record:
+                self._world.report_violation(
+                    f"{text.name} changes {import_id} under another worker's lease"
+                )
         self.on_script(text.name, args, reply)
         return reply
 
-    def _record_of_another(self, args: dict[str, Any]) -> dict[str, str]:
-        """Return the record of an import whose lease is no longer the answer's."""
-        if "lease" not in args:
-            return {}
-        record: dict[str, str] = self.redis.hgetall(IMPORT.name + args["id"])
-        return {} if record.get("lease") == args["lease"] else record
+    def _records_of_others(self, answers: Sequence[Any]) -> dict[str, dict[str, str]]:
+        """Return the records of imports whose leases are no longer those of any answer."""
+        leases: defaultdict[str, set[str]] = defaultdict(set)
+        for answer in answers:
+            leases[answer["id"]].add(answer["lease"])
+        records = {each: self.redis.hgetall(IMPORT.name + each) for each in leases}
+        return {each: of for each, of in records.items() if of.get("lease") not in leases[each]}
 
     def _evaluate(self, text: Text, argument: str) -> Any:
         arguments = (0, argument, *clock_arguments(self._world.now))

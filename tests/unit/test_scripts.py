@@ -55,7 +55,7 @@ def test_what_a_library_file_returns_is_used_in_another_file(name: str) -> None:
     assert not unused
 
 
-OF_EVERY_ANSWER = {"id", "lease", "lane", "call", "grant", "answered", "observed"}
+OF_EVERY_ANSWER = {"answers", "id", "lease", "lane", "call", "grant", "answered", "observed"}
 """What `worker.store.recording` passes to each script that records an answer."""
 
 NONE = set[str]()
@@ -99,7 +99,7 @@ def test_a_header_lists_the_members_that_a_script_returns(name: str) -> None:
     text = script_texts()[name]
     code = re.sub(r"--[^\n]*", "", text)
     if "health.note(" in code:
-        code += library_text("health")
+        code += library_text("health") + library_text("answers")
     tables = "".join(
         re.findall(r"(?:encode\(|\w+\[#\w+ \+ 1\] = |reply = )\{(.*?)\}", code, re.DOTALL)
     )

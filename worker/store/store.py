@@ -38,6 +38,7 @@ from worker.store.codec import (
 )
 from worker.store.config import StoreConfig
 from worker.store.connection import StoreUnavailableError, translated
+from worker.store.group_commit import GroupCommit
 from worker.store.keys import IMPORT, WAKE
 from worker.store.observer import NOBODY, StoreObserver
 from worker.store.recording import answer_to, step_of
@@ -51,7 +52,7 @@ NOTHING: Final[Mapping[str, int]] = {}
 
 
 class ImportStore:
-    """Writes the imports. Every method is one script, so one atomic step and one round trip.
+    """Writes the imports. Every method is one atomic step of one script.
 
     All methods raise StoreUnavailableError if the store can't be reached.
     """
@@ -65,6 +66,7 @@ class ImportStore:
         scripts = ReplicatedScripts if config.replicated else Scripts
         self._scripts = scripts(redis, config.for_scripts(), observer)
         self._index_cursor = "0"
+        self._answers = GroupCommit(self._scripts)
 
     async def admit(self, envelope: Envelope, request: ImportRequest, region: str) -> Admission:
         """Admit a valid request into the lane of its account and `region`. Safe to repeat."""
@@ -137,7 +139,7 @@ class ImportStore:
         ended and another worker has taken over.
         """
         script, args = step_of(claim, decision)
-        reply = await self._scripts.call(script, **answer_to(claim, decision, observed), **args)
+        reply = await self._answers.record(script, answer_to(claim, decision, observed) | args)
         return recorded_in(reply, claim.item.id)
 
     async def grant_more(self, claim: Claim) -> float:

@@ -1,43 +1,48 @@
 -- End an import that is under way.
 --
--- ARGV  1: JSON object: id, lease, lane, call, grant, answered, observed, state, sources (states it may come
---       from), error, job_id, operation, status (an empty text keeps the record's value)
--- Returns JSON: held (whether the claim was still the caller's; if not, the import stays unchanged), paused,
---       resumed (whether this answer paused or resumed the lane), throttled (after a 429: counted, and the
---       rate or the ceiling, possibly only suspected, that the lane now keeps to; otherwise null), record
---       (its fields) and tasks (task id -> signature); both are null if the claim was not the caller's
+-- ARGV  1: JSON object: answers (a list; of each answer what follows), id, lease, lane, call, grant,
+--       answered, observed, state, sources (states it may come from), error, job_id, operation, status (an
+--       empty text keeps the record's value)
+-- Returns JSON: replies (a list, one for each answer, of what follows), error (why it could not be recorded;
+--       then it is the only member), held (whether the claim was still the caller's; if not, the import stays
+--       unchanged), paused, resumed (whether this answer paused or resumed the lane), throttled (after a 429:
+--       counted, and the rate or the ceiling, possibly only suspected, that the lane now keeps to; otherwise
+--       null), record (its fields) and tasks (task id -> signature); both are null if the claim was not the
+--       caller's
 -- Atomic, so that an import ends once, with one event, and its batch counts it once.
 --
 -- needs: base, durations, health, answers, imports
 
-local args = cjson.decode(ARGV[1])
-local exact = base.exact_ms()
-local now = math.floor(exact)
-local reply = health.note(args, exact)
-reply.record, reply.tasks = cjson.null, cjson.null
-local record = imports.claimed_record(args.id, args.lease)
-local comes_from = false
-for _, source in ipairs(args.sources) do
-  comes_from = comes_from or (record and record.state == source)
-end
-if not comes_from then
-  return cjson.encode(reply)
-end
-local fields = { error = args.error ~= '' and args.error or false, doubt = false, doubt_error = false }
-for _, name in ipairs({ 'job_id', 'operation', 'status' }) do
-  if args[name] ~= '' then
-    fields[name] = args[name]
+local function record_one(args, exact)
+  local now = math.floor(exact)
+  local reply = health.note(args, exact)
+  reply.record, reply.tasks = cjson.null, cjson.null
+  local record = imports.claimed_record(args.id, args.lease)
+  local comes_from = false
+  for _, source in ipairs(args.sources) do
+    comes_from = comes_from or (record and record.state == source)
   end
+  if not comes_from then
+    return reply
+  end
+  local fields = { error = args.error ~= '' and args.error or false, doubt = false, doubt_error = false }
+  for _, name in ipairs({ 'job_id', 'operation', 'status' }) do
+    if args[name] ~= '' then
+      fields[name] = args[name]
+    end
+  end
+  if fields.job_id and not record.started_at_ms then
+    fields.started_at_ms = now
+  end
+  if args.call == 'poll' and args.status ~= '' and args.status ~= record.status then
+    durations.note_end(record, now) -- unlike when the job is gone, or its end had been seen before
+  end
+  imports.end_import(args.id, record, args.state, fields, now)
+  answers.note_answer(base.lane_of(record), args, exact, args.call == 'start' and args.state ~= 'rejected')
+  reply.held = true
+  reply.record = record
+  reply.tasks = base.hash_of(KEY.tasks .. args.id)
+  return reply
 end
-if fields.job_id and not record.started_at_ms then
-  fields.started_at_ms = now
-end
-if args.call == 'poll' and args.status ~= '' and args.status ~= record.status then
-  durations.note_end(record, now) -- unlike when the job is gone, or its end had been seen before
-end
-imports.end_import(args.id, record, args.state, fields, now)
-answers.note_answer(base.lane_of(record), args, exact, args.call == 'start' and args.state ~= 'rejected')
-reply.held = true
-reply.record = base.hash_of(KEY.import .. args.id)
-reply.tasks = base.hash_of(KEY.tasks .. args.id)
-return cjson.encode(reply)
+
+return cjson.encode({ replies = answers.record_each(cjson.decode(ARGV[1]).answers, record_one) })

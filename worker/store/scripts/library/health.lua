@@ -55,7 +55,7 @@ local function throttle(name, call, grant, refusal, now)
   base.put(key, lane, { last_429_at_ms = math.floor(now), last_429_limit_type = refusal.limit_type,
     last_429_call = call, failures = false })
   if grant then
-    local limiter = lanes.load_limiter(name, lane, base.hash_of(KEY.defaults), grant.class, now)
+    local limiter = lanes.open_limiter(name, grant.class, now)
     local others = lanes.under_way(name) - 1
     if refusal.concurrent then
       base.put(key, lane, { ceiling_suspected = false, ceiling_rate = false })
@@ -78,7 +78,6 @@ local function throttle(name, call, grant, refusal, now)
         kept.ceiling, kept.suspected = others, true
       end
     end
-    lanes.save_limiter(limiter)
   end
   base.schedule_lane(name, math.floor(now), math.floor(now))
   return kept

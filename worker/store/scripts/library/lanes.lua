@@ -37,6 +37,23 @@ local function save_limiter(limiter)
   end
 end
 
+local opened = {} -- key -> limiter, while a script records answers
+
+-- Load a limiter once for all answers that a script records. `save_opened` stores what they change.
+local function open_limiter(name, class, now)
+  local key = KEY.limiter .. name .. ':' .. class
+  if not opened[key] then
+    opened[key] = load_limiter(name, base.hash_of(KEY.lane .. name), base.hash_of(KEY.defaults), class, now)
+  end
+  return opened[key]
+end
+
+local function save_opened()
+  for _, limiter in pairs(opened) do
+    save_limiter(limiter)
+  end
+end
+
 -- Let a limiter learn anew. Grants are still counted, because calls are in progress.
 local function forget_learned(limiter, now)
   local new = limiters.restart_limiter(limiter, limiter.known_rate, limiter.known_burst, now)
@@ -82,6 +99,8 @@ return {
   is_shared = is_shared,
   load_limiter = load_limiter,
   save_limiter = save_limiter,
+  open_limiter = open_limiter,
+  save_opened = save_opened,
   follow_limits = follow_limits,
   grant_text = grant_text,
   parse_grant = parse_grant,
