@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test check coverage docs bench bench-admission bench-call bench-limits simulate simulate-limits simulate-polls chaos chaos-fuzz image-test sbom audit-packages lint format lock up down
+.PHONY: help install demo test check coverage docs bench bench-admission bench-call bench-limits bench-trickle simulate simulate-limits simulate-polls chaos chaos-fuzz image-test sbom audit-packages lint format lock up down
 
 help: ## List the targets
 	@awk -F':.*## ' '/^[a-z-]+:.*## /{printf "  make %-15s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -53,6 +53,9 @@ bench-call: install ## Measure the CPU of a call to AWS, by a worker and by a pl
 
 bench-admission: install ## Measure admission by file, batch and stream, alone and while imports start; a few minutes
 	$(BIN)/python -m tests.benchmarks.bench_admission
+
+bench-trickle: install ## Measure what stepping costs the store: scripts and CPU per import, claims in large stores
+	$(BIN)/python -m tests.benchmarks.bench_trickle
 
 bench-limits: install ## Measure how well workers and alternative limiters use hidden quotas; 20 minutes
 	$(BIN)/python -m tests.benchmarks.bench_limits --picture docs/limits.svg
