@@ -107,7 +107,7 @@ def plan_of(seed: int) -> Plan:
         limits=KNOWN_LIMITS if is_known else LaneLimits(),
         chances=Chances(
             kill=rng.choice((0, 0.003, 0.01)),
-            freeze=rng.choice((0, 0.005, 0.02)),
+            freeze=rng.choice((0, 0.01, 0.02)),
             lost_reply=rng.choice((0, 0.01, 0.05)),
             unreachable=rng.choice((0, 0.02, 0.1)),
         ),
