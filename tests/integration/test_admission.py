@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
-from tests.benchmarks.bench_import import Counter as CommandCounter
 from tests.support import members
+from tests.support.counting import CommandCounter
 from tests.world import NoAnnouncer, SingleRegion
 from worker.domain.batches import BatchMessage
 from worker.domain.outcomes import Admission, InvalidRequest, ValidRequest, Verdict
@@ -39,11 +39,6 @@ def batch(requests: list[Any], **more: Any) -> BatchMessage:
     return BatchMessage.parse({"batchId": "b", "requests": requests, **more})
 
 
-def commands_of(counter: CommandCounter) -> dict[str, int]:
-    """Return the commands without those with which the counter's own connection begins."""
-    return {name: n for name, n in counter.commands.items() if name not in {"HELLO", "CLIENT"}}
-
-
 async def test_a_thousand_requests_of_a_batch_take_twenty_one_round_trips(
     admitter: Admitter, store_url: str
 ) -> None:
@@ -52,7 +47,7 @@ async def test_a_thousand_requests_of_a_batch_take_twenty_one_round_trips(
     with CommandCounter(store_url) as counter:
         admissions = await admitter.admit_batch(batch(requests, offset=1))
     assert Counter(each.verdict for each in admissions) == {Verdict.ACCEPTED: ROWS}
-    assert commands_of(counter) == {"EVALSHA": 21}
+    assert counter.without_connecting() == {"EVALSHA": 21}
 
 
 async def test_a_thousand_entries_of_the_stream_take_twenty_round_trips(
@@ -63,7 +58,7 @@ async def test_a_thousand_entries_of_the_stream_take_twenty_round_trips(
     with CommandCounter(store_url) as counter:
         admissions = await admitter.admit_entries(entries)
     assert Counter(each.verdict for each in admissions) == {Verdict.ACCEPTED: ROWS}
-    assert commands_of(counter) == {"EVALSHA": 20}
+    assert counter.without_connecting() == {"EVALSHA": 20}
 
 
 async def test_invalid_requests_cost_as_little(admitter: Admitter, store_url: str) -> None:
@@ -71,7 +66,7 @@ async def test_invalid_requests_cost_as_little(admitter: Admitter, store_url: st
     with CommandCounter(store_url) as counter:
         admissions = await admitter.admit_batch(batch([members("No-App")] * ROWS, offset=1))
     assert Counter(each.verdict for each in admissions) == {Verdict.REJECTED: ROWS}
-    assert commands_of(counter) == {"EVALSHA": 21}
+    assert counter.without_connecting() == {"EVALSHA": 21}
 
 
 async def test_imports_have_the_order_of_their_requests(admitter: Admitter, redis: Any) -> None:

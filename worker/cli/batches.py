@@ -1,7 +1,6 @@
 """`amplify-import batches`: lists the batches, and pauses or resumes one."""
 
 import asyncio
-import json
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 
@@ -13,12 +12,11 @@ from worker.cli.batchlist import BatchState, Standing, as_json, as_line, as_tabl
 from worker.cli.client import (
     DEFAULT_REASON,
     json_option,
-    make_console,
     not_known_batch,
     open_store,
     print_result,
 )
-from worker.cli.listing import Duration, is_for_lines, limit_option, print_more
+from worker.cli.listing import Duration, limit_option, print_listed, print_more
 from worker.runtime import store_config
 from worker.store.batchlist import is_indexed
 from worker.store.control import BatchControl
@@ -110,17 +108,13 @@ async def _list(
         if after and not await is_indexed(redis, after):
             raise not_known_batch(after)
         found, more = await list_batches(redis, wanted, stalled_after, after, limit)
-    console = make_console()
-    if as_objects:
-        for batch in found:
-            click.echo(json.dumps(as_json(batch)))
-    elif not found:
-        click.echo("There are no such batches.")
-    elif is_for_lines(console):
-        for batch in found:
-            click.echo(as_line(batch))
-    else:
-        console.print(as_table(found))
+    print_listed(
+        found,
+        nothing="There are no such batches.",
+        as_json=as_json if as_objects else None,
+        as_line=as_line,
+        as_table=as_table,
+    )
     if more:
         print_more(found[-1].counts.batch_id)
 

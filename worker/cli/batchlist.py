@@ -123,8 +123,8 @@ async def _what_holds_up(redis: "Redis", standing: Standing) -> str:
         return f"its first {counts.canary:,} imports, which run alone until they have ended"
     if not standing.is_stalled:
         return ""
-    missing = counts.expected - counts.accepted - counts.known
-    if missing > 0 and not any(counts.by_state[state] for state in UNFINISHED):
+    missing = counts.not_arrived
+    if missing and not any(counts.by_state[state] for state in UNFINISHED):
         return f"requests that were announced and have not arrived ({missing:,})"
     item = await an_unfinished_import(redis, counts.batch_id)
     if item is None:
@@ -156,7 +156,7 @@ def as_line(batch: ListedBatch) -> str:
         *_some(counts.by_state[State.WAITING], "waiting"),
         *_some(_running(counts), "running"),
         *_some(counts.held, "held"),
-        *_some(max(0, counts.expected - counts.accepted - counts.known), "not arrived"),
+        *_some(counts.not_arrived, "not arrived"),
     ]
     times = f"created {span(standing.age)} ago, last progress {span(standing.idle)} ago"
     parts = [standing.state, ", ".join(numbers), times, *filter(None, [batch.held_up_by])]

@@ -5,7 +5,6 @@ import json
 from collections import Counter
 from collections.abc import Mapping
 from functools import partial
-from typing import Final
 
 import click
 
@@ -13,13 +12,11 @@ from config.settings import load_settings
 from worker.cli.bulk import confirm, for_each
 from worker.cli.client import DEFAULT_REASON, json_option, not_known, open_store, print_result
 from worker.domain.outcomes import Cancellation
-from worker.domain.states import TERMINAL, State
+from worker.domain.states import UNFINISHED, State
 from worker.runtime import store_config
 from worker.store.batchview import BatchCounts
 from worker.store.store import ImportStore
 from worker.store.views import ImportViews
-
-UNDER_WAY: Final = frozenset(State) - TERMINAL
 
 
 @click.command()
@@ -48,11 +45,11 @@ async def _cancel(name: str, reason: str, *, yes: bool, as_json: bool) -> None:
         counts = await views.batch(name)
         if counts is None:
             raise not_known(name)
-        left = sum(counts.by_state[state] for state in UNDER_WAY)
+        left = sum(counts.by_state[state] for state in UNFINISHED)
         if left and not yes:
             _confirm(counts, left)
         cancelled_each = await for_each(
-            views.ids_of(name, UNDER_WAY),
+            views.ids_of(name, UNFINISHED),
             partial(store.cancel, reason=reason),
             doing="cancelling",
             total=left,
@@ -64,7 +61,7 @@ def _report_batch(
     counts: BatchCounts, verdicts: Mapping[Cancellation, int], *, as_json: bool
 ) -> None:
     cancelled, asked = verdicts[Cancellation.CANCELLED], verdicts[Cancellation.ASKED]
-    missing = max(0, counts.expected - counts.accepted - counts.known)
+    missing = counts.not_arrived
     if as_json:
         numbers = {"cancelled": cancelled, "asked": asked, "notArrived": missing}
         click.echo(json.dumps({"batchId": counts.batch_id, **numbers}))

@@ -1,7 +1,6 @@
 """`amplify-import imports`: finds imports by state, lane, batch, target and age."""
 
 import asyncio
-import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -19,9 +18,9 @@ from worker.cli.listing import (
     Duration,
     cell,
     first_of,
-    is_for_lines,
     limit_option,
     make_table,
+    print_listed,
     print_more,
 )
 from worker.cli.progress import is_plain
@@ -117,7 +116,13 @@ async def _list(
     async with open_store(load_settings()) as redis:
         await _check(ImportViews(redis), criteria)
         found, more = await _find(redis, criteria, older_than, after, limit)
-    _print(found, as_objects=as_objects)
+    print_listed(
+        found,
+        nothing="There are no such imports.",
+        as_json=_as_json if as_objects else None,
+        as_line=_as_line,
+        as_table=_as_table,
+    )
     if more:
         print_more(found[-1].item.id)
 
@@ -168,20 +173,6 @@ async def _listed(views: ImportViews, item: Import, now_ms: float) -> ListedImpo
         age=max(0.0, (now_ms - item.accepted_at_ms) / 1000),
         waits_for=what_it_waits_for(item, where) if where else None,
     )
-
-
-def _print(found: Sequence[ListedImport], *, as_objects: bool) -> None:
-    console = make_console()
-    if as_objects:
-        for each in found:
-            click.echo(json.dumps(_as_json(each)))
-    elif not found:
-        click.echo("There are no such imports.")
-    elif is_for_lines(console):
-        for each in found:
-            click.echo(_as_line(each))
-    else:
-        console.print(_as_table(found))
 
 
 def _as_json(listed: ListedImport) -> dict[str, Any]:

@@ -1,9 +1,10 @@
 """Shared by the commands that list things: durations, pages, and tables for wide terminals."""
 
+import json
 import re
-from collections.abc import AsyncGenerator, Sequence
+from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from contextlib import aclosing
-from typing import Final, TypeVar
+from typing import Any, Final, TypeVar
 
 import click
 from rich.console import Console
@@ -11,6 +12,7 @@ from rich.table import Table
 from rich.text import Text
 
 from config.text import shown_on_one_line
+from worker.cli.client import make_console
 from worker.cli.progress import is_plain
 
 SHOWN: Final = 50
@@ -81,6 +83,28 @@ def make_table(texts: Sequence[str], numbers: Sequence[str] = ()) -> Table:
 def cell(text: str, style: str = "") -> Text:
     """Return foreign text for a table."""
     return Text(shown_on_one_line(text), style=style)
+
+
+def print_listed(
+    found: Sequence[T],
+    *,
+    nothing: str,
+    as_json: Callable[[T], Mapping[str, Any]] | None,
+    as_line: Callable[[T], str],
+    as_table: Callable[[Sequence[T]], Table],
+) -> None:
+    """Print things as JSON lines if `as_json` is given, else as lines or a table; or `nothing`."""
+    console = make_console()
+    if as_json:
+        for each in found:
+            click.echo(json.dumps(as_json(each)))
+    elif not found:
+        click.echo(nothing)
+    elif is_for_lines(console):
+        for each in found:
+            click.echo(as_line(each))
+    else:
+        console.print(as_table(found))
 
 
 def print_more(last: str) -> None:

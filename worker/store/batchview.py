@@ -71,6 +71,11 @@ class BatchCounts:
         return self.known + sum(self.by_state[state] for state in TERMINAL)
 
     @property
+    def not_arrived(self) -> int:
+        """How many announced requests have not arrived."""
+        return max(0, self.expected - self.accepted - self.known)
+
+    @property
     def left(self) -> int:
         """How many requests are not over yet, or have not arrived."""
         return self.total - self.finished

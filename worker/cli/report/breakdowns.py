@@ -23,8 +23,8 @@ def outcomes(found: Gathered) -> Html:
     numbers: dict[str, int] = {state: number for state, number in counts.by_state.items() if number}
     if counts.known:
         numbers["known"] = counts.known
-    if to_come := max(0, counts.expected - counts.accepted - counts.known):
-        numbers["not arrived yet"] = to_come
+    if counts.not_arrived:
+        numbers["not arrived yet"] = counts.not_arrived
     total = sum(numbers.values())
     rows = [
         (name.replace("_", " "), f"{number:,}", _share(number, total))

@@ -9,13 +9,11 @@ from worker.cli.report.figures import duration
 from worker.cli.report.gather import Gathered
 from worker.cli.report.markup import Html, join, tag
 from worker.cli.report.times import moment
-from worker.domain.states import State
+from worker.domain.states import UNFINISHED, State
 
 _STYLE: Final = files("worker.cli.report") / "report.css"
 # Even if a text of a hostile producer were not escaped, the page would load and run nothing.
 _POLICY: Final = "default-src 'none'; style-src 'unsafe-inline'"
-
-_UNDER_WAY: Final = (State.WAITING, State.STARTING, State.RUNNING)
 
 
 def page(found: Gathered) -> Html:
@@ -72,10 +70,10 @@ def _missing(found: Gathered) -> list[Html]:
     counts = found.counts
     if found.is_over:
         return []
-    under_way = {state: counts.by_state[state] for state in _UNDER_WAY}
-    to_come = max(0, counts.expected - counts.accepted - counts.known)
+    under_way = {state: counts.by_state[state] for state in State if state in UNFINISHED}
     parts = [f"{number:,} {state}" for state, number in under_way.items() if number]
-    parts += [f"{to_come:,} not arrived yet"] * bool(to_come)
+    if counts.not_arrived:
+        parts.append(f"{counts.not_arrived:,} not arrived yet")
     listed = f": {', '.join(parts)}" if parts else ""
     missing = (
         f" Missing from this report are the ends of {counts.left:,} imports{listed}."
