@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test check coverage docs bench bench-admission bench-call bench-limits bench-trickle simulate simulate-limits simulate-polls chaos chaos-fuzz image-test sbom audit-packages lint format lock up down
+.PHONY: help install demo test check coverage docs bench bench-admission bench-call bench-limits bench-trickle simulate simulate-limits simulate-polls chaos chaos-fuzz screenshots image-test sbom audit-packages lint format lock up down
 
 help: ## List the targets
 	@awk -F':.*## ' '/^[a-z-]+:.*## /{printf "  make %-15s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -78,6 +78,9 @@ chaos: install ## Break everything at random under load; SEED=7 draws other faul
 
 chaos-fuzz: install ## Send 100,000 mutated messages to each entry point; none may harm a worker or be lost
 	$(BIN)/python -m tests.chaos.fuzz --seed $(SEED)
+
+screenshots: install ## Take the pictures of the documentation; needs Chromium, Prometheus and tmux; four minutes
+	$(BIN)/python -m tests.screenshots
 
 IMAGE_BASE ?= registry
 image-test: install ## Build the image with buildah, as root, and try it; IMAGE_BASE=debian needs mmdebstrap and no registry
