@@ -6,10 +6,10 @@ WORKDIR /build
 RUN python -m venv --without-pip /opt/venv
 COPY requirements/run.txt requirements/run.txt
 RUN pip --python /opt/venv install --require-hashes -r requirements/run.txt
-# botocore describes 400 services. Workers call one, and three more for credentials.
+# botocore describes 400 services. Workers call one, `plan` two, and credentials need three more.
 RUN cd /opt/venv/lib/python3*/site-packages/botocore/data && \
     find . -mindepth 1 -maxdepth 1 -type d \
-        ! -name amplifybackend ! -name sso ! -name sso-oidc ! -name sts -exec rm -r {} +
+        ! -name amplify ! -name amplifybackend ! -name sso ! -name sso-oidc ! -name sts -exec rm -r {} +
 COPY pyproject.toml README.md LICENSE ./
 COPY config config
 COPY worker worker

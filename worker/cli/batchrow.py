@@ -47,12 +47,13 @@ def member_of(name: str) -> str | None:
     """
     before, dot, key = name.partition(".")
     if dot:
-        return METADATA_PREFIX + trimmed(key) if _plain(before) == METADATA else None
-    return _MEMBER_OF.get(_plain(name))
+        return METADATA_PREFIX + trimmed(key) if plain(before) == METADATA else None
+    return _MEMBER_OF.get(plain(name))
 
 
-def _plain(name: str) -> str:
+def plain(name: str) -> str:
+    """Return a name without what makes no difference in it."""
     return _IN_NAMES.sub("", name).lower()
 
 
-_MEMBER_OF: Final = {_plain(member): member for member in (IMPORT_ID, *OPERATIONS.members)}
+_MEMBER_OF: Final = {plain(member): member for member in (IMPORT_ID, *OPERATIONS.members)}

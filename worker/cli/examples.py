@@ -11,6 +11,11 @@ LIMITS: Final = "guides/limits.md"
 
 EXAMPLES: Final = {
     "demo": ("tutorial.md", "demo", "demo --apps 50 --keep"),
+    "plan": (
+        "guides/plan.md",
+        "plan -o apps.csv",
+        "plan --account acme --account globex --region eu-central-1 --pools pools.csv -o apps.csv",
+    ),
     "run": (RUN, "run apps.csv --sandbox", "run apps.csv --canary 10 --stop-percent 5"),
     "submit": (
         BATCHES,
@@ -27,6 +32,7 @@ EXAMPLES: Final = {
         "report wave-1 -o results.csv",
         "report wave-1 --format json -o - > results.json",
     ),
+    "next-steps": ("guides/after.md", "next-steps wave-1 -o next-steps.sh"),
     "imports": (
         "guides/troubleshoot.md",
         "imports --older-than 2h",

@@ -22,12 +22,14 @@ BROKEN_PIPE: Final = 141
 
 COMMANDS: Final = (
     "demo",
+    "plan",
     "run",
     "submit",
     "watch",
     "status",
     "explain",
     "report",
+    "next-steps",
     "imports",
     "retry",
     "cancel",
@@ -52,12 +54,14 @@ CONTEXT: Final = {"max_content_width": 100, "color": True}
 EPILOG: Final = """\b
 Examples:
   amplify-import demo                          see it work, without AWS or Redis
+  amplify-import plan -o apps.csv              list the app environments of an account as a file
   amplify-import run apps.csv                  import all apps of a file, with nothing else running
   amplify-import submit apps.csv --watch       the same, through workers that are already running
   amplify-import watch                         batches, lanes and failures, on the whole screen
   amplify-import status BATCH --failed         what went wrong, and why
   amplify-import explain IMPORT                what happened to it, and when it will start
   amplify-import report BATCH -o report.html   the batch on one page, to keep or to send
+  amplify-import next-steps BATCH -o next.sh   what to run so that the apps' builds find their pools
   amplify-import imports --older-than 2h       imports that take long, and what they wait for
   amplify-import retry BATCH                   retry the imports that did not succeed
   amplify-import cancel IMPORT                 cancel an import that is no longer wanted
@@ -101,7 +105,8 @@ class Commands(click.Group):
         """Return the command of this name; None if there is none."""
         if cmd_name not in COMMANDS:
             return None
-        command: click.Command = getattr(import_module(f"worker.cli.{cmd_name}"), cmd_name)
+        name = cmd_name.replace("-", "_")
+        command: click.Command = getattr(import_module(f"worker.cli.{name}"), name)
         add_examples(command, cmd_name)
         return command
 

@@ -1,9 +1,8 @@
 """Accounts: the owner of an access key, the state of its credentials, and its quota."""
 
-from worker.sandbox.api import Operation, forbidden
+from worker.sandbox.api import forbidden
 from worker.sandbox.quota import Limiter
 from worker.sandbox.scenario import Account, Credentials, Quota, Scenario
-from worker.sandbox.signature import SERVICE
 
 
 class Accounts:
@@ -19,8 +18,10 @@ class Accounts:
         """Return the name of the account that an access key belongs to."""
         return self._names.get(access_key_id, access_key_id)
 
-    def check_credentials(self, account: str, operation: Operation) -> None:
+    def check_credentials(self, account: str, action: str) -> None:
         """Raise the 403 of an account that is unknown, or whose credentials expired or are denied.
+
+        `action` is the name of what the call does, as in a policy.
 
         Raises:
             ApiError: the answer 403.
@@ -34,7 +35,7 @@ class Accounts:
             message = "The security token included in the request is expired"
             raise forbidden("ExpiredTokenException", message)
         if credentials is Credentials.DENIED:
-            message = f"{account} is not authorized to perform: {SERVICE}:{operation}"
+            message = f"{account} is not authorized to perform: {action}"
             raise forbidden("AccessDeniedException", message)
 
     def set_credentials(self, account: str, credentials: Credentials) -> None:

@@ -12,6 +12,7 @@ from pydantic import BaseModel, ConfigDict
 from worker.sandbox import wire
 from worker.sandbox.api import Operation
 from worker.sandbox.delivery import deliver
+from worker.sandbox.inventory import Inventory
 from worker.sandbox.ledger import Ledger
 from worker.sandbox.loader import ScenarioError, parse_model
 from worker.sandbox.scenario import Credentials, Scenario, ScriptedTarget
@@ -115,6 +116,9 @@ class SandboxServer:
             for method, path, operation in _ROUTES:
                 router.add_route(method, prefix + path, partial(self._serve, operation))
                 router.add_route("OPTIONS", prefix + path, _preflight)
+            router.add_post(prefix + "/backend/{app}/details", self._get_backend)
+        router.add_get("/apps", self._list_apps)
+        router.add_get("/apps/{app}/backendenvironments", self._list_environments)
         router.add_get("/sandbox/health", self._health)
         router.add_get("/sandbox/ledger", self._show_ledger)
         router.add_post("/sandbox/reset", _checked(self._reset))
@@ -140,6 +144,15 @@ class SandboxServer:
             simulation.ledger.close(call)
             if self._log_calls:
                 _log.info("sandbox.call_served", **call.to_json())
+
+    async def _list_apps(self, request: web.Request) -> web.Response:
+        return Inventory(self._simulation).list_apps(request)
+
+    async def _list_environments(self, request: web.Request) -> web.Response:
+        return Inventory(self._simulation).list_environments(request)
+
+    async def _get_backend(self, request: web.Request) -> web.Response:
+        return Inventory(self._simulation).get_backend(request, await request.json())
 
     async def _health(self, _request: web.Request) -> web.Response:
         ledger = self.ledger

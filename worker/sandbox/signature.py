@@ -33,8 +33,8 @@ class CredentialScope:
     region: str
 
 
-def parse_authorization(header: str | None) -> CredentialScope:
-    """Return the credential scope of an Authorization header.
+def parse_authorization(header: str | None, service: str = SERVICE) -> CredentialScope:
+    """Return the credential scope of an Authorization header of a request to `service`.
 
     Raises:
         ApiError: the answer 403 that AWS gives to a missing or malformed header.
@@ -48,10 +48,10 @@ def parse_authorization(header: str | None) -> CredentialScope:
             "MissingAuthenticationTokenException",
             "Missing Authentication Token: the Authorization header is not well-formed SigV4.",
         )
-    if match["service"] != SERVICE:
+    if match["service"] != service:
         raise forbidden(
             "InvalidSignatureException",
-            f"Credential should be scoped to correct service: '{SERVICE}'.",
+            f"Credential should be scoped to correct service: '{service}'.",
         )
     return CredentialScope(match["access_key_id"], match["region"])
 

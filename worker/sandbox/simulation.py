@@ -22,10 +22,10 @@ from worker.sandbox.backend import Backend, Request
 from worker.sandbox.bodies import parse_body
 from worker.sandbox.clock import Clock, Instant
 from worker.sandbox.faults import NEED_SUCCESS, NOT_EXECUTED, Faults, Plan
-from worker.sandbox.jobs import Jobs
+from worker.sandbox.jobs import Jobs, JobStatus
 from worker.sandbox.ledger import Call, Ledger
 from worker.sandbox.scenario import FaultKind, Scenario
-from worker.sandbox.signature import check_time, parse_authorization
+from worker.sandbox.signature import SERVICE, check_time, parse_authorization
 from worker.sandbox.targets import Targets
 
 
@@ -53,6 +53,16 @@ class Simulation:
         self._jobs = Jobs(scenario, self.targets)
         self._backend = Backend(self._jobs, scenario.undocumented.drawn(scenario.seed))
         self.ledger = Ledger(scenario.ledger_calls, self._jobs.all)
+
+    def has_auth(self, target: Target) -> bool:
+        """Return whether a user pool was imported into the target."""
+        now = self.clock.now()
+        return any(
+            job.operation is Operation.IMPORT_BACKEND_AUTH
+            and job.status(now) is JobStatus.COMPLETED
+            and not job.other_operation
+            for job in self._jobs.of(target, now)
+        )
 
     def receive(self, arrival: Arrival) -> Call:
         """Record a call in the ledger and return it. The caller must close it in the ledger."""
@@ -90,7 +100,7 @@ class Simulation:
         return reply
 
     def _admit(self, operation: Operation, target: Target) -> None:
-        self.accounts.check_credentials(target.account, operation)
+        self.accounts.check_credentials(target.account, f"{SERVICE}:{operation}")
         limiter = self.accounts.limiter(target.account, target.region)
         now = self.clock.now()
         limiter.admit(operation.operation_class, now)
