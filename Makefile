@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test check coverage docs bench bench-admission bench-call bench-limits bench-trickle simulate simulate-limits simulate-polls chaos chaos-fuzz screenshots image-test sbom audit-packages lint format lock up down
+.PHONY: help install demo test check coverage docs bench bench-admission bench-call bench-limits bench-trickle simulate simulate-limits simulate-polls chaos chaos-fuzz screenshots image-test node-packages sbom audit-packages lint format lock up down
 
 help: ## List the targets
 	@awk -F':.*## ' '/^[a-z-]+:.*## /{printf "  make %-15s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -85,6 +85,9 @@ screenshots: install ## Take the pictures of the documentation; needs Chromium, 
 IMAGE_BASE ?= registry
 image-test: install ## Build the image with buildah, as root, and try it; IMAGE_BASE=debian needs mmdebstrap and no registry
 	$(BIN)/python -m tests.deployment.image --base $(IMAGE_BASE) --build='$(IMAGE_BUILD)'
+
+node-packages: ## Install the packages of the tests that need Node.js
+	npm ci --prefix tests/contract --ignore-scripts --no-audit --no-fund
 
 sbom: install ## Write build/sbom.json (CycloneDX) and build/licenses.tsv, of the packages that run in production
 	@mkdir -p build

@@ -15,6 +15,7 @@ from dataclasses import replace
 from typing import Any, Final
 
 from tests.model import OUTCOMES, POLICY, ApiFacts, Behavior, Register, RemoteSide, next_states
+from tests.support.contract import problems_of_event
 from tests.support.stores import GENEROUS
 from worker.domain.answers import Answer
 from worker.domain.batches import BatchMessage
@@ -303,6 +304,7 @@ class World:
         if entries:
             self._read_to = f"({entries[-1][0]}"
         events = [json.loads(fields["event"]) for _, fields in entries]
+        assert [problem for event in events for problem in problems_of_event(event)] == []
         self.events += events
         return events
 

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from typing import Any, Final
 
 from tests.support import Producer, Sandbox
+from tests.support.contract import problems_of_event
 from worker.audit.auditor import audit
 from worker.store.connection import connect
 
@@ -52,7 +53,10 @@ def violations_of(
 
     `jobs_of` gives the number of jobs that a target may have, if that is not one.
     """
-    return event_violations(producer.events(*TERMINAL), sandbox.jobs(), import_ids, jobs_of)
+    return [
+        *event_violations(producer.events(*TERMINAL), sandbox.jobs(), import_ids, jobs_of),
+        *(problem for event in producer.events() for problem in problems_of_event(event)),
+    ]
 
 
 def event_violations(

@@ -3,8 +3,10 @@
 `make docs` writes them, and a test compares those that are there with what this returns.
 """
 
+import json
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from functools import partial
 from itertools import groupby
 from operator import itemgetter
 from typing import Any, Final, get_args
@@ -16,6 +18,8 @@ from config.settings import LaneSettings, Settings
 from tests.documentation.messages import messages
 from tests.support import PROJECT
 from worker.cli.main import main
+from worker.contract.asyncapi import asyncapi_document
+from worker.contract.schemas import DOCUMENTS
 from worker.domain.batches import BatchMessage
 from worker.domain.requests import ImportRequest
 from worker.metrics.catalogue import LABELS, WORKER, Metric
@@ -187,13 +191,19 @@ def cli_page() -> str:
     )
 
 
-PAGES: Final = {
+def _json(make: Callable[[], dict[str, Any]]) -> str:
+    return json.dumps(make(), indent=2, ensure_ascii=False) + "\n"
+
+
+PAGES: Final[Mapping[str, Callable[[], str]]] = {
     "settings.md": settings_page,
     "keys.md": keys_page,
     "requests.md": requests_page,
     "cli.md": cli_page,
     "messages.md": messages_page,
     "metrics.md": metrics_page,
+    **{f"schemas/{name}.json": partial(_json, make) for name, make in DOCUMENTS.items()},
+    "schemas/asyncapi.json": partial(_json, asyncapi_document),
 }
 
 

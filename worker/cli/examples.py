@@ -68,6 +68,7 @@ EXAMPLES: Final = {
     "audit": ("guides/audit.md", "audit", "audit wave-1 --json"),
     "doctor": ("guides/deploy.md", "doctor", "doctor --account acme --account globex"),
     "metrics": ("guides/monitor.md", "metrics", "metrics --port 9465 --batches 20"),
+    "schema": ("reference/schemas.md", "schema event", "schema asyncapi > asyncapi.json"),
     "sandbox": (
         "tutorial.md",
         "sandbox --list-scenarios",

@@ -41,6 +41,7 @@ COMMANDS: Final = (
     "audit",
     "doctor",
     "metrics",
+    "schema",
     "sandbox",
 )
 """In the order in which users need them. Each command is a module of this package, imported only
@@ -74,6 +75,7 @@ Examples:
   amplify-import doctor                        what to fix in this environment
   amplify-import audit                         check every promise, import by import
   amplify-import metrics --port 9464           serve the store's metrics to Prometheus
+  amplify-import schema event                  the JSON Schema of events, for other programs
 
 \b
 Exit codes:

@@ -1,0 +1,1 @@
+"""The contract with other programs, as documents: what they may send, and what they receive."""
