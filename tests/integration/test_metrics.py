@@ -30,8 +30,9 @@ from tests.support import (
 )
 from tests.support.scraping import OPEN_METRICS, Scraper
 from tests.support.servers import Server
-from worker.domain.claims import Claim
-from worker.domain.outcomes import Ended, Envelope
+from worker.domain.claims import Claim, Doubt
+from worker.domain.imports import Import
+from worker.domain.outcomes import Action, Envelope
 from worker.domain.states import State
 from worker.metrics.catalogue import WORKER
 from worker.metrics.health import READY_SECONDS
@@ -449,6 +450,7 @@ class Notes:
         self.scripts: list[str] = []
         self.expired: list[int] = []
         self.claims: list[int] = []
+        self.ends: list[tuple[str, State]] = []
 
     def ran(self, script: str, seconds: float) -> None:
         assert 0 < seconds < 60
@@ -458,8 +460,8 @@ class Notes:
         self.expired.append(expired_leases)
         self.claims.append(len(claims))
 
-    def took_overdue(self, ended: Sequence[Ended]) -> None:
-        """Keep nothing."""
+    def learned_of_end(self, item: Import) -> None:
+        self.ends.append((item.id, item.state))
 
 
 async def test_an_expired_lease_is_reported_by_the_next_claim(redis: Any) -> None:
@@ -475,10 +477,37 @@ async def test_an_expired_lease_is_reported_by_the_next_claim(redis: Any) -> Non
     assert notes.scripts == ["admit", "claim", "claim"]
 
 
-async def admit(store: ImportStore, app: str, not_before_ms: int = 0, **more: Any) -> None:
+async def test_each_end_that_no_worker_recorded_is_learned_of_once(redis: Any) -> None:
+    notes = Notes()
+    store = ImportStore(redis, CONFIG, notes)
+    for app in ("dcancelled", "dagain", "dresolved"):
+        await admit(store, app)
+    await admit(store, "dexpired", expires_at_ms=1)
+    for app in ("dcancelled", "dagain"):
+        await store.cancel(f"import-{app}", "wrong pool")
+    await admit(store, "dagain")  # a producer's message that comes twice
+    (claim,), _ = await store.claim(9)
+    doubt = {"error": "HTTP 504", "delay_seconds": 600, "undecided": "AWS does not tell"}
+    await recording.doubt(store, claim, Doubt.UNKNOWN, in_outage=False, **doubt)
+    await store.resolve("import-dresolved", Action.SUCCEED)
+    for _ in range(3):  # their tasks fail to finish
+        await store.overdue(10, delay_seconds=0)
+        await admit(store, "dcancelled")
+    assert sorted(notes.ends) == [
+        ("import-dagain", State.CANCELLED),
+        ("import-dcancelled", State.CANCELLED),
+        ("import-dexpired", State.CANCELLED),
+        ("import-dresolved", State.SUCCEEDED),
+    ]
+
+
+async def admit(
+    store: ImportStore, app: str, not_before_ms: int = 0, expires_at_ms: int = 0, **more: Any
+) -> None:
     envelope = Envelope(
         import_id=f"import-{app}{more.get('account', '')}",
         task_id=app,
         not_before_ms=not_before_ms,
+        expires_at_ms=expires_at_ms,
     )
     await store.admit(envelope, OPERATIONS.parse(members(app, **more)), "us-east-1")

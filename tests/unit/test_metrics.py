@@ -19,7 +19,7 @@ from worker.domain.imports import Import
 from worker.domain.outcomes import Ended, Verdict
 from worker.domain.recording import Recorded
 from worker.domain.requests import DEFAULT_OPERATION
-from worker.domain.states import State
+from worker.domain.states import TERMINAL, State
 from worker.local.workers import store_environment
 from worker.metrics.catalogue import (
     ACCEPTED,
@@ -188,7 +188,7 @@ def test_what_is_recorded_is_counted(
 def test_an_import_that_was_started_shows_how_long_it_ran() -> None:
     added = Added()
     started = replace(ITEM, state=State.CANCELLED, first_start_at_ms=2500)
-    Measurements(added).took_overdue([Ended(started)])
+    Measurements(added).learned_of_end(started)
     assert added.rows[1:] == [
         ("duration_seconds", 3.5, ("cancelled",)),
         ("job_duration_seconds", 2.0, ("cancelled",)),
@@ -218,12 +218,11 @@ def test_only_the_first_admission_is_counted() -> None:
     ]
 
 
-def test_of_overdue_imports_the_cancelled_ones_are_counted() -> None:
+@pytest.mark.parametrize("state", sorted(TERMINAL))
+def test_an_import_that_a_command_ended_is_counted_however_it_ended(state: State) -> None:
     added = Added()
-    cancelled = replace(ITEM, state=State.CANCELLED)
-    Measurements(added).took_overdue([Ended(ITEM), Ended(cancelled)])
-    assert added.rows[0] == ("ended", 1, ("cancelled", DEFAULT_OPERATION))
-    assert len(added.rows) == 2
+    Measurements(added).learned_of_end(replace(ITEM, state=state))
+    assert added.rows[0] == ("ended", 1, (state, DEFAULT_OPERATION))
 
 
 def test_failed_announcements_are_counted_by_step() -> None:

@@ -115,11 +115,15 @@ class Verdict(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Admission:
-    """How a request was admitted. `item` is None if it was just accepted: then it waits."""
+    """How a request was admitted. `item` is None if it was just accepted: then it waits.
+
+    `is_new` is that of `Ended`, if the import was known and is over.
+    """
 
     verdict: Verdict
     import_id: str
     item: Import | None = None
+    is_new: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -177,6 +177,8 @@ class Admitter:
             request = received.request
             target = f"{request.app_id}/{request.backend_environment_name}"
             lane = f"{request.account}/{received.region}"
+            if admission.is_new and admission.item:
+                log_end(admission.item)
             if admission.verdict is Verdict.ACCEPTED or admission.import_id != envelope.task_id:
                 self._announcer.accepted(envelope, target, lane, request.batch_id or "")
             log.info(

@@ -85,9 +85,8 @@ ACCEPTED: Final = Metric(
 ENDED: Final = Metric(
     "imports_ended_total",
     Type.COUNTER,
-    "Imports that ended, counted by the worker that recorded the end, or that finished the task"
-    " of a cancelled import. Ends that an operator decides with `amplify-import resolve` are not"
-    " counted.",
+    "Imports that ended. Each is counted once: by the worker that recorded the end, or, if a"
+    " command ended it or it expired, by the first worker that learned of it.",
     ("outcome", "operation"),
 )
 DURATION: Final = Metric(

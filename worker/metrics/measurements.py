@@ -7,7 +7,7 @@ from typing import Final
 from worker.domain.claims import Call, Claim
 from worker.domain.decisions import Decision, End, Run, Throttle
 from worker.domain.imports import Import
-from worker.domain.outcomes import Ended, Verdict
+from worker.domain.outcomes import Verdict
 from worker.domain.recording import Recorded
 from worker.domain.states import State
 from worker.metrics import catalogue as of
@@ -82,11 +82,9 @@ class Measurements:
         if expired_leases:
             self._recorder.add(of.EXPIRED_LEASES, expired_leases)
 
-    def took_overdue(self, ended: Sequence[Ended]) -> None:
-        """Count cancelled imports: they end in a script of no worker, or beside a decision."""
-        for each in ended:
-            if each.item.state is State.CANCELLED:
-                self._ended(each.item)
+    def learned_of_end(self, item: Import) -> None:
+        """Count an import that ended in a script of no worker, or beside a decision."""
+        self._ended(item)
 
     def called(self, account: str, region: str, method: str, status: int, seconds: float) -> None:
         """Count and observe a call to AWS; a status of 0 stands for no answer."""

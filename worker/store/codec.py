@@ -110,7 +110,7 @@ def admissions_in(reply: Reply) -> list[Admission]:
 def _admission(reply: Reply) -> Admission:
     import_id, fields = reply["id"], reply["record"]
     item = Import.from_fields(import_id, fields) if fields else None
-    return Admission(Verdict(reply["verdict"]), import_id, item)
+    return Admission(Verdict(reply["verdict"]), import_id, item, is_new=reply["is_new"])
 
 
 def retried_in(reply: Reply) -> Retried:

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from typing import Final, Protocol
 
 from worker.domain.claims import Claim
-from worker.domain.outcomes import Ended
+from worker.domain.imports import Import
 
 
 class StoreObserver(Protocol):
@@ -18,8 +18,8 @@ class StoreObserver(Protocol):
         """Note new claims, and the number of earlier claims whose leases had ended."""
         ...
 
-    def took_overdue(self, ended: Sequence[Ended]) -> None:
-        """Note ended imports whose tasks this worker finishes."""
+    def learned_of_end(self, item: Import) -> None:
+        """Note an import that a script ended without an answer of a worker; noted once for each."""
         ...
 
 
@@ -28,7 +28,7 @@ class _Nobody:
 
     def claimed(self, claims: Sequence[Claim], expired_leases: int) -> None: ...
 
-    def took_overdue(self, ended: Sequence[Ended]) -> None: ...
+    def learned_of_end(self, item: Import) -> None: ...
 
 
 NOBODY: Final[StoreObserver] = _Nobody()

@@ -86,7 +86,11 @@ class ImportStore:
         Safe to repeat. The server does nothing else meanwhile, for less than 0.1 ms per request.
         """
         requests = [script_request(each) for each in received]
-        return admissions_in(await self._lasting("admit", requests=requests))
+        admissions = admissions_in(await self._lasting("admit", requests=requests))
+        for admission in admissions:
+            if admission.is_new and admission.item:
+                self._observer.learned_of_end(admission.item)
+        return admissions
 
     async def announce_batch(self, batch_id: str, expected: int, rule: StopRule = NO_RULE) -> None:
         """Keep the batch open until `expected` of its imports were admitted.
@@ -210,7 +214,9 @@ class ImportStore:
             "overdue", limit=limit, delay_ms=milliseconds(delay_seconds)
         )
         ended = ended_in(reply)
-        self._observer.took_overdue(ended)
+        for each in ended:
+            if each.is_new:
+                self._observer.learned_of_end(each.item)
         return ended
 
     async def note_task_done(self, import_id: str, task_id: str) -> None:

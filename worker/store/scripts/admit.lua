@@ -6,7 +6,8 @@
 --       (the digest of the idempotencyKey, or ''), recover_since_ms (after a lost store, since when the
 --       import may have been started; else 0))
 -- Returns JSON: admissions (a list, one for each request, in their order): each verdict, id, record (its
---       fields; null if it was accepted). The verdict is 'accepted', 'known' (this id, or this key with the
+--       fields; null if it was accepted), is_new (whether it was ended by a script, and no worker has learned
+--       of that before). The verdict is 'accepted', 'known' (this id, or this key with the
 --       same body, was admitted before), 'reused' (the id belongs to another import; nothing was done) or
 --       'rejected' (the request is invalid, or the key was used with another body)
 -- Atomic, so that of two deliveries, or two ids with one key, exactly one becomes the import.
@@ -15,11 +16,11 @@
 
 local now = base.now_ms()
 
-local function known(import_id, id, record)
+local function known(import_id, is_new, id, record)
   if record.batch_id then
     batches.count_known(id, record.batch_id, now) -- a member of the batch is counted only once
   end
-  return 'known', import_id
+  return 'known', import_id, is_new
 end
 
 -- Admit a request whose id was admitted before.
@@ -29,24 +30,26 @@ local function admit_again(request, record)
   if fingerprint ~= record.fingerprint then
     return 'reused', id
   end
+  local is_new = base.TERMINAL[state] and imports.learn_of_end(id, now)
   if base.TERMINAL[state] and request.signature == '' then
     -- The task was shown as waiting a moment ago, and the import may have finished before that.
     imports.owe_end(id, request.task_id, now)
   end
-  return known(id, id, record)
+  return known(id, is_new, id, record)
 end
 
 -- Admit a request whose idempotencyKey an earlier import has used. Returns nothing if that import is gone.
 local function admit_with_used_key(request, record, earlier)
   local state, fingerprint = unpack(redis.call('HMGET', KEY.import .. earlier, 'state', 'fingerprint'))
   if fingerprint == record.fingerprint then
+    local is_new = base.TERMINAL[state] and imports.learn_of_end(earlier, now)
     if not base.TERMINAL[state] then
       imports.attach_task(earlier, request.task_id, request.signature)
       imports.extend_expiry(earlier, record.expires_at_ms)
     elseif request.signature == '' then
       imports.owe_end(earlier, request.task_id, now) -- nothing else would end that task
     end
-    return known(earlier, request.id, record)
+    return known(earlier, is_new, request.id, record)
   end
   if state then
     record.error = string.format(SAY.key_reused, earlier)
@@ -55,7 +58,7 @@ local function admit_with_used_key(request, record, earlier)
   end
 end
 
--- Returns the verdict and the import's id.
+-- Returns the verdict, the import's id, and whether its end is new.
 local function admit(request, record)
   local id = request.id
   if redis.call('EXISTS', KEY.import .. id) == 1 then
@@ -64,9 +67,9 @@ local function admit(request, record)
   if request.idempotency ~= '' then
     local earlier = redis.call('GET', KEY.idempotency .. request.idempotency)
     if earlier then
-      local verdict, import_id = admit_with_used_key(request, record, earlier)
+      local verdict, import_id, is_new = admit_with_used_key(request, record, earlier)
       if verdict then
-        return verdict, import_id
+        return verdict, import_id, is_new
       end
     end
     redis.call('SET', KEY.idempotency .. request.idempotency, id)
@@ -98,8 +101,9 @@ end
 local args = cjson.decode(ARGV[1])
 local admissions = {}
 for _, request in ipairs(args.requests) do
-  local verdict, import_id = (request.fields.error and reject or admit)(request, request.fields)
+  local verdict, import_id, is_new = (request.fields.error and reject or admit)(request, request.fields)
   local record = verdict ~= 'accepted' and base.hash_of(KEY.import .. import_id) or cjson.null
-  admissions[#admissions + 1] = { verdict = verdict, id = import_id, record = record }
+  admissions[#admissions + 1] = { verdict = verdict, id = import_id, record = record,
+    is_new = is_new or false }
 end
 return cjson.encode({ admissions = admissions })

@@ -75,6 +75,18 @@ local function owe_end(id, task_id, now)
   redis.call('ZADD', KEY.unfinished, now + CONFIG.lease_ms, id)
 end
 
+-- Whether a script ended an import without an answer of a worker, and no worker has learned of it before.
+-- From now on, one has.
+local function learn_of_end(id, now)
+  local due_ms = redis.call('ZSCORE', KEY.unfinished, id)
+  local finished_at_ms = redis.call('HGET', KEY.import .. id, 'finished_at_ms')
+  if not due_ms or tonumber(due_ms) > tonumber(finished_at_ms) then
+    return false
+  end
+  redis.call('ZADD', KEY.unfinished, now + CONFIG.lease_ms, id)
+  return true
+end
+
 local function follow_late(id, record, now)
   if is_followed(record) then
     redis.call('ZADD', KEY.late .. base.lane_of(record), now + CONFIG.lease_ms, id)
@@ -242,6 +254,7 @@ return {
   unpark = unpark,
   release_target = release_target,
   owe_end = owe_end,
+  learn_of_end = learn_of_end,
   end_import = end_import,
   cancel_import = cancel_import,
   is_expired = is_expired,
