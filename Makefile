@@ -114,7 +114,10 @@ lock: install ## Resolve the dependencies and rewrite the requirements files
 	$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url \
 		--custom-compile-command "make lock" --group build pyproject.toml -o requirements/run.txt
 	$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url \
-		--custom-compile-command "make lock" --group dev pyproject.toml -o requirements/develop.txt
+		--custom-compile-command "make lock" --group build --extra otel --constraint requirements/run.txt \
+		pyproject.toml -o requirements/otel.txt
+	$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url \
+		--custom-compile-command "make lock" --group dev --extra otel pyproject.toml -o requirements/develop.txt
 
 up: ## Start the Compose stack: Redis, two workers, Flower
 	docker compose up --detach --build --wait

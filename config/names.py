@@ -21,3 +21,8 @@ FORMAT_HEADER: Final = "imports_format"
 
 FINISH_HEADER: Final = "imports_finish"
 """The message header of a task in the finish queue: the id of the ended import."""
+
+TRACEPARENT_HEADER: Final = "traceparent"
+TRACESTATE_HEADER: Final = "tracestate"
+"""Where a producer's place in a trace is (W3C Trace Context): headers of a message, fields of a
+stream entry."""

@@ -332,7 +332,7 @@ class World:
     async def admit_by_stream(self, import_id: str, request: dict[str, Any]) -> None:
         expected = self._receive(import_id, request)
         text = json.dumps({"importId": import_id, **request})
-        (admission,) = await self.admitter.admit_entries([("0-1", text)])
+        (admission,) = await self.admitter.admit_entries([("0-1", text, None)])
         self._note_anonymous(admission, expected)
 
     async def admit_batch(self, batch_id: str, offset: int, requests: list[dict[str, Any]]) -> None:

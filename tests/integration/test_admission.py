@@ -53,8 +53,8 @@ async def test_a_thousand_requests_of_a_batch_take_twenty_one_round_trips(
 async def test_a_thousand_entries_of_the_stream_take_twenty_round_trips(
     admitter: Admitter, store_url: str
 ) -> None:
-    await admitter.admit_entries([("0-1", json.dumps(members("dfirst")))])
-    entries = [(f"1-{n}", json.dumps(members(f"d{n}"))) for n in range(ROWS)]
+    await admitter.admit_entries([("0-1", json.dumps(members("dfirst")), None)])
+    entries = [(f"1-{n}", json.dumps(members(f"d{n}")), None) for n in range(ROWS)]
     with CommandCounter(store_url) as counter:
         admissions = await admitter.admit_entries(entries)
     assert Counter(each.verdict for each in admissions) == {Verdict.ACCEPTED: ROWS}

@@ -487,8 +487,15 @@ async def test_each_end_that_no_worker_recorded_is_learned_of_once(redis: Any) -
         await store.cancel(f"import-{app}", "wrong pool")
     await admit(store, "dagain")  # a producer's message that comes twice
     (claim,), _ = await store.claim(9)
-    doubt = {"error": "HTTP 504", "delay_seconds": 600, "undecided": "AWS does not tell"}
-    await recording.doubt(store, claim, Doubt.UNKNOWN, in_outage=False, **doubt)
+    await recording.doubt(
+        store,
+        claim,
+        Doubt.UNKNOWN,
+        error="HTTP 504",
+        delay_seconds=600,
+        in_outage=False,
+        undecided="AWS does not tell",
+    )
     await store.resolve("import-dresolved", Action.SUCCEED)
     for _ in range(3):  # their tasks fail to finish
         await store.overdue(10, delay_seconds=0)

@@ -3,6 +3,8 @@
 from enum import StrEnum
 from typing import Final
 
+from worker.domain.states import State
+
 SOURCE: Final = "amplify-import-worker"
 """The CloudEvents `source` of every event."""
 
@@ -23,3 +25,8 @@ class EventType(StrEnum):
     BATCH_RESUMED = "batch.resumed"
     LANE_PAUSED = "lane.paused"
     LANE_RESUMED = "lane.resumed"
+
+
+def end_event(state: State) -> EventType:
+    """Return the type of the event with which an import ends in a final state."""
+    return EventType(f"import.{state}")

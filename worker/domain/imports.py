@@ -10,6 +10,7 @@ from typing import Any, Final, Self
 from worker.domain.errors import ERROR_OF_STATE, ImportEndedError
 from worker.domain.requests import DEFAULT_OPERATION
 from worker.domain.states import TERMINAL, State
+from worker.domain.traces import TraceContext, read_trace
 
 EXPIRED: Final = "expired"
 """Why an import was cancelled that did not start before its task's `expires` (imports.lua)."""
@@ -40,7 +41,7 @@ class Import:
     retries this one. `late_outcome` is how the job of an import that timed out or was cancelled
     ended: succeeded, failed, or unknown if AWS no longer knows the job. The import may start no
     earlier than `not_before_ms` and no later than `expires_at_ms`. With `ignores_result`, no task
-    states are stored.
+    states are stored. `traceparent`, `tracestate` and `parent_span` are the import's `trace`.
     """
 
     id: str
@@ -87,6 +88,9 @@ class Import:
     not_before_ms: int = 0
     expires_at_ms: int = 0
     ignores_result: bool = False
+    traceparent: str = ""
+    tracestate: str = ""
+    parent_span: str = ""
 
     @classmethod
     def from_fields(cls, import_id: str, fields: Mapping[str, str]) -> Self:
@@ -127,6 +131,11 @@ class Import:
     def lane(self) -> str:
         """The lane whose limits the import's calls count against."""
         return f"{self.account}/{self.region}"
+
+    @property
+    def trace(self) -> TraceContext | None:
+        """The import's place in a trace; None if it belongs to none."""
+        return read_trace(self.traceparent, self.tracestate, self.parent_span)
 
     @property
     def is_terminal(self) -> bool:
@@ -220,6 +229,9 @@ _TEXTS = (
     "late_error",
     "retry_of",
     "retried_by",
+    "traceparent",
+    "tracestate",
+    "parent_span",
 )
 _RETRY = re.compile(r"^(?P<root>.*):retry-(?P<number>\d+)$")
 

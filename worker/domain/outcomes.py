@@ -6,6 +6,7 @@ from enum import StrEnum
 
 from worker.domain.imports import Import
 from worker.domain.requests import DEFAULT_OPERATION, ImportRequest
+from worker.domain.traces import TraceContext
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -16,7 +17,8 @@ class Envelope:
     ends. `recover_since_ms` (since the epoch; 0 for none) says that the import may have been
     started since then, so that a worker checks with AWS first. The import starts no earlier than
     `not_before_ms` and no later than `expires_at_ms` (0: no bound). With `ignores_result`, no task
-    states are stored. `operation` is the operation that the entry point implies.
+    states are stored. `operation` is the operation that the entry point implies. `trace` is the
+    producer's place in a trace, if it gave one.
     """
 
     import_id: str
@@ -28,6 +30,7 @@ class Envelope:
     not_before_ms: int = 0
     expires_at_ms: int = 0
     ignores_result: bool = False
+    trace: TraceContext | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -27,7 +27,10 @@ from config.names import (
     EXPIRES_HEADER,
     FINISH_HEADER,
     NOT_BEFORE_HEADER,
+    TRACEPARENT_HEADER,
+    TRACESTATE_HEADER,
 )
+from worker.domain.traces import TraceContext, read_trace
 from worker.doors.compression import MAX_MESSAGE_BYTES, WAYS
 from worker.operations.registry import OPERATIONS
 from worker.runtime import runtime_of_process
@@ -202,6 +205,7 @@ class ImportsConsumer(Consumer):
             message.delivery_tag,
             _sentence(error),
             ignores_result=_ignores_result(message),
+            trace=_trace_of(message),
         )
         try:
             runtime.run(refusing)
@@ -243,6 +247,11 @@ def _task_id_of(message: Any) -> object:
 def _ignores_result(message: Any) -> bool:
     headers = message.headers if isinstance(message.headers, Mapping) else {}
     return headers.get("ignore_result") is True
+
+
+def _trace_of(message: Any) -> TraceContext | None:
+    headers = message.headers if isinstance(message.headers, Mapping) else {}
+    return read_trace(headers.get(TRACEPARENT_HEADER), headers.get(TRACESTATE_HEADER))
 
 
 def _payload_of(message: Any) -> object:

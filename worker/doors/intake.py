@@ -75,5 +75,7 @@ class Intake:
 
     async def _admit_entries(self, entries: list[Entry]) -> None:
         if entries:
-            await self._admitter.admit_entries([(entry.id, entry.text) for entry in entries])
+            await self._admitter.admit_entries(
+                [(entry.id, entry.text, entry.trace) for entry in entries]
+            )
             await self._requests.done(entries)

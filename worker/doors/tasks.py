@@ -26,12 +26,15 @@ from config.names import (
     FINISH_QUEUE,
     FORMAT_HEADER,
     NOT_BEFORE_HEADER,
+    TRACEPARENT_HEADER,
+    TRACESTATE_HEADER,
 )
 from worker.domain.batches import BatchMessage
 from worker.domain.errors import ImportEndedError, ImportRejected
 from worker.domain.imports import Import, ImportResult
 from worker.domain.outcomes import Envelope, Verdict
 from worker.domain.requests import InvalidRequestError
+from worker.domain.traces import TraceContext, read_trace
 from worker.operations.registry import OPERATIONS
 from worker.runtime import Runtime, runtime_of_process
 from worker.sinks.completion import import_in_completion, outcome_of
@@ -114,7 +117,9 @@ def import_batch(self: ImportTask, /, *args: Any, **members: Any) -> dict[str, A
     except InvalidRequestError as error:
         raise _rejected_batch(self, str(error)) from None
     not_before_ms = _time_in(self, NOT_BEFORE_HEADER)
-    admitting = self.runtime.admitter.admit_batch(message, not_before_ms=not_before_ms)
+    admitting = self.runtime.admitter.admit_batch(
+        message, not_before_ms=not_before_ms, trace=_trace_of(self)
+    )
     verdicts = [admission.verdict for admission in _or_requeue(self, admitting)]
     counted = (Verdict.ACCEPTED, Verdict.KNOWN, Verdict.REJECTED)
     return {"batchId": message.batch_id, **{name.value: verdicts.count(name) for name in counted}}
@@ -123,7 +128,9 @@ def import_batch(self: ImportTask, /, *args: Any, **members: Any) -> dict[str, A
 def _rejected_batch(task: ImportTask, error: str) -> ImportRejected:
     """Record a message that is invalid as a whole as a rejected import with the task's id."""
     task_id = str(task.request.id)
-    envelope = Envelope(import_id=task_id, task_id=task_id, signature="native")
+    envelope = Envelope(
+        import_id=task_id, task_id=task_id, signature="native", trace=_trace_of(task)
+    )
     _or_requeue(task, task.runtime.admitter.reject({}, envelope, error))
     return ImportRejected(error)
 
@@ -166,11 +173,18 @@ def _admitted_import(
         not_before_ms=_time_in(task, NOT_BEFORE_HEADER),
         expires_at_ms=_time_in(task, EXPIRES_HEADER),
         ignores_result=bool(task.request.ignore_result),
+        trace=_trace_of(task),
     )
     admission = _or_requeue(task, task.runtime.admitter.admit(_request_of(args, members), envelope))
     if admission.item is None or not admission.item.is_terminal:
         raise Ignore
     return admission.item
+
+
+def _trace_of(task: ImportTask) -> TraceContext | None:
+    """Return the trace that the message's headers name."""
+    headers = task.request.headers or {}
+    return read_trace(headers.get(TRACEPARENT_HEADER), headers.get(TRACESTATE_HEADER))
 
 
 def _time_in(task: ImportTask, header: str) -> int:

@@ -1,15 +1,16 @@
 """Admission: the same for all entry points."""
 
 import asyncio
-import json
 import logging
+import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Final, TypeGuard
+from typing import Final
 
 import structlog
 
 from worker.domain.batches import BatchMessage
+from worker.domain.events import EventType
 from worker.domain.outcomes import (
     Admission,
     Ended,
@@ -20,24 +21,31 @@ from worker.domain.outcomes import (
 )
 from worker.domain.requests import (
     IDENTIFIER_PATTERN,
-    MAX_REQUEST_BYTES,
     REGION_PATTERN,
-    SHOWN_CHARACTERS,
     ImportRequest,
     InvalidRequestError,
     derive_import_id,
     problem_of_import_id,
 )
+from worker.domain.traces import TraceContext, read_trace
 from worker.engine.log import log_end
 from worker.engine.observer import NOBODY, Observer
 from worker.engine.ports import AdmissionStore, Announcer, Regions, Requests
+from worker.engine.reading import (
+    batch_id_of,
+    cut,
+    decode,
+    is_task_id,
+    readable,
+    target_of,
+    with_batch,
+)
+from worker.engine.tracing import UNTRACED, Tracer
 
 log = structlog.get_logger()
 
 ADMITTED_TOGETHER: Final = 50
 """How many requests are sent to the store in one call: it blocks the server for about 4 ms."""
-
-LONGEST_TASK_ID: Final = 255
 
 _TWICE: Final = "importId: appears twice in this message"
 
@@ -52,12 +60,14 @@ class Admitter:
         regions: Regions,
         announcer: Announcer,
         observer: Observer = NOBODY,
+        tracer: Tracer = UNTRACED,
     ) -> None:
         self._requests = requests
         self._store = store
         self._regions = regions
         self._announcer = announcer
         self._observer = observer
+        self._tracer = tracer
         # However many messages come in at once, the event loop is free after each group.
         self._turn = asyncio.Lock()
 
@@ -72,30 +82,39 @@ class Admitter:
         return admission
 
     async def admit_batch(
-        self, message: BatchMessage, *, not_before_ms: int = 0
+        self, message: BatchMessage, *, not_before_ms: int = 0, trace: TraceContext | None = None
     ) -> list[Admission]:
         """Admit the requests of a batch message.
 
-        A request may carry its own `importId`. Each invalid request becomes a rejected import. No
-        import starts earlier than `not_before_ms` (since the epoch).
+        A request may carry its own `importId`, and its own trace instead of the message's. Each
+        invalid request becomes a rejected import. No import starts earlier than `not_before_ms`
+        (since the epoch).
         """
         batch_id, since_ms = message.batch_id, message.recover_since_ms
         await self._store.announce_batch(batch_id, message.expected, message.rule)
         parcels: dict[str, _Parcel] = {}
         for position, members in enumerate(message.requests, message.first):
             fallback = derive_import_id(batch_id, position)
-            parcel = self._unpack(members, _envelope(fallback, batch_id, since_ms, not_before_ms))
+            envelope = _envelope(fallback, batch_id, since_ms, not_before_ms, trace)
+            parcel = self._unpack(members, envelope)
             if parcel.envelope.import_id in parcels:
-                parcel = _Parcel(members, _envelope(fallback, batch_id), _TWICE)
+                parcel = _Parcel(members, _envelope(fallback, batch_id, trace=trace), _TWICE)
             parcels[parcel.envelope.import_id] = parcel
         return await self._admit_all(list(parcels.values()))
 
-    async def admit_entries(self, entries: Sequence[tuple[str, str]]) -> list[Admission]:
-        """Admit stream entries, given as id and text; invalid entries become rejected imports."""
+    async def admit_entries(
+        self, entries: Sequence[tuple[str, str, TraceContext | None]]
+    ) -> list[Admission]:
+        """Admit stream entries, given as id, text and trace.
+
+        Invalid entries become rejected imports.
+        """
         return await self._admit_all(
             [
-                self._unpack(_decode(text), _envelope(derive_import_id("stream", entry)))
-                for entry, text in entries
+                self._unpack(
+                    decode(text), _envelope(derive_import_id("stream", entry), trace=trace)
+                )
+                for entry, text, trace in entries
             ]
         )
 
@@ -106,19 +125,27 @@ class Admitter:
         return await self._admit_all([_Parcel({}, _envelope(each), problem) for each in ids])
 
     async def reject_message(
-        self, task_id: object, tag: str, reason: str, *, ignores_result: bool = False
+        self,
+        task_id: object,
+        tag: str,
+        reason: str,
+        *,
+        ignores_result: bool = False,
+        trace: TraceContext | None = None,
     ) -> Admission:
         """Record a Celery message that can't be run as a rejected import, and end its task.
 
         The import has its task's id if that is a valid import id. `tag` distinguishes messages
         without a task id.
         """
-        known_as = task_id if _is_task_id(task_id) else ""
+        known_as = task_id if is_task_id(task_id) else ""
         is_id = IDENTIFIER_PATTERN.fullmatch(known_as)
         import_id = known_as if is_id else derive_import_id("message", known_as or tag)
-        problem = f"message: can't be run: {_cut(reason)}"
+        problem = f"message: can't be run: {cut(reason)}"
         envelope = replace(
-            _envelope(import_id), task_id=known_as or import_id, ignores_result=ignores_result
+            _envelope(import_id, trace=trace),
+            task_id=known_as or import_id,
+            ignores_result=ignores_result,
         )
         (admission,) = await self._admit_together([_Parcel({}, envelope, problem)])
         return admission
@@ -134,7 +161,7 @@ class Admitter:
         # Before admission, because afterwards an import may run, and even end, at any time.
         await self._announcer.waiting(
             [parcel.envelope for parcel in parcels],
-            ["/".join(_target_of(parcel.members)) for parcel in parcels],
+            ["/".join(target_of(parcel.members)) for parcel in parcels],
         )
         async with self._turn:
             admissions = await self._store_all([self._checked(parcel) for parcel in parcels])
@@ -152,9 +179,12 @@ class Admitter:
         If an id belongs to another import, and no task of the producer waits for the request, the
         request is rejected under an id of its own, so that it leaves a trace.
         """
-        admissions = await self._store.admit_all(received)
-        for each, admission in zip(received, admissions, strict=True):
+        traced = [self._traced(each) for each in received]
+        began_ns = time.time_ns()
+        admissions = await self._store.admit_all(traced)
+        for each, admission in zip(traced, admissions, strict=True):
             self._note(each, admission)
+            self._trace(each.envelope, admission, began_ns)
         taken = [
             n
             for n, admission in enumerate(admissions)
@@ -165,6 +195,24 @@ class Admitter:
             for n, admission in zip(taken, rejected, strict=True):
                 admissions[n] = admission
         return admissions
+
+    def _traced(self, received: ValidRequest | InvalidRequest) -> ValidRequest | InvalidRequest:
+        """Give a request the context of its import in place of the producer's."""
+        envelope = received.envelope
+        trace = self._tracer.begin(envelope.import_id, envelope.trace)
+        if trace is envelope.trace:
+            return received
+        return replace(received, envelope=replace(envelope, trace=trace))
+
+    def _trace(self, envelope: Envelope, admission: Admission, began_ns: int) -> None:
+        item = admission.item
+        if admission.verdict is Verdict.ACCEPTED:
+            self._tracer.appended(admission.import_id, envelope.trace, EventType.ACCEPTED, began_ns)
+        elif admission.verdict is Verdict.REJECTED and item:
+            self._tracer.appended(item.id, item.trace, EventType.REJECTED, began_ns)
+            self._tracer.ended(item)
+        elif admission.is_new and item:
+            self._tracer.ended(item)
 
     def _note(self, received: ValidRequest | InvalidRequest, admission: Admission) -> None:
         """Count, show and log what became of a request."""
@@ -187,6 +235,7 @@ class Admitter:
                 target=target,
                 lane=lane,
                 batch_id=request.batch_id,
+                **(envelope.trace.for_logs() if envelope.trace else {}),
             )
 
     def _checked(self, parcel: "_Parcel") -> ValidRequest | InvalidRequest:
@@ -194,7 +243,7 @@ class Admitter:
         if parcel.problem:
             return _invalid(members, envelope, parcel.problem)
         try:
-            members = _with_batch(members, envelope.batch_id)
+            members = with_batch(members, envelope.batch_id)
             request = self._requests.parse(members, envelope.operation)
             return ValidRequest(envelope, request, self._region_for(request))
         except InvalidRequestError as error:
@@ -208,6 +257,8 @@ class Admitter:
         if not isinstance(members, Mapping):
             return _Parcel(members, envelope)
         rest = dict(members)
+        own = read_trace(rest.pop("traceparent", None), rest.pop("tracestate", None))
+        envelope = replace(envelope, trace=own or envelope.trace)
         given = rest.pop("importId", rest.pop("import_id", None))
         if given is None:
             return _Parcel(rest, envelope)
@@ -226,16 +277,6 @@ class Admitter:
         return region
 
 
-def _with_batch(members: object, batch_id: str) -> object:
-    """Give a batch's request its batchId. If the request has one already, it must be the same."""
-    if not batch_id or not isinstance(members, Mapping):
-        return members
-    own = members.get("batchId", members.get("batch_id", batch_id))
-    if own != batch_id:
-        raise InvalidRequestError((("batchId", f"differs from that of the message, {batch_id}"),))
-    return {**{k: v for k, v in members.items() if k != "batch_id"}, "batchId": batch_id}
-
-
 @dataclass(frozen=True, slots=True)
 class _Parcel:
     """A request during admission. `problem` says what is known to be wrong, '' for nothing."""
@@ -247,9 +288,9 @@ class _Parcel:
 
 def _invalid(members: object, envelope: Envelope, error: str) -> InvalidRequest:
     return InvalidRequest(
-        replace(envelope, batch_id=envelope.batch_id or _batch_id_of(members)),
-        _target_of(members),
-        (_readable(members, "account"), _readable(members, "region")),
+        replace(envelope, batch_id=envelope.batch_id or batch_id_of(members)),
+        target_of(members),
+        (readable(members, "account"), readable(members, "region")),
         error,
     )
 
@@ -277,7 +318,11 @@ def _under_own_id(received: ValidRequest | InvalidRequest) -> InvalidRequest:
 
 
 def _envelope(
-    import_id: str, batch_id: str = "", since_ms: int = 0, not_before_ms: int = 0
+    import_id: str,
+    batch_id: str = "",
+    since_ms: int = 0,
+    not_before_ms: int = 0,
+    trace: TraceContext | None = None,
 ) -> Envelope:
     return Envelope(
         import_id=import_id,
@@ -285,6 +330,7 @@ def _envelope(
         batch_id=batch_id,
         recover_since_ms=since_ms,
         not_before_ms=not_before_ms,
+        trace=trace,
     )
 
 
@@ -295,47 +341,3 @@ def _tasks_of(envelope: Envelope, admission: Admission) -> set[str]:
         return {admission.import_id}  # the requested id belongs to another import
     # If the idempotencyKey was known, the task ends with that earlier import.
     return {admission.import_id, envelope.task_id}
-
-
-def _is_task_id(value: object) -> TypeGuard[str]:
-    return isinstance(value, str) and 0 < len(value) <= LONGEST_TASK_ID and value.isprintable()
-
-
-def _cut(reason: str) -> str:
-    """Return a reason in a form that an error may repeat."""
-    return ascii(reason)[1:-1][: 4 * SHOWN_CHARACTERS]
-
-
-def _decode(text: str) -> object:
-    if not text:
-        return InvalidRequestError((("request", "is missing: an entry has a field of that name"),))
-    if len(text) > MAX_REQUEST_BYTES:
-        return InvalidRequestError((("request", f"is longer than {MAX_REQUEST_BYTES} bytes"),))
-    try:
-        return json.loads(text)
-    except (ValueError, RecursionError):
-        return InvalidRequestError((("request", "is not JSON"),))
-
-
-def _batch_id_of(members: object) -> str:
-    """Return the batchId of an invalid request; '' if the batchId is invalid, too."""
-    known = members if isinstance(members, Mapping) else {}
-    batch_id = known.get("batchId", known.get("batch_id"))
-    is_valid = isinstance(batch_id, str) and IDENTIFIER_PATTERN.fullmatch(batch_id)
-    return str(batch_id) if is_valid else ""
-
-
-def _target_of(members: object) -> tuple[str, str]:
-    return (
-        _readable(members, "appId", "app_id"),
-        _readable(members, "backendEnvironmentName", "backend_environment_name"),
-    )
-
-
-def _readable(members: object, *names: str) -> str:
-    """Return a printable form of a member of an invalid request; '-' if there is none."""
-    for name in names:
-        value = members.get(name) if isinstance(members, Mapping) else None
-        if isinstance(value, str) and value:
-            return "".join(c if c.isascii() and c.isprintable() else "?" for c in value[:64])
-    return "-"

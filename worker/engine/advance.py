@@ -18,9 +18,10 @@ import structlog
 from worker.domain.answers import UNANSWERED, Answer, Kind
 from worker.domain.claims import Call, Claim
 from worker.domain.decisions import Decision, End, PauseLane, PollAgain, Reconcile, Requeue, Run
+from worker.domain.events import EventType, end_event
 from worker.domain.facts import LaneFacts
 from worker.domain.policy import Policy
-from worker.domain.recording import Observed
+from worker.domain.recording import Observed, Recorded
 from worker.domain.rules import decide_poll, decide_reconcile, decide_start
 from worker.engine.lane_health import observe
 from worker.engine.learn import is_surveyor, learn
@@ -28,6 +29,7 @@ from worker.engine.log import log_import, log_lane
 from worker.engine.observer import NOBODY, Observer
 from worker.engine.own_clock import OwnClock
 from worker.engine.ports import Announcer, ClaimStore, Operation
+from worker.engine.tracing import UNTRACED, Tracer, carrying_out, trace_fields
 
 log = structlog.get_logger()
 
@@ -62,6 +64,7 @@ class Advancer:
         jitter: Callable[[], float] = random.random,
         clock: Callable[[], float] = time.monotonic,
         observer: Observer = NOBODY,
+        tracer: Tracer = UNTRACED,
     ) -> None:
         self._operation = operation
         self._store = store
@@ -72,6 +75,7 @@ class Advancer:
         self._jitter = jitter
         self._clock = clock
         self._observer = observer
+        self._tracer = tracer
         self._unknown_statuses: set[str] = set()
 
     async def advance(self, claim: Claim) -> None:
@@ -80,8 +84,12 @@ class Advancer:
         Raises whatever the store raises if it can't be reached. The lease then ends, and another
         worker takes over the import as one whose call may or may not have been made.
         """
-        with structlog.contextvars.bound_contextvars(
-            import_id=claim.item.id, target=claim.item.target, lane=claim.item.lane
+        item = claim.item
+        with (
+            structlog.contextvars.bound_contextvars(
+                import_id=item.id, target=item.target, lane=item.lane, **trace_fields(item)
+            ),
+            carrying_out(claim),
         ):
             # A call may take half a lease. A call that is sent later could outlive its claim.
             send_by = claim.taken_at + self._lease_seconds / 2
@@ -138,6 +146,7 @@ class Advancer:
 
     async def _carry_out(self, decision: Decision, claim: Claim, observed: Observed) -> None:
         """Record a decision, then log it and announce it to the producer."""
+        began_ns = time.time_ns()
         recorded = await self._store.record(claim, decision, observed)
         self._observer.recorded(claim, decision, recorded)
         log_lane(claim, decision, observed, recorded)
@@ -146,12 +155,22 @@ class Advancer:
             log.warning("claim.lost", call=claim.call, decision=type(decision).__name__)
             return
         log_import(claim, decision, recorded)
+        self._trace(claim, decision, recorded, began_ns)
         match decision:
             case Run(job):
                 await self._announcer.running(claim.item, job.job_id, job.status)
                 await self._repair_state(claim)
             case End() if recorded.ended:
                 await self._announcer.ended(recorded.ended)
+
+    def _trace(self, claim: Claim, decision: Decision, recorded: Recorded, began_ns: int) -> None:
+        item = claim.item
+        match decision:
+            case Run():
+                self._tracer.appended(item.id, item.trace, EventType.STARTED, began_ns)
+            case End(state) if recorded.ended:
+                self._tracer.appended(item.id, item.trace, end_event(state), began_ns)
+                self._tracer.ended(recorded.ended.item)
 
     async def _repair_state(self, claim: Claim) -> None:
         """Show the end again, in case it was shown before our late RUNNING."""

@@ -21,6 +21,7 @@ from worker.domain.decisions import (
 from worker.domain.imports import Import
 from worker.domain.outcomes import Ended
 from worker.domain.recording import Observed, Recorded
+from worker.engine.tracing import trace_fields
 
 log = structlog.get_logger()
 
@@ -101,6 +102,7 @@ def _account_of(item: Import) -> dict[str, Any]:
         "throttled": item.throttled,
         "retry_of": item.retry_of or None,
         "error": item.error or None,
+        **trace_fields(item),
     }
 
 

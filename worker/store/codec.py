@@ -23,6 +23,7 @@ from worker.domain.outcomes import (
 )
 from worker.domain.recording import Recorded, Throttled
 from worker.domain.requests import DEFAULT_OPERATION
+from worker.domain.traces import TraceContext
 from worker.store.scripts import Reply
 
 log = structlog.get_logger()
@@ -93,13 +94,24 @@ def _operation_field(operation: str) -> dict[str, str]:
 
 
 def _wishes_of(envelope: Envelope) -> dict[str, str]:
-    """Return the record's fields with the options of the import's task."""
+    """Return the record's fields with the options of the import's task, and with its trace."""
     wishes = {
         "not_before_ms": envelope.not_before_ms,
         "expires_at_ms": envelope.expires_at_ms,
         "ignores_result": int(envelope.ignores_result),
+        **_trace_fields(envelope.trace),
     }
     return {name: str(value) for name, value in wishes.items() if value}
+
+
+def _trace_fields(trace: TraceContext | None) -> dict[str, str]:
+    if trace is None:
+        return {}
+    return {
+        "traceparent": trace.traceparent,
+        "tracestate": trace.state,
+        "parent_span": trace.parent_id,
+    }
 
 
 def admissions_in(reply: Reply) -> list[Admission]:

@@ -1,12 +1,14 @@
 """The requests stream: the entry point for producers without Celery. No crash loses an entry."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
 from redis.asyncio import Redis
 from redis.exceptions import ResponseError
 
+from config.names import TRACEPARENT_HEADER, TRACESTATE_HEADER
+from worker.domain.traces import TraceContext, read_trace
 from worker.store.connection import translated
 from worker.store.keys import CONSUMER_GROUP, REQUESTS
 
@@ -16,10 +18,14 @@ STALE_CONSUMER_MS: Final = 3_600_000
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """One entry of the stream. `text` is its field `request`, empty if there is none."""
+    """One entry of the stream. `text` is its field `request`, empty if there is none.
+
+    `trace` comes from its fields `traceparent` and `tracestate`.
+    """
 
     id: str
     text: str
+    trace: TraceContext | None = None
 
 
 class RequestsStream:
@@ -97,4 +103,9 @@ def _streams(reply: Any) -> Any:
 
 
 def _entries(raw: Any) -> list[Entry]:
-    return [Entry(entry_id, (fields or {}).get("request", "")) for entry_id, fields in raw]
+    return [_entry(entry_id, fields or {}) for entry_id, fields in raw]
+
+
+def _entry(entry_id: str, fields: Mapping[str, str]) -> Entry:
+    trace = read_trace(fields.get(TRACEPARENT_HEADER), fields.get(TRACESTATE_HEADER))
+    return Entry(entry_id, fields.get("request", ""), trace)

@@ -10,7 +10,7 @@
 -- needs: base, history, imports
 
 local COPIED = { 'app_id', 'backend_environment_name', 'account', 'region', 'requested_operation',
-  'request_json', 'fingerprint', 'priority', 'metadata' }
+  'request_json', 'fingerprint', 'priority', 'metadata', 'traceparent', 'tracestate' }
 
 local function answer(verdict, retry_id)
   return cjson.encode({ verdict = verdict, retry_id = retry_id })

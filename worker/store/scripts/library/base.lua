@@ -81,7 +81,8 @@ local function time_or_null(ms)
   return iso_time(tonumber(ms))
 end
 
-local function append_event(type, id, subject, now, data)
+-- `trace` is a record with the fields traceparent and tracestate, which the event passes on; nil for none.
+local function append_event(type, id, subject, now, data, trace)
   redis.call('XADD', KEY.events, 'MAXLEN', '~', CONFIG.events_max_length, '*', 'event',
     cjson.encode({
       specversion = '1.0',
@@ -91,6 +92,8 @@ local function append_event(type, id, subject, now, data)
       subject = subject,
       time = iso_time(now),
       datacontenttype = 'application/json',
+      traceparent = trace and trace.traceparent,
+      tracestate = trace and trace.tracestate,
       data = data,
     }))
 end
@@ -118,7 +121,7 @@ local function append_import_event(name, id, record, now, part, error)
       region = text_or_null(record.region),
       batchId = text_or_null(record.batch_id),
       metadata = metadata,
-    })
+    }, record)
 end
 
 -- Leave a hint, at most one at a time, that a conductor should look for work.
