@@ -201,6 +201,8 @@ class Conductor:
         overdue = await self._store.overdue(FINISHED_AT_ONCE, self._lease_seconds * 5)
         for ended in overdue:
             log_overdue(ended)
+            if ended.is_new:
+                self._runtime.tracing.ended(ended.item)
             await self._announcer.ended(ended)
         await self._announcer.settled()
         if not overdue:

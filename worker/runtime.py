@@ -34,6 +34,7 @@ from worker.store.messages import ImportsQueue
 from worker.store.overview import Overview, read_overview
 from worker.store.requests import RequestsStream
 from worker.store.store import ImportStore
+from worker.tracing.switch import open_tracing
 
 log = structlog.get_logger()
 
@@ -49,11 +50,12 @@ class Runtime:
         self._thread = threading.Thread(target=self._loop.run_forever, name="runtime", daemon=True)
         self._redis = connect(settings.redis_url)
         self.measurements = Measurements(recorder_of_process())
+        self.tracing = open_tracing(hostname or socket.gethostname())
         self._aws = Aws(
             settings.call_timeout_seconds,
             settings.max_in_flight,
             settings.acknowledged_seconds,
-            self.measurements.called,
+            self._called,
         )
         self.store = ImportStore(self._redis, store_config(settings), self.measurements)
         consumer = f"{hostname or socket.gethostname()}-{os.getpid()}"
@@ -67,7 +69,7 @@ class Runtime:
         note_done, note_failed = self.store.note_tasks_done, self.measurements.announcement_failed
         self.announcer = CeleryAnnouncer(app, OPERATIONS.tasks, note_done, hostname, note_failed)
         self.admitter = Admitter(
-            OPERATIONS, self.store, self._aws, self.announcer, self.measurements
+            OPERATIONS, self.store, self._aws, self.announcer, self.measurements, self.tracing
         )
         self.own_clock = OwnClock()
         self.advancer = Advancer(
@@ -78,6 +80,7 @@ class Runtime:
             settings.lease_seconds,
             self.own_clock,
             observer=self.measurements,
+            tracer=self.tracing,
         )
         self._thread.start()
 
@@ -114,6 +117,11 @@ class Runtime:
         self._loop.call_soon_threadsafe(self._loop.stop)
         self._thread.join()
         self._loop.close()
+        self.tracing.close()
+
+    def _called(self, account: str, region: str, method: str, status: int, seconds: float) -> None:
+        self.measurements.called(account, region, method, status, seconds)
+        self.tracing.called(account, region, method, status, seconds)
 
     async def _close_connections(self) -> None:
         await self._aws.close()

@@ -14,6 +14,7 @@ from tests.world import NoAnnouncer, SingleRegion
 from worker.domain.batches import BatchMessage
 from worker.domain.outcomes import Admission, InvalidRequest, ValidRequest, Verdict
 from worker.domain.requests import derive_import_id
+from worker.domain.traces import read_trace
 from worker.engine.admit import Admitter
 from worker.operations.registry import OPERATIONS
 from worker.store.config import StoreConfig
@@ -145,3 +146,38 @@ async def test_messages_that_arrive_together_take_turns(redis: Any) -> None:
     await asyncio.gather(*map(admitter.admit_batch, messages))
     assert store.calls == 4 * 3
     assert store.most_under_way == 1
+
+
+async def test_the_trace_of_a_request_is_passed_on_to_every_event_of_its_import(
+    admitter: Admitter, store: ImportStore, redis: Any
+) -> None:
+    given, own = (f"00-{n:032x}-00f067aa0ba902b7-01" for n in (1, 2))
+    traced = {"traceparent": own, "tracestate": "vendor=blue"}
+    await admitter.admit_batch(
+        batch(
+            [
+                members("d1", importId="of-message"),
+                members("d2", importId="of-request", **traced),
+                members("d3", importId="unreadable", traceparent={"no": 1}, tracestate=own),
+                members("no id", importId="rejected"),
+            ]
+        ),
+        trace=read_trace(given),
+    )
+    await admitter.admit_entries([("0-1", json.dumps(members("d4", importId="untraced")), None)])
+    await store.cancel("of-request", "wrong pool")
+    cancelled = await store.load("of-request")
+    assert cancelled
+    assert (await store.retry(cancelled)).retry_id == "of-request:retry-1"
+    expected = {
+        "of-message": (given, None),
+        "of-request": (own, "vendor=blue"),
+        "of-request:retry-1": (own, "vendor=blue"),
+        "unreadable": (given, None),
+        "rejected": (given, None),
+        "untraced": (None, None),
+    }
+    events = [json.loads(fields["event"]) for _, fields in await redis.xrange("imports:events")]
+    found = {(e["data"]["importId"], e.get("traceparent"), e.get("tracestate")) for e in events}
+    assert found == {(import_id, *context) for import_id, context in expected.items()}
+    assert len(events) == 7

@@ -5,7 +5,7 @@ import os
 import re
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from http import HTTPStatus
 
@@ -20,6 +20,7 @@ from worker.domain.outcomes import Ended, Verdict
 from worker.domain.recording import Recorded
 from worker.domain.requests import DEFAULT_OPERATION
 from worker.domain.states import TERMINAL, State
+from worker.engine.tracing import carrying_out
 from worker.local.workers import store_environment
 from worker.metrics.catalogue import (
     ACCEPTED,
@@ -69,9 +70,18 @@ class Added:
 
     def __init__(self) -> None:
         self.rows: list[tuple[str, float, tuple[str, ...]]] = []
+        self.exemplars: list[tuple[str, Mapping[str, str]]] = []
 
-    def add(self, metric: Metric, value: float, *labels: str) -> None:
+    def add(
+        self,
+        metric: Metric,
+        value: float,
+        *labels: str,
+        exemplar: Mapping[str, str] | None = None,
+    ) -> None:
         assert len(labels) == len(metric.labels)
+        if exemplar:
+            self.exemplars.append((metric.name, exemplar))
         name = metric.name.removeprefix("imports_").removesuffix("_total")
         self.rows.append((name, value, labels))
 
@@ -183,6 +193,18 @@ def test_what_is_recorded_is_counted(
         ]
     if "throttled" in names:
         assert added.rows[0] == ("throttled", 1, ("acme/eu-west-1", "none"))
+
+
+@pytest.mark.parametrize(("flags", "is_kept"), [("01", True), ("00", False)])
+def test_a_call_names_the_trace_that_it_belongs_to(flags: str, *, is_kept: bool) -> None:
+    added = Added()
+    trace_id = "4bf92f3577b34da6a3ce929d0e0e4736"
+    item = replace(ITEM, traceparent=f"00-{trace_id}-00f067aa0ba902b7-{flags}")
+    with carrying_out(Claim(call=Call.POLL, lease="1", item=item, age_seconds=0)):
+        Measurements(added).called("acme", "eu-west-1", "get_backend_job", 200, 0.25)
+    Measurements(added).called("acme", "eu-west-1", "get_backend_job", 200, 0.25)
+    named = [("imports_aws_call_seconds", {"trace_id": trace_id})]
+    assert added.exemplars == (named if is_kept else [])
 
 
 def test_an_import_that_was_started_shows_how_long_it_ran() -> None:

@@ -224,6 +224,7 @@ class Admitter:
         elif isinstance(received, ValidRequest):
             request = received.request
             target = f"{request.app_id}/{request.backend_environment_name}"
+            trace = admission.item.trace if admission.item else envelope.trace
             lane = f"{request.account}/{received.region}"
             if admission.is_new and admission.item:
                 log_end(admission.item)
@@ -235,7 +236,7 @@ class Admitter:
                 target=target,
                 lane=lane,
                 batch_id=request.batch_id,
-                **(envelope.trace.for_logs() if envelope.trace else {}),
+                **(trace.for_logs() if trace else {}),
             )
 
     def _checked(self, parcel: "_Parcel") -> ValidRequest | InvalidRequest:

@@ -33,19 +33,23 @@ class Tracer(Protocol):
         ...
 
 
-class _Nobody:
+class Untraced:
+    """Writes nothing. Imports keep the contexts that came with their requests."""
+
     def begin(self, import_id: str, given: TraceContext | None) -> TraceContext | None:  # noqa: ARG002
+        """Return what was given."""
         return given
 
     def appended(
         self, import_id: str, trace: TraceContext | None, event: EventType, began_ns: int
-    ) -> None: ...
+    ) -> None:
+        """Do nothing."""
 
-    def ended(self, item: Import) -> None: ...
+    def ended(self, item: Import) -> None:
+        """Do nothing."""
 
 
-UNTRACED: Final[Tracer] = _Nobody()
-"""Writes nothing. Imports keep the contexts that came with their requests."""
+UNTRACED: Final[Tracer] = Untraced()
 
 
 @contextmanager

@@ -1,7 +1,7 @@
 """Turns what happens into measurements. One object observes the parts of a process."""
 
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Final
 
 from worker.domain.claims import Call, Claim
@@ -10,6 +10,7 @@ from worker.domain.imports import Import
 from worker.domain.outcomes import Verdict
 from worker.domain.recording import Recorded
 from worker.domain.states import State
+from worker.engine.tracing import claim_in_progress
 from worker.metrics import catalogue as of
 from worker.metrics.registry import Recorder
 
@@ -90,7 +91,7 @@ class Measurements:
         """Count and observe a call to AWS; a status of 0 stands for no answer."""
         call = _CALL_OF_METHOD.get(method, Call.START)
         self._recorder.add(of.CALLS, 1, call, status_class(status), f"{account}/{region}")
-        self._recorder.add(of.CALL_SECONDS, seconds, call)
+        self._recorder.add(of.CALL_SECONDS, seconds, call, exemplar=_exemplar())
 
     def announcement_failed(self, step: str) -> None:
         """Count an announcement that failed."""
@@ -108,6 +109,13 @@ def status_class(status: int) -> str:
     if status == 429:
         return "429"
     return f"{status // 100}xx" if 200 <= status < 600 else "none"
+
+
+def _exemplar() -> Mapping[str, str] | None:
+    """Return the trace of the call in progress, if its spans are kept."""
+    claim = claim_in_progress()
+    trace = claim.item.trace if claim else None
+    return {"trace_id": trace.trace_id} if trace and trace.is_sampled else None
 
 
 def _seconds(since_ms: int, item: Import) -> float:

@@ -10,6 +10,7 @@ This is the only state of the metrics that a whole process shares.
 import json
 import os
 import threading
+from collections.abc import Mapping
 from contextlib import suppress
 from typing import TYPE_CHECKING, Final, Protocol
 
@@ -25,13 +26,28 @@ LONGEST_LINE: Final = 512
 class Recorder(Protocol):
     """Takes measurements. Callable from any thread; never waits and never raises."""
 
-    def add(self, metric: Metric, value: float, *labels: str) -> None:
-        """Increase a counter by `value`, or observe it in a histogram."""
+    def add(
+        self,
+        metric: Metric,
+        value: float,
+        *labels: str,
+        exemplar: Mapping[str, str] | None = None,
+    ) -> None:
+        """Increase a counter by `value`, or observe it in a histogram.
+
+        `exemplar` is what led to the value, such as a trace.
+        """
         ...
 
 
 class _Nothing:
-    def add(self, metric: Metric, value: float, *labels: str) -> None: ...
+    def add(
+        self,
+        metric: Metric,
+        value: float,
+        *labels: str,
+        exemplar: Mapping[str, str] | None = None,
+    ) -> None: ...
 
 
 class Forwarder:
@@ -41,7 +57,13 @@ class Forwarder:
         self._descriptor = descriptor
         self._lost = 0
 
-    def add(self, metric: Metric, value: float, *labels: str) -> None:
+    def add(
+        self,
+        metric: Metric,
+        value: float,
+        *labels: str,
+        exemplar: Mapping[str, str] | None = None,  # noqa: ARG002 - calls are made in the main process
+    ) -> None:
         """Write one measurement, and before it the number of those that were lost."""
         if self._lost and self._write(LOST_MEASUREMENTS, self._lost):
             self._lost = 0

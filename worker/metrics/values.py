@@ -1,7 +1,8 @@
 """The values of the metrics, in a registry of prometheus-client, and their text."""
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from itertools import product
+from typing import Any
 
 from prometheus_client import CollectorRegistry, Counter, Histogram, disable_created_metrics
 from prometheus_client.core import GaugeMetricFamily
@@ -24,6 +25,10 @@ Sample = tuple[Metric, tuple[str, ...], float]
 """A gauge, the values of its labels, and its own value."""
 
 
+_Add = Callable[[float, Any], None]
+"""Takes a value, and its exemplar or None."""
+
+
 class Values:
     """Counters and histograms that are recorded, and gauges that are read at each scrape."""
 
@@ -33,17 +38,23 @@ class Values:
         self._caps = {"lane": self.lanes, "limit_type": Cap(LIMIT_TYPES_SHOWN)}
         self._collectors: dict[str, Counter | Histogram] = {}
         # finding a series by its labels costs more than adding to it
-        self._adders: dict[tuple[str, tuple[str, ...]], Callable[[float], None]] = {}
+        self._adders: dict[tuple[str, tuple[str, ...]], _Add] = {}
         for metric in metrics:
             if metric.type is not Type.GAUGE:
                 self._collectors[metric.name] = self._collector_of(metric)
 
-    def add(self, metric: Metric, value: float, *labels: str) -> None:
+    def add(
+        self,
+        metric: Metric,
+        value: float,
+        *labels: str,
+        exemplar: Mapping[str, str] | None = None,
+    ) -> None:
         """Increase a counter by `value`, or observe it in a histogram."""
         add = self._adders.get((metric.name, labels))
         if add is None:
             add = self._adder_of(metric, labels)
-        add(value)
+        add(value, exemplar)
 
     def read_from(self, read: Callable[[], Iterable[Sample]]) -> None:
         """Read gauges with `read` at each scrape."""
@@ -54,12 +65,12 @@ class Values:
         encode, content_type = choose_encoder(accept)
         return encode(self._registry), content_type
 
-    def _adder_of(self, metric: Metric, labels: tuple[str, ...]) -> Callable[[float], None]:
+    def _adder_of(self, metric: Metric, labels: tuple[str, ...]) -> _Add:
         """Return what adds to a series, and keep it unless a label became `other`."""
         collector = self._collectors[metric.name]
         shown = tuple(self._shown(*each) for each in zip(metric.labels, labels, strict=True))
         series = collector.labels(*shown) if shown else collector
-        add = series.inc if isinstance(series, Counter) else series.observe
+        add: _Add = series.inc if isinstance(series, Counter) else series.observe
         if shown == labels:
             self._adders[metric.name, labels] = add
         return add

@@ -1,0 +1,1 @@
+"""Spans of imports, for OpenTelemetry. Only `switch` is imported unless spans are wanted."""
