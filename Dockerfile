@@ -2,10 +2,12 @@
 FROM docker.io/library/python:3.11-slim AS build
 ENV PIP_NO_CACHE_DIR=1 PIP_DISABLE_PIP_VERSION_CHECK=1
 WORKDIR /build
+# `otel` adds the packages that send traces.
+ARG REQUIREMENTS=run
 # Nothing is installed in the running image, so its environment has no pip.
 RUN python -m venv --without-pip /opt/venv
-COPY requirements/run.txt requirements/run.txt
-RUN pip --python /opt/venv install --require-hashes -r requirements/run.txt
+COPY requirements requirements
+RUN pip --python /opt/venv install --require-hashes -r requirements/${REQUIREMENTS}.txt
 # botocore describes 400 services. Workers call one, `plan` two, and credentials need three more.
 RUN cd /opt/venv/lib/python3*/site-packages/botocore/data && \
     find . -mindepth 1 -maxdepth 1 -type d \

@@ -103,7 +103,10 @@ def requests_page() -> str:
         " [Enqueue imports](../guides/produce.md) shows how to send requests.",
         "A request in a batch or on the stream may also carry its own `importId`: up to 128"
         " letters, digits and `._:@+=-`, beginning with a letter or digit. A Celery task takes no"
-        " `importId`, because the task id is the import id.",
+        " `importId`, because the task id is the import id. Such a request may also carry"
+        " `traceparent` and `tracestate`, which [tie it to a trace]"
+        "(../guides/tracing.md#continue-the-producers-trace). A Celery task has them in its"
+        " headers.",
         "## Members of every request",
         *_model({**ImportRequest.model_fields, "operation": _OPERATION}),
         "## ImportBackendAuth",

@@ -75,7 +75,7 @@ def test_messages_name_no_class_and_use_plain_words() -> None:
     assert [message for message in messages() if odd.search(message.text)] == []
 
 
-@pytest.mark.parametrize("name", ["run.txt", "develop.txt"])
+@pytest.mark.parametrize("name", ["run.txt", "otel.txt", "develop.txt"])
 def test_lock_files_carry_hashes_and_no_index(name: str) -> None:
     lock = (PROJECT / "requirements" / name).read_text()
     assert "--hash=sha256:" in lock
