@@ -8,9 +8,10 @@ does.
 from typing import Any, Final
 
 from celery.worker import control
-from celery.worker.control import control_command
+from celery.worker.control import control_command, inspect_command
 
 from config.names import ADMIT_QUEUE, BATCH_TASK, FINISH_QUEUE, IMPORTS_QUEUE
+from config.release import RELEASE
 from worker.operations.registry import OPERATIONS
 from worker.runtime import runtime_of_process
 
@@ -20,12 +21,19 @@ _OURS: Final = frozenset({BATCH_TASK, *OPERATIONS.tasks.values()})
 _ok: Final = _celerys.ok
 _nok: Final = _celerys.nok
 _revoke: Final = _celerys.revoke
+_stats: Final = _celerys.stats
 _rate_limit: Final = _celerys.rate_limit
 _time_limit: Final = _celerys.time_limit
 _add_consumer: Final = _celerys.add_consumer
 _cancel_consumer: Final = _celerys.cancel_consumer
 _pool_grow: Final = _celerys.pool_grow
 _pool_shrink: Final = _celerys.pool_shrink
+
+
+@inspect_command()
+def stats(state: Any, **options: Any) -> Any:
+    """Return statistics of the worker, and the release of this software that it runs."""
+    return {**_stats(state, **options), "release": RELEASE}
 
 
 @control_command(name="revoke", variadic="task_id", signature="[id1 [id2 [... [idN]]]]")

@@ -1,18 +1,21 @@
-"""The checks of `doctor` that look at RabbitMQ's queues and at the port for metrics."""
+"""The checks of `doctor` that look at queues, at the workers, and at the port for metrics."""
 
 import errno
 import http.client
 import socket
+from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
 from amqp.exceptions import NotFound, PreconditionFailed
 from celery import Celery
 
+from config.release import RELEASE
 from config.settings import Settings
-from worker.cli.checks import Check, Verdict
+from worker.cli.checks import Check, Verdict, judge
 from worker.doors.consumer import QUEUE_REMEDY
 
 ANSWER_SECONDS: Final = 2.0
+EARLIER: Final = "an earlier release"
 
 
 def check_queues(app: "Celery", connection: Any) -> list[Check]:
@@ -34,6 +37,38 @@ def check_queues(app: "Celery", connection: Any) -> list[Check]:
             except PreconditionFailed as error:
                 checks.append(Check("queues", Verdict.FAIL, str(error.reply_text), QUEUE_REMEDY))
     return checks
+
+
+def judge_workers(answers: Sequence[Mapping[str, Any]]) -> list[Check]:
+    """Judge what workers answered to `stats`: each answer maps a worker's name to its reply.
+
+    Workers of releases up to 0.2.0 don't say which release they are of.
+    """
+    replies = {name: reply for answer in answers for name, reply in answer.items()}
+    names = sorted(replies)
+    detail = f"{len(names)} answered: {', '.join(names)}" if names else "none answered"
+    remedy = "start one: celery -A worker worker"
+    workers = judge("workers", detail, well=bool(names), remedy=remedy)
+    of_release: dict[str, list[str]] = {}
+    for name in names:
+        of_release.setdefault(replies[name].get("release", EARLIER), []).append(name)
+    return [workers, *_about_releases(of_release)]
+
+
+def _about_releases(workers: Mapping[str, Sequence[str]]) -> list[Check]:
+    """Return a warning if the workers, or they and this command, are of several releases."""
+    found = "; ".join(f"{release}: {', '.join(names)}" for release, names in workers.items())
+    if len(workers) > 1:
+        remedy = (
+            "finish the upgrade, or roll it back: only neighboring releases may run together, and"
+            " producers may use what is new when the last worker knows it; docs/guides/upgrade.md"
+        )
+        return [Check("releases", Verdict.WARN, found, remedy)]
+    if workers and RELEASE not in workers:
+        remedy = "upgrade the command line right after the workers; docs/guides/upgrade.md"
+        detail = f"this command is of {RELEASE}, the workers of another release: {found}"
+        return [Check("releases", Verdict.WARN, detail, remedy)]
+    return []
 
 
 def check_metrics_port(settings: Settings) -> list[Check]:

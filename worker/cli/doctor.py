@@ -4,7 +4,7 @@ import asyncio
 import json
 from collections.abc import Sequence
 from dataclasses import asdict
-from typing import Any, Final
+from typing import Final
 
 import click
 from kombu.exceptions import OperationalError
@@ -17,7 +17,7 @@ from config.servers import server_of
 from config.settings import REGION, Settings, SettingsError, load_settings
 from config.text import mask_text
 from worker.celery import app
-from worker.cli.brokerchecks import check_metrics_port, check_queues
+from worker.cli.brokerchecks import check_metrics_port, check_queues, judge_workers
 from worker.cli.checks import Check, Verdict, advice_on, failed, in_thread, judge, within
 from worker.cli.client import (
     UnreachableError,
@@ -226,19 +226,13 @@ def _check_broker() -> list[Check]:
         with app.connection_for_write(connect_timeout=CONNECT_SECONDS) as connection:
             connection.ensure_connection(max_retries=1, interval_start=0, timeout=CONNECT_SECONDS)
             queues = check_queues(app, connection)
-        workers = app.control.ping(timeout=PING_SECONDS)
+        workers = app.control.broadcast("stats", reply=True, timeout=PING_SECONDS)
     except BROKER_ERRORS as error:
         cause = error.__cause__ if isinstance(error, OperationalError) else error
         if isinstance(cause, NoPermissionError) and about_channels(str(cause)):
             return [well, failed("workers", "remote control is", cause, "", Verdict.WARN)]
         return [failed("broker", where, cause or error, START_BROKER)]
-    return [well, *queues, _judge_workers(workers or [])]
-
-
-def _judge_workers(answers: Sequence[dict[str, Any]]) -> Check:
-    names = sorted(name for answer in answers for name in answer)
-    detail = f"{len(names)} answered: {', '.join(names)}" if names else "none answered"
-    return judge("workers", detail, well=bool(names), remedy="start one: celery -A worker worker")
+    return [well, *queues, *judge_workers(workers or [])]
 
 
 async def _check_aws(accounts: set[str]) -> list[Check]:

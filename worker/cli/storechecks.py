@@ -54,17 +54,31 @@ def check_memory(facts: ServerFacts) -> list[Check]:
 
 
 async def check_events(redis: "Redis", settings: Settings) -> list[Check]:
-    """Return a warning for each consumer group that is about to lose events."""
+    """Check that somebody reads the events, and return a warning for each group that loses some."""
     try:
-        groups = await read_event_groups(redis)
+        events, groups = await read_event_groups(redis)
     except ResponseError:  # a user without this permission reads no groups
         return []
-    bound = LAG_SHARE * settings.events_max_length
-    return [_about_lag(each) for each in groups if each.lag is not None and each.lag >= bound]
+    if events and not groups:
+        return [_about_readers(events, settings.events_max_length)]
+    checks = (_about_lag(group, events, settings.events_max_length) for group in groups)
+    return [check for check in checks if check]
 
 
-def _about_lag(group: Group) -> Check:
-    detail = f"consumer group {group.name} has not read {group.lag:,} events"
+def _about_readers(events: int, most: int) -> Check:
+    """Return a hint that no group reads; a warning once the stream drops events."""
+    dropped = "; the oldest are dropped" if events >= most else ""
+    detail = f"no consumer group reads the {events:,} events{dropped}"
+    remedy = "if a program should know how imports end, let it read them: docs/reference/events.md"
+    return Check("events", Verdict.WARN if dropped else Verdict.OK, detail, remedy)
+
+
+def _about_lag(group: Group, events: int, most: int) -> Check | None:
+    lag = group.lag or 0
+    if lag <= events and lag < LAG_SHARE * most:
+        return None
+    lost = f", of which {lag - events:,} were dropped" if lag > events else ""
+    detail = f"consumer group {group.name} has not read {lag:,} events{lost}"
     remedy = (
         "start its consumers, or raise IMPORTS_EVENTS_MAX_LENGTH: the oldest events are dropped;"
         " if nobody needs the group: XGROUP DESTROY"

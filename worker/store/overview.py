@@ -102,9 +102,12 @@ async def read_overview(redis: "Redis", batches: int = 0) -> Overview:
     )
 
 
-async def read_event_groups(redis: "Redis") -> tuple[Group, ...]:
-    """Return the consumer groups of the events; none if there is no stream yet."""
-    return _groups(await redis.xinfo_groups(EVENTS.name)) if await redis.exists(EVENTS.name) else ()
+async def read_event_groups(redis: "Redis") -> tuple[int, tuple[Group, ...]]:
+    """Return the number of events in the stream, and its consumer groups."""
+    events = await redis.xlen(EVENTS.name)
+    if not await redis.exists(EVENTS.name):
+        return 0, ()
+    return events, _groups(await redis.xinfo_groups(EVENTS.name))
 
 
 def _groups(reply: Any) -> tuple[Group, ...]:

@@ -8,7 +8,6 @@ import logging
 import threading
 import time
 from collections.abc import Callable
-from importlib.metadata import version
 from typing import Final
 
 import structlog
@@ -23,11 +22,11 @@ from opentelemetry.sdk.resources import (
 from opentelemetry.sdk.trace import TracerProvider
 from opentelemetry.sdk.trace.export import BatchSpanProcessor
 
+from config.release import PACKAGE, RELEASE
 from worker.tracing.spans import Ids, Spans
 
 log = structlog.get_logger()
 
-PACKAGE: Final = "amplify-import-worker"
 CLOSE_SECONDS: Final = 2.0
 """How long a worker that stops waits for a collector."""
 
@@ -46,7 +45,7 @@ class OtlpTracing(Spans):
         self._exporter = OTLPSpanExporter()
         provider.add_span_processor(BatchSpanProcessor(self._exporter))
         self._provider = provider
-        super().__init__(provider.get_tracer(PACKAGE, version(PACKAGE)), ids)
+        super().__init__(provider.get_tracer(PACKAGE, RELEASE), ids)
 
     def close(self) -> None:
         """Send what is left; give up after a short time."""
@@ -65,7 +64,7 @@ def _resource(instance: str) -> Resource:
     """Return what spans say about this process; the environment's words count first."""
     own = {
         SERVICE_NAME: PACKAGE,
-        SERVICE_VERSION: version(PACKAGE),
+        SERVICE_VERSION: RELEASE,
         SERVICE_INSTANCE_ID: instance,
     }
     named = OTELResourceDetector().detect().attributes
