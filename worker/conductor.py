@@ -17,6 +17,7 @@ from worker.domain.claims import Call, Claim
 from worker.domain.decisions import Requeue
 from worker.doors.intake import Intake
 from worker.engine.log import log_overdue
+from worker.engine.tracing import trace_fields
 from worker.runtime import Runtime, limits_of
 from worker.store.connection import StoreUnavailableError
 
@@ -173,9 +174,10 @@ class Conductor:
             await self._advancer.advance(claim)
         except StoreUnavailableError as error:
             # The lease ends, and the store decides what follows.
-            log.warning("claim.unrecorded", import_id=claim.item.id, error=str(error))
+            known = {"import_id": claim.item.id, **trace_fields(claim.item)}
+            log.warning("claim.unrecorded", **known, error=str(error))
         except Exception:
-            log.exception("claim.failed", import_id=claim.item.id)
+            log.exception("claim.failed", import_id=claim.item.id, **trace_fields(claim.item))
 
     def _call_done(self, lane: str, task: asyncio.Task[None]) -> None:
         full = len(self._in_flight) >= self._max_in_flight

@@ -15,6 +15,7 @@ from worker.domain.claims import Claim
 from worker.domain.outcomes import Envelope, LaneLimits
 from worker.domain.requests import Priority
 from worker.domain.states import State
+from worker.domain.traces import read_trace
 from worker.operations.registry import OPERATIONS
 from worker.store.config import StoreConfig
 from worker.store.control import BatchControl, LaneControl
@@ -236,3 +237,14 @@ def test_a_start_happens_when_it_was_predicted(
 def _store_seconds(producer: Producer) -> float:
     seconds, microseconds = producer.redis.time()
     return float(seconds + microseconds / 1e6)
+
+
+async def test_the_command_shows_the_trace_of_an_import(
+    store: ImportStore, command: CommandLine
+) -> None:
+    trace = read_trace("00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01")
+    request = OPERATIONS.parse(members())
+    await store.admit(Envelope(import_id="i1", task_id="i1", trace=trace), request, "us-east-1")
+    shown, as_json = command.each(("explain", "i1"), ("explain", "i1", "--json"))
+    assert "Trace: 4bf92f3577b34da6a3ce929d0e0e4736\n" in shown.stdout
+    assert json.loads(as_json.stdout)["traceId"] == "4bf92f3577b34da6a3ce929d0e0e4736"

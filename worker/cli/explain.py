@@ -116,6 +116,8 @@ def as_text(explanation: Explanation) -> list[str]:
     lines = [f"Import {item.id}: {what}, lane {item.lane}{batch}"]
     if item.retry_of:
         lines.append(f"It tries import {item.retry_of} again.")
+    if trace := item.trace:
+        lines.append(f"Trace: {trace.trace_id}")
     lines += [_line(line, explanation.now_ms) for line in explanation.lines]
     if not explanation.lines:
         lines.append("  nothing is recorded")
@@ -181,6 +183,7 @@ def _as_json(explanation: Explanation) -> dict[str, Any]:
         **import_as_json(item, explanation.waits_for),
         "retryOf": item.retry_of or None,
         "retriedBy": item.retried_by or None,
+        "traceId": item.trace.trace_id if item.trace else None,
         "history": [_line_as_json(line) for line in explanation.lines],
         "startsInSeconds": estimate.seconds if estimate else None,
         "startsWhy": estimate.why if estimate else None,
