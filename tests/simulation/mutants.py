@@ -227,6 +227,12 @@ MUTANTS: Final = (
         seed=26,
         functions={"worker.domain.rules.deadline_of": lambda *_: math.inf},
     ),
+    # Each end is counted once.
+    Mutant(
+        name="an end is learned of again by each worker that finishes the tasks",
+        seed=32,
+        scripts=(("is_new = due_ms <= tonumber(record.finished_at_ms)", "is_new = true"),),
+    ),
     # No more calls than were granted.
     Mutant(
         name="a grant is not counted",

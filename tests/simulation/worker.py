@@ -2,7 +2,7 @@
 
 import asyncio
 import time
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
@@ -23,6 +23,7 @@ from worker.domain.states import State
 from worker.engine.admit import Admitter
 from worker.engine.advance import Advancer
 from worker.engine.own_clock import OwnClock
+from worker.engine.tracing import Untraced
 from worker.operations.aws import Aws
 from worker.operations.registry import OPERATIONS
 from worker.runtime import Runtime, policy_of, store_config
@@ -60,6 +61,8 @@ class CallLog:
         """Lane and class of calls → grants."""
         self.reported: defaultdict[str, set[State]] = defaultdict(set)
         """Task → outcomes that it was reported to have."""
+        self.ends: Counter[str] = Counter()
+        """Import → how many workers have learned of its end."""
 
     def note_grant(self, claim: Claim) -> None:
         """Record what a claim was granted."""
@@ -76,6 +79,20 @@ class LoggingAdvancer(Advancer):
         """Carry out a claim."""
         self.call_log.note_grant(claim)
         await super().advance(claim)
+
+
+class EndCounter(Untraced):
+    """Checks that no end is counted, logged and traced twice, by whichever workers."""
+
+    def __init__(self, world: World, call_log: CallLog) -> None:
+        self._world = world
+        self._ends = call_log.ends
+
+    def ended(self, item: Import) -> None:
+        """Note that a worker has learned of an end."""
+        self._ends[item.id] += 1
+        if self._ends[item.id] > 1:
+            self._world.report_violation(f"the end of {item.id} is counted twice")
 
 
 class SimulatedAnnouncer:
@@ -146,7 +163,8 @@ class SimulatedRuntime:
         self.store = ImportStore(cast("Redis", server), store_config(self.settings))
         self.requests = EmptyStream()
         self.announcer = SimulatedAnnouncer(world, self.store, call_log)
-        self.admitter = Admitter(OPERATIONS, self.store, aws, self.announcer)
+        self.tracing = EndCounter(world, call_log)
+        self.admitter = Admitter(OPERATIONS, self.store, aws, self.announcer, tracer=self.tracing)
         self.own_clock = OwnClock(_monotonic)
         self.advancer = LoggingAdvancer(
             OPERATIONS.bind(cast("Aws", aws)),
@@ -157,6 +175,7 @@ class SimulatedRuntime:
             self.own_clock,
             world.rng.random,
             _monotonic,
+            tracer=self.tracing,
         )
         self.advancer.call_log = call_log
 
