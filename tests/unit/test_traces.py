@@ -301,6 +301,16 @@ def test_a_protocol_that_is_not_supported_is_named(environment: pytest.MonkeyPat
     assert lines[0]["error"] == "grpc is not supported, http/protobuf is"
 
 
+def test_a_wrong_variable_does_not_stop_a_worker(environment: pytest.MonkeyPatch) -> None:
+    environment.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", "http://127.0.0.1:1")
+    environment.setenv("OTEL_BSP_MAX_QUEUE_SIZE", "0")
+    with capture_logs() as lines:
+        assert switch.open_tracing("w1") is switch.OFF
+    (line,) = lines
+    assert line["event"] == "tracing.unavailable"
+    assert line["error"] == "max_queue_size must be a positive integer."
+
+
 def test_without_the_extra_a_worker_says_how_to_get_it(environment: pytest.MonkeyPatch) -> None:
     environment.setenv("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT", "http://c:4318/v1/traces")
     environment.delitem(sys.modules, "worker.tracing.export", raising=False)

@@ -58,8 +58,14 @@ def open_tracing(instance: str) -> Tracing:
         remedy = "install the extra `otel`, or unset the endpoint"
         log.warning("tracing.unavailable", error=str(error), remedy=remedy)
         return OFF
+    try:
+        tracing: Tracing = export.OtlpTracing(instance)
+    except Exception as error:  # noqa: BLE001 - no wrong variable of OpenTelemetry's may stop a worker
+        log.warning(
+            "tracing.unavailable", error=str(error), remedy="correct OpenTelemetry's variables"
+        )
+        return OFF
     log.info("tracing.opened", endpoint=endpoint)
-    tracing: Tracing = export.OtlpTracing(instance)
     return tracing
 
 
