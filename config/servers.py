@@ -1,4 +1,4 @@
-"""The URLs of Redis servers, with or without Sentinels, in the form that each driver needs.
+"""The URLs of Redis servers, Sentinels and clusters, in the form that each driver needs.
 
 A user writes one URL for the store (redis-py), the broker (kombu) and Celery's result backend. The
 drivers differ: kombu accepts any certificate by default; kombu and Celery need the TLS options
@@ -19,6 +19,8 @@ from redis.retry import Retry
 SENTINEL: Final = "sentinel"
 SOCKET: Final = "unix"
 KOMBU_SOCKET: Final = "redis+socket"
+CLUSTER: Final = "redis+cluster"
+CLUSTER_TLS: Final = "rediss+cluster"
 SENTINEL_PORT: Final = 26379
 SENTINEL_SECONDS: Final = 2.0
 """How long to wait for the answer of one Sentinel before trying the next."""
@@ -45,8 +47,13 @@ OPTIONS: Final[Mapping[str, tuple[str, ...]]] = {
     SENTINEL: (*SENTINEL_OPTIONS, *TLS_OPTIONS),
     SOCKET: SOCKET_OPTIONS,
     KOMBU_SOCKET: SOCKET_OPTIONS,
+    CLUSTER: LOGIN_OPTIONS,
+    CLUSTER_TLS: (*LOGIN_OPTIONS, *TLS_OPTIONS),
 }
 """The options that each scheme allows in the query of its URL."""
+
+OF_SEVERAL_HOSTS: Final = (SENTINEL, CLUSTER, CLUSTER_TLS)
+OF_TLS: Final = ("rediss", CLUSTER_TLS)
 
 TRUE_AND_FALSE: Final = {"true": True, "false": False}
 
@@ -55,15 +62,16 @@ TRUE_AND_FALSE: Final = {"true": True, "false": False}
 class Server:
     """The parts of a Redis server's URL.
 
-    `hosts` are the server, or the Sentinels that know where it is. A Unix socket has a `path`
-    instead. `tls` has the arguments for redis-py; it is None without TLS. `master_name` and
-    `sentinel_login` are set only for Sentinels.
+    `hosts` are the server, or the Sentinels or nodes of the cluster that know where it is. A Unix
+    socket has a `path` instead. `tls` has the arguments for redis-py; it is None without TLS.
+    `master_name` and `sentinel_login` are set only for Sentinels.
     """
 
     url: str
     hosts: tuple[tuple[str, int], ...]
     path: str
     db: int
+    is_cluster: bool
     login: Mapping[str, str]
     tls: Mapping[str, Any] | None
     master_name: str
@@ -86,12 +94,15 @@ class Server:
 
     @property
     def redis_url(self) -> str:
-        """Return the URL in redis-py's form. redis-py can't read the URL of Sentinels."""
+        """Return the URL in redis-py's form, which Sentinels and clusters do not have."""
         return f"{SOCKET}://{self._login}{quote(self.path)}?db={self.db}" if self.path else self.url
 
     @property
     def celery_url(self) -> str:
-        """Return the URL in the form of kombu and Celery: each host has login and database."""
+        """Return the URL in the form of kombu and Celery: each host has login and database.
+
+        They can't use a cluster.
+        """
         if self.path:
             return f"{KOMBU_SOCKET}://{self._login}{quote(self.path)}?virtual_host={self.db}"
         if not self.master_name and "?" not in self.url:
@@ -119,7 +130,12 @@ class Server:
 
 def is_replicated(url: str) -> bool:
     """Return whether another server may take over, which may lack the last writes."""
-    return url.startswith(f"{SENTINEL}://")
+    return url.startswith(tuple(f"{scheme}://" for scheme in OF_SEVERAL_HOSTS))
+
+
+def is_cluster(url: str) -> bool:
+    """Return whether the URL names a Redis Cluster."""
+    return url.startswith((f"{CLUSTER}://", f"{CLUSTER_TLS}://"))
 
 
 def is_redis(url: str) -> bool:
@@ -129,7 +145,9 @@ def is_redis(url: str) -> bool:
 
 @cache
 def server_of(url: str) -> Server:
-    """Return the parts of a URL. `sentinel://` may name several hosts, separated by semicolons.
+    """Return the parts of a URL.
+
+    Sentinels and clusters may have several hosts, separated by semicolons.
 
     Raises:
         ValueError: if the URL is invalid. The message says why, and shows no password.
@@ -142,16 +160,20 @@ def server_of(url: str) -> Server:
     first = parts[0]
     if {part.scheme for part in parts} != {first.scheme}:
         raise ValueError("all hosts need the same scheme")
-    if len(parts) > 1 and first.scheme != SENTINEL:
-        raise ValueError("only sentinel:// takes several hosts")
+    if len(parts) > 1 and first.scheme not in OF_SEVERAL_HOSTS:
+        raise ValueError("only sentinel:// and redis+cluster:// take several hosts")
     _check_options(first.scheme, options)
+    database = _database_of(options, parts[-1].db)
+    if database and is_cluster(url):
+        raise ValueError("a cluster has only database 0")
     is_sentinel = first.scheme == SENTINEL
     login = {} if is_sentinel else {n: options[n] for n in LOGIN_OPTIONS if options.get(n)}
     return Server(
         url=url,
         hosts=() if first.path else tuple((part.host, part.port) for part in parts),
         path=first.path,
-        db=_database_of(options, parts[-1].db),
+        db=database,
+        is_cluster=is_cluster(url),
         login={**login, **first.login},
         tls=_tls_of(first.scheme, options),
         master_name=options.get("master_name", ""),
@@ -218,8 +240,9 @@ def _check_options(scheme: str, options: Mapping[str, str]) -> None:
             )
     elif odd := [name for name in SENTINEL_OPTIONS if name in options]:
         raise ValueError(f"{odd[0]} works only with sentinel://")
-    elif scheme != "rediss" and (odd := sorted(options.keys() & {*TLS_OPTIONS})):
-        raise ValueError(f"{odd[0]} needs rediss://")
+    elif scheme not in OF_TLS and (odd := sorted(options.keys() & {*TLS_OPTIONS})):
+        needed = CLUSTER_TLS if scheme == CLUSTER else "rediss"
+        raise ValueError(f"{odd[0]} needs {needed}://")
     if unknown := sorted(options.keys() - {*OPTIONS[scheme]}):
         raise ValueError(
             f"{unknown[0]} is not known; {scheme}:// takes {', '.join(OPTIONS[scheme])}"
@@ -239,7 +262,7 @@ def _tls_of(scheme: str, known: Mapping[str, str]) -> dict[str, Any] | None:
     Certificates are verified unless the URL says otherwise.
     """
     options: dict[str, Any] = {name: known[name] for name in TLS_OPTIONS if name in known}
-    if not (scheme == "rediss" or _truth_of("ssl", known.get("ssl", "false"))):
+    if not (scheme in OF_TLS or _truth_of("ssl", known.get("ssl", "false"))):
         if options:
             raise ValueError(f"{min(options)} needs ssl=true")
         return None

@@ -23,7 +23,7 @@ from pydantic import (
 )
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
-from config.servers import is_redis, server_of
+from config.servers import is_cluster, is_redis, server_of
 
 Rate = Annotated[float, Field(ge=0.001, le=10_000)]
 Burst = Annotated[float, Field(ge=1, le=10_000)]
@@ -101,11 +101,11 @@ class Settings(BaseSettings):
     )
 
     redis_url: str = "redis://127.0.0.1:6379/0"
-    """The store: Redis or Valkey, by TCP, TLS, a Unix socket, or Sentinels."""
+    """The store: Redis or Valkey, by TCP, TLS or a Unix socket, with Sentinels, or as a cluster."""
     broker_url: str = ""
-    """Celery's broker, Redis or RabbitMQ. Default: the store."""
+    """Celery's broker, Redis or RabbitMQ, but no cluster. Default: the store."""
     result_backend: str = ""
-    """Celery's result backend. Default: the store."""
+    """Celery's result backend, which is no cluster. Default: the store."""
     queue_type: Literal["", "classic", "quorum"] = ""
     """The type of the workers' queues on RabbitMQ. Default: that of the virtual host."""
 
@@ -198,7 +198,12 @@ class Settings(BaseSettings):
         if is_redis(url):
             server_of(url)
         elif field.field_name == "redis_url":
-            raise ValueError("must begin with redis://, rediss://, sentinel:// or unix://")
+            raise ValueError(
+                "must begin with redis://, rediss://, sentinel://, unix://, redis+cluster:// or"
+                " rediss+cluster://"
+            )
+        if is_cluster(url) and field.field_name != "redis_url":
+            raise ValueError("must not be a cluster, which Celery can't use")
         return url
 
     @field_validator("success_statuses", "failure_statuses", mode="before")
@@ -216,6 +221,11 @@ class Settings(BaseSettings):
             raise ValueError(
                 "IMPORTS_SUCCESS_STATUSES and IMPORTS_FAILURE_STATUSES both hold "
                 + ", ".join(sorted(both))
+            )
+        if is_cluster(self.redis_url) and not (self.broker_url and self.result_backend):
+            raise ValueError(
+                "IMPORTS_REDIS_URL is a cluster, which Celery can't use: IMPORTS_BROKER_URL and"
+                " IMPORTS_RESULT_BACKEND must name other servers"
             )
         if not self.success_statuses or not self.failure_statuses:
             raise ValueError("IMPORTS_SUCCESS_STATUSES and IMPORTS_FAILURE_STATUSES need a status")

@@ -81,6 +81,8 @@ def keys_page() -> str:
         "These keys hold the state of all imports. They are internal: their layout may change with"
         " any release. Programs should read [events](events.md) or use the"
         " [command line](cli.md).",
+        "In [a cluster](../guides/servers.md#redis-cluster), all of these names begin with"
+        " `{imports}:` instead of `imports:`.",
         "`…` in a key stands for a suffix. The column *holds* names the suffix, then `→`, then what"
         " the key holds. A *zset* is a sorted set; *by* says what orders it. The retention time is"
         " `IMPORTS_RETENTION_SECONDS` after the end of the import or batch. The"

@@ -64,6 +64,7 @@ class Server:
 
     def __init__(self, redis: "Redis", world: World, changes: Sequence[tuple[str, str]]) -> None:
         self.redis: Any = redis
+        self.connection_pool = self.redis.connection_pool
         self._world = world
         self._changes = tuple(changes)
         self.on_script: Callable[[str, dict[str, Any], Any], None] = lambda *_: None
@@ -73,7 +74,8 @@ class Server:
         """Return a script that can be called, as redis-py does."""
         text = text_of(lua, self._changes)
 
-        async def run(*, args: Sequence[str]) -> Any:
+        async def run(*, keys: Sequence[str], args: Sequence[str]) -> Any:
+            assert keys, "a cluster needs a key to know where a script runs"
             return await self._transmit(text.name, lambda: self._run(text, args[0]))
 
         return run

@@ -43,6 +43,9 @@ _TASK_OF = {
 class Producer:
     """A producer without any of the worker's code: a bare Celery client and a Redis client."""
 
+    prefix = "imports:"
+    """How the names of the streams begin."""
+
     def __init__(self, broker_url: str, store_url: str) -> None:
         self.store_url = store_url
         self.app = Celery("producer", broker=broker_url, backend=store_url, set_as_current=False)
@@ -61,11 +64,11 @@ class Producer:
     def add(self, request: Any) -> str:
         """Add a request to the stream; text is added unchanged."""
         text = request if isinstance(request, str | bytes) else json.dumps(request)
-        return str(self.redis.xadd("imports:requests", {"request": text}))
+        return str(self.redis.xadd(f"{self.prefix}requests", {"request": text}))
 
     def events(self, *types: str, import_id: str = "") -> list[dict[str, Any]]:
         """Return the events so far, filtered by type and import."""
-        entries: Any = self.redis.xrange("imports:events")
+        entries: Any = self.redis.xrange(f"{self.prefix}events")
         events = [json.loads(fields["event"]) for _, fields in entries]
         return [
             event

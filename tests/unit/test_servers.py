@@ -81,6 +81,12 @@ def test_a_plain_url_stays_as_it_is(url: str) -> None:
         ("sentinel://:secret@a?master_name=m&ssl_ca_certs=x", "needs ssl=true"),
         ("sentinel://:secret@a?master_name=m&timeout=3", "timeout is not known"),
         ("redis://:secret@a;redis://:secret@b", "several hosts"),
+        ("redis+cluster://:secret@a;rediss+cluster://:secret@b", "same scheme"),
+        ("redis+cluster://:secret@a/1", "only database 0"),
+        ("redis+cluster://:secret@a?db=1", "db is not known"),
+        ("redis+cluster://:secret@a?ssl_ca_certs=x", "needs rediss+cluster://"),
+        ("redis+cluster://:secret@a?master_name=m", "only with sentinel://"),
+        ("redis+cluster://:secret@a", "IMPORTS_BROKER_URL and IMPORTS_RESULT_BACKEND must name"),
         ("redis://:secret@a?master_name=m", "only with sentinel://"),
         ("redis://:secret@a?ssl_ca_certs=x", "needs rediss://"),
         ("redis://:sec/ret@a", "percent-encoded"),
@@ -138,3 +144,22 @@ def test_a_socket_url_is_converted_for_each_driver(url: str) -> None:
 def test_what_redis_py_reads_in_a_query_reaches_kombu_as_well() -> None:
     config = config_of("redis://a/1?db=2&username=u&password=p%40")
     assert config["broker_url"] == config["result_backend"] == "redis://u:p%40@a:6379/2"
+
+
+def test_a_cluster_has_several_nodes_and_one_login() -> None:
+    server = server_of("rediss+cluster://u:p%40@a:7000;rediss+cluster://b?ssl_check_hostname=false")
+    assert server.is_cluster
+    assert server.hosts == (("a", 7000), ("b", 6379))
+    assert server.login == {"username": "u", "password": "p@"}
+    assert server.tls_arguments == {
+        "ssl": True,
+        "ssl_check_hostname": False,
+        "ssl_cert_reqs": "required",
+    }
+
+
+@pytest.mark.parametrize("name", ["IMPORTS_BROKER_URL", "IMPORTS_RESULT_BACKEND"])
+def test_celery_is_given_no_cluster(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    monkeypatch.setenv(name, "redis+cluster://a")
+    with pytest.raises(SettingsError, match=f"{name}: must not be a cluster"):
+        load_settings()

@@ -29,7 +29,7 @@ from worker.audit.subjects import (
 from worker.domain.requests import Priority
 from worker.domain.states import TERMINAL
 from worker.store.connection import translated
-from worker.store.keys import DELAYED, EVENTS, WAITING
+from worker.store.keys import DELAYED, EVENTS, WAITING, name_on
 from worker.store.scripts import Scripts
 
 T = TypeVar("T")
@@ -140,7 +140,7 @@ class _Auditor:
 
     async def _read_events(self) -> None:
         """Read the stream up to now. Each look at imports and batches then reads the new events."""
-        entries: Any = await self._redis.xrevrange(EVENTS.name, count=1)
+        entries: Any = await self._redis.xrevrange(EVENTS.on(self._redis), count=1)
         if entries:
             await self._journal.read_to(entries[0][0])
 
@@ -184,7 +184,7 @@ class _Auditor:
     async def _look_at_imports(self, subjects: Sequence[Subject]) -> list[Found]:
         found: list[Found] = []
         for page in _pages_of(subjects, LOOKED_AT_AT_ONCE):
-            entries = [(subject.name, subject.queue) for subject in page]
+            entries = [(subject.name, name_on(self._redis, subject.queue)) for subject in page]
             reply = await self._scripts.call("audit_imports", entries=entries)
             await self._journal.read_to(reply["newest"])
             for subject, seen in zip(page, reply["imports"], strict=True):
@@ -272,7 +272,8 @@ class _Auditor:
         """Return the targets of the imports that are queued for a start in this lane."""
         targets: set[str] = set()
         # Read the queues in the order in which imports move through them, so as to miss none.
-        for queue in (DELAYED.name + lane, *(f"{WAITING.name}{lane}:{p}" for p in Priority)):
+        queues = (DELAYED.name + lane, *(f"{WAITING.name}{lane}:{p}" for p in Priority))
+        for queue in (name_on(self._redis, name) for name in queues):
             async for page in paged(self._redis.zscan_iter(queue, count=READ_AT_ONCE)):
                 fields = await fields_of(self._redis, (entry[0] for entry in page), *TARGET_FIELDS)
                 targets.update("/".join(values) for values in fields)
@@ -291,7 +292,7 @@ class _Auditor:
     async def _look_at_keys(self, subjects: Sequence[Subject]) -> list[Found]:
         found: list[Found] = []
         for page in _pages_of(subjects, READ_AT_ONCE):
-            names = [subject.name for subject in page]
+            names = [name_on(self._redis, subject.name) for subject in page]
             reply = await self._scripts.call("audit_keys", keys=names)
             for subject, seen in zip(page, reply["keys"], strict=True):
                 found += [(subject, v) for v in groups.check_key(subject.name, **seen)]

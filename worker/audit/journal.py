@@ -74,8 +74,8 @@ class Journal:
         """Continue reading, up to and including this entry."""
         while _order(self._cursor) < _order(entry_id):
             async with self._redis.pipeline(transaction=True) as pipeline:
-                pipeline.xrange(EVENTS.name, f"({self._cursor}", entry_id, READ_AT_ONCE)
-                pipeline.xrange(EVENTS.name, count=1)
+                pipeline.xrange(EVENTS.on(self._redis), f"({self._cursor}", entry_id, READ_AT_ONCE)
+                pipeline.xrange(EVENTS.on(self._redis), count=1)
                 entries, oldest = await pipeline.execute()
             self.oldest_ms = _order(oldest[0][0])[0] if oldest else 0
             for found, fields in entries:

@@ -19,9 +19,12 @@ from worker.store.keys import (
     MEMBERS,
     PARKED,
     POLLS,
+    PREFIX,
     TARGET,
     TASKS,
     WAITING,
+    catalogued,
+    name_on,
 )
 
 T = TypeVar("T")
@@ -44,7 +47,10 @@ class Look(StrEnum):
 
 
 class Subject(NamedTuple):
-    """A subject to check. `queue` is the queue in which an import's id was found, '' if none."""
+    """A subject to check. `queue` is the queue in which an import's id was found, '' if none.
+
+    Names of keys are those of the catalogue.
+    """
 
     look: Look
     name: str
@@ -63,11 +69,13 @@ class Subjects:
 
     async def of_store(self) -> AsyncIterator[list[Subject]]:
         """Yield the subjects of the whole store, page by page; add the late ones to `late`."""
-        async for names in paged(self._redis.scan_iter(match="imports:*", count=SCANNED_AT_ONCE)):
+        pattern = name_on(self._redis, f"{PREFIX}*")
+        async for keys in paged(self._redis.scan_iter(match=pattern, count=SCANNED_AT_ONCE)):
+            names = [catalogued(key) for key in keys]
             yield [subject for name in names for subject in self._subjects_of(name)]
-            for queue in names:
+            for key, queue in zip(keys, names, strict=True):
                 if key_of(queue) in QUEUES:
-                    async for entries in paged(self._redis.zscan_iter(queue, count=READ_AT_ONCE)):
+                    async for entries in paged(self._redis.zscan_iter(key, count=READ_AT_ONCE)):
                         yield [Subject(Look.IMPORT, entry[0], queue) for entry in entries]
 
     def _subjects_of(self, name: str) -> Iterator[Subject]:
@@ -91,7 +99,7 @@ class Subjects:
     async def of_batch(self, batch_id: str) -> AsyncIterator[list[Subject]]:
         """Yield the imports of a batch, with their targets and tasks, page by page."""
         self.late.add(Subject(Look.BATCH, batch_id))
-        members = self._redis.zscan_iter(MEMBERS.name + batch_id, count=READ_AT_ONCE)
+        members = self._redis.zscan_iter(MEMBERS.on(self._redis) + batch_id, count=READ_AT_ONCE)
         async for page in paged(members):
             ids = [entry[0] for entry in page]
             records = await fields_of(self._redis, ids, *TARGET_FIELDS, "batch_id")
@@ -111,7 +119,7 @@ async def fields_of(redis: "Redis", import_ids: Iterable[str], *names: str) -> l
     """Return these fields of each import's record; '' for a field that is missing."""
     async with redis.pipeline(transaction=False) as pipeline:
         for import_id in import_ids:
-            pipeline.hmget(IMPORT.name + import_id, *names)
+            pipeline.hmget(IMPORT.on(redis) + import_id, *names)
         return [[value or "" for value in values] for values in await pipeline.execute()]
 
 

@@ -1,4 +1,4 @@
-"""The checks of `doctor` that look at queues, at the workers, and at the port for metrics."""
+"""The checks of `doctor` that look at the broker, the workers, and the port for metrics."""
 
 import errno
 import http.client
@@ -8,6 +8,7 @@ from typing import Any, Final
 
 from amqp.exceptions import NotFound, PreconditionFailed
 from celery import Celery
+from redis.exceptions import ResponseError
 
 from config.release import RELEASE
 from config.settings import Settings
@@ -16,6 +17,21 @@ from worker.doors.consumer import QUEUE_REMEDY
 
 ANSWER_SECONDS: Final = 2.0
 EARLIER: Final = "an earlier release"
+
+
+def check_broker_mode(where: str, connection: Any) -> list[Check]:
+    """Return a failed check if the broker is a node of a Redis Cluster."""
+    if connection.transport.driver_type != "redis":
+        return []
+    try:
+        is_node = connection.default_channel.client.info("cluster").get("cluster_enabled")
+    except ResponseError:  # a user without this permission; other servers refuse nothing of it
+        return []
+    if not is_node:
+        return []
+    detail = f"{where} is a node of a Redis Cluster, which Celery can't use"
+    remedy = "set IMPORTS_BROKER_URL to a Redis server that is not in cluster mode, or to RabbitMQ"
+    return [Check("broker", Verdict.FAIL, detail, remedy)]
 
 
 def check_queues(app: "Celery", connection: Any) -> list[Check]:

@@ -13,11 +13,16 @@ from redis.exceptions import NoPermissionError, ResponseError
 from rich.console import Console
 from rich.text import Text
 
-from config.servers import server_of
+from config.servers import is_cluster, server_of
 from config.settings import REGION, Settings, SettingsError, load_settings
 from config.text import mask_text
 from worker.celery import app
-from worker.cli.brokerchecks import check_metrics_port, check_queues, judge_workers
+from worker.cli.brokerchecks import (
+    check_broker_mode,
+    check_metrics_port,
+    check_queues,
+    judge_workers,
+)
 from worker.cli.checks import Check, Verdict, advice_on, failed, in_thread, judge, within
 from worker.cli.client import (
     UnreachableError,
@@ -33,6 +38,7 @@ from worker.operations.aws import SOME_REGION, Aws
 from worker.operations.http import CallFailedError
 from worker.store.broker import about_channels
 from worker.store.connection import StoreUnavailableError
+from worker.store.keys import PREFIX, name_on
 from worker.store.permissions import missing_permissions
 from worker.store.views import ImportViews, ServerFacts
 
@@ -47,7 +53,7 @@ CREDENTIALS_SECONDS: Final = 10.0
 
 START_STORE: Final = "start the server, or set IMPORTS_REDIS_URL to where it is"
 START_BROKER: Final = "start the broker, or set IMPORTS_BROKER_URL to where it is"
-NO_KEY: Final = "imports:nothing"
+NO_KEY: Final = f"{PREFIX}nothing"
 
 
 @click.command()
@@ -93,7 +99,7 @@ async def _check_store(settings: Settings, used: set[str]) -> list[Check]:
         async with open_store(settings) as redis:
             views = ImportViews(redis)
             return [
-                *await _ask_server(mask_text(settings.redis_url), views),
+                *await _ask_server(settings.redis_url, views),
                 *await _check_permissions(redis, server_of(settings.redis_url).db),
                 *await _check_writes(redis),
                 *await _check_lanes(views, used, settings),
@@ -105,7 +111,8 @@ async def _check_store(settings: Settings, used: set[str]) -> list[Check]:
         return [Check("store", Verdict.FAIL, message, advice_on(message, START_STORE))]
 
 
-async def _ask_server(where: str, views: ImportViews) -> list[Check]:
+async def _ask_server(url: str, views: ImportViews) -> list[Check]:
+    where = mask_text(url)
     try:
         facts = await views.server()
     except ResponseError as error:
@@ -113,7 +120,7 @@ async def _ask_server(where: str, views: ImportViews) -> list[Check]:
         return [Check("store", Verdict.OK, where), unknown]
     return [
         _reachable(where, facts),
-        *_server_checks(facts),
+        *_server_checks(facts, in_cluster=is_cluster(url)),
         *check_memory(facts),
         *_failover_checks(facts),
     ]
@@ -146,7 +153,7 @@ async def _check_writes(redis: "Redis") -> list[Check]:
     The write that is tried changes nothing, as its key does not exist.
     """
     try:
-        await redis.set(NO_KEY, "", xx=True)
+        await redis.set(name_on(redis, NO_KEY), "", xx=True)
     except ResponseError as error:
         return [failed("writes", "a write is", error, "read the server's log")]
     return []
@@ -169,7 +176,7 @@ def _reachable(where: str, facts: ServerFacts) -> Check:
     return Check("store", Verdict.OK, detail)
 
 
-def _server_checks(facts: ServerFacts) -> list[Check]:
+def _server_checks(facts: ServerFacts, *, in_cluster: bool) -> list[Check]:
     """Check what the server reports about itself."""
     return [
         judge(
@@ -179,10 +186,10 @@ def _server_checks(facts: ServerFacts) -> list[Check]:
             remedy="use Redis 6.2 or later, or Valkey",
         ),
         judge(
-            "one node",
-            "cluster mode is on" if facts.cluster else "cluster mode is off",
-            well=not facts.cluster,
-            remedy="use a server without cluster mode: each change of state touches many keys",
+            "cluster mode",
+            "on" if facts.cluster else "off",
+            well=facts.cluster == in_cluster,
+            remedy="begin IMPORTS_REDIS_URL with redis+cluster:// or rediss+cluster://",
         ),
         judge(
             "persistence",
@@ -202,7 +209,7 @@ def _server_checks(facts: ServerFacts) -> list[Check]:
 
 
 def _failover_checks(facts: ServerFacts) -> list[Check]:
-    """With Sentinels, check that there is a replica that could take over."""
+    """With Sentinels or in a cluster, check that there is a replica that could take over."""
     if not facts.primary:
         return []
     return [
@@ -225,6 +232,8 @@ def _check_broker() -> list[Check]:
     try:
         with app.connection_for_write(connect_timeout=CONNECT_SECONDS) as connection:
             connection.ensure_connection(max_retries=1, interval_start=0, timeout=CONNECT_SECONDS)
+            if clustered := check_broker_mode(where, connection):
+                return clustered
             queues = check_queues(app, connection)
         workers = app.control.broadcast("stats", reply=True, timeout=PING_SECONDS)
     except BROKER_ERRORS as error:

@@ -29,7 +29,7 @@ async def batches_after(
     while True:
         rank = await _rank(redis, last) if last else None
         start = start if rank is None else rank + 1
-        ids: Any = await redis.zrevrange(BATCHES.name, start, start + READ_AT_ONCE - 1)
+        ids: Any = await redis.zrevrange(BATCHES.on(redis), start, start + READ_AT_ONCE - 1)
         if not ids:
             return
         yield await read_batches(redis, ids)
@@ -37,13 +37,13 @@ async def batches_after(
 
 
 async def _rank(redis: "Redis", batch_id: str) -> int | None:
-    rank: Any = await redis.zrevrank(BATCHES.name, batch_id)
+    rank: Any = await redis.zrevrank(BATCHES.on(redis), batch_id)
     return None if rank is None else int(rank)
 
 
 async def newest_batches(redis: "Redis", count: int) -> list[BatchCounts]:
     """Return up to so many batches, newest first, without those that have expired."""
-    ids: Any = await redis.zrevrange(BATCHES.name, 0, count - 1)
+    ids: Any = await redis.zrevrange(BATCHES.on(redis), 0, count - 1)
     return await read_batches(redis, ids)
 
 
@@ -51,8 +51,8 @@ async def read_batches(redis: "Redis", ids: Sequence[str]) -> list[BatchCounts]:
     """Return these batches, without those that are not known (any more)."""
     async with redis.pipeline(transaction=False) as pipeline:
         for batch_id in ids:
-            pipeline.hgetall(BATCH.name + batch_id)
-            pipeline.zcard(HELD.name + batch_id)
+            pipeline.hgetall(BATCH.on(redis) + batch_id)
+            pipeline.zcard(HELD.on(redis) + batch_id)
         replies = await pipeline.execute()
     each = zip(ids, replies[::2], replies[1::2], strict=True)
     return [BatchCounts.from_fields(name, fields, held) for name, fields, held in each if fields]
@@ -63,10 +63,10 @@ async def an_unfinished_import(redis: "Redis", batch_id: str) -> Import | None:
 
     Looks at `READ_AT_ONCE` of them. Returns None if all of these have ended.
     """
-    ids: Any = await redis.zrange(MEMBERS.name + batch_id, -READ_AT_ONCE, -1)
+    ids: Any = await redis.zrange(MEMBERS.on(redis) + batch_id, -READ_AT_ONCE, -1)
     async with redis.pipeline(transaction=False) as pipeline:
         for import_id in ids:
-            pipeline.hmget(IMPORT.name + import_id, "state", "batch_id")
+            pipeline.hmget(IMPORT.on(redis) + import_id, "state", "batch_id")
         found = await pipeline.execute()
     for import_id, (state, of_batch) in zip(ids, found, strict=True):
         if of_batch == batch_id and state in UNFINISHED:

@@ -13,6 +13,7 @@ from redis.exceptions import ReadOnlyError, RedisError
 from redis.exceptions import TimeoutError as RedisTimeoutError
 
 from config.servers import Server, server_of
+from worker.store.cluster import ClusterPool
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -68,10 +69,9 @@ def connect(url: str) -> "Redis":
         ValueError: when `url` is invalid.
 
     """
+    # Commands wait for a free connection. With redis-py's default pool they would fail.
+    pooling = {"max_connections": MAX_CONNECTIONS, "timeout": SOCKET_TIMEOUT_SECONDS}
     options: dict[str, Any] = {
-        # Commands wait for a free connection. With redis-py's default pool they would fail.
-        "max_connections": MAX_CONNECTIONS,
-        "timeout": SOCKET_TIMEOUT_SECONDS,
         "decode_responses": True,
         "encoding_errors": "replace",  # junk in the requests stream is read as text
         "health_check_interval": 30,
@@ -83,17 +83,25 @@ def connect(url: str) -> "Redis":
         "retry_on_error": [RedisConnectionError, RedisTimeoutError, ReadOnlyError],
     }
     server = server_of(url)
+    if server.is_cluster:
+        options |= {**server.login, **server.tls_arguments}
+        return Redis.from_pool(ClusterPool(server.hosts, options=options, **pooling))
     if server.master_name:
-        return _following(server, options)
-    return Redis.from_pool(BlockingConnectionPool.from_url(server.redis_url, **options))
+        return _following(server, options | pooling)
+    return Redis.from_pool(BlockingConnectionPool.from_url(server.redis_url, **options, **pooling))
 
 
 def primary_of(redis: "Redis") -> str:
-    """Return the address that the Sentinels named last; '' if there are no Sentinels."""
+    """Return the address that Sentinels or the cluster named last; '' if there are none."""
     pool = redis.connection_pool
-    if not isinstance(pool, SentinelConnectionPool) or pool.master_address is None:
+    address: tuple[str, int] | None = None
+    if isinstance(pool, SentinelConnectionPool):
+        address = pool.master_address
+    elif isinstance(pool, ClusterPool):
+        address = pool.primary
+    if address is None:
         return ""
-    host, port = pool.master_address
+    host, port = address
     return f"{host}:{port}"
 
 

@@ -88,7 +88,7 @@ async def find_imports(
         page = ids[start : start + READ_AT_ONCE]
         async with redis.pipeline(transaction=False) as pipeline:
             for import_id in page:
-                pipeline.hmget(IMPORT.name + import_id, *_FIELDS)
+                pipeline.hmget(IMPORT.on(redis) + import_id, *_FIELDS)
             records = await pipeline.execute()
         fits = map(criteria.fits, records)
         for item in await views.imports(list(compress(page, fits))):
@@ -98,13 +98,13 @@ async def find_imports(
 async def _candidates(redis: "Redis", criteria: Criteria) -> AsyncIterator[list[str]]:
     """Yield the ids of all imports that may fit, in parts, some of them more than once."""
     if criteria.batch_id:
-        async for part in _all_of(redis, MEMBERS.name + criteria.batch_id):
+        async for part in _all_of(redis, MEMBERS.on(redis) + criteria.batch_id):
             yield part
     elif criteria.needs_scan:
         async for names in _keys_of(redis, IMPORT):
-            yield [name.removeprefix(IMPORT.name) for name in names]
+            yield [name.removeprefix(IMPORT.on(redis)) for name in names]
     else:
-        lanes: Any = [criteria.lane] if criteria.lane else await redis.smembers(NAMES.name)
+        lanes: Any = [criteria.lane] if criteria.lane else await redis.smembers(NAMES.on(redis))
         is_queued = State.WAITING in criteria.states and not criteria.undecided
         for lane in lanes:
             if is_queued:
@@ -117,15 +117,15 @@ async def _candidates(redis: "Redis", criteria: Criteria) -> AsyncIterator[list[
 
 
 async def _queued_in(redis: "Redis", lane: str) -> AsyncIterator[list[str]]:
-    for queue in (DELAYED.name + lane, *(f"{WAITING.name}{lane}:{p}" for p in Priority)):
+    for queue in (DELAYED.on(redis) + lane, *(f"{WAITING.on(redis)}{lane}:{p}" for p in Priority)):
         async for part in _all_of(redis, queue):
             yield part
 
 
 async def _called_in(redis: "Redis", lane: str) -> list[str]:
     async with redis.pipeline(transaction=True) as pipeline:
-        pipeline.zrange(LEASES.name + lane, 0, -1)
-        pipeline.zrange(POLLS.name + lane, 0, -1)
+        pipeline.zrange(LEASES.on(redis) + lane, 0, -1)
+        pipeline.zrange(POLLS.on(redis) + lane, 0, -1)
         leases, polls = await pipeline.execute()
     return [*leases, *polls]
 
@@ -142,7 +142,9 @@ async def _held_and_parked(redis: "Redis") -> AsyncIterator[list[str]]:
 async def _keys_of(redis: "Redis", kind: Key) -> AsyncIterator[list[str]]:
     cursor: int | None = None
     while cursor != 0:
-        reply: Any = await redis.scan(cursor or 0, match=f"{kind.name}*", count=SCANNED_AT_ONCE)
+        reply: Any = await redis.scan(
+            cursor or 0, match=f"{kind.on(redis)}*", count=SCANNED_AT_ONCE
+        )
         cursor, names = reply
         yield names
 

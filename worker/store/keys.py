@@ -1,12 +1,15 @@
 """The catalogue of all keys in the store. Scripts get these prefixes and spell out no key.
 
-One node (or Sentinel group) contains all keys. A state change writes to an import, its lane, its
-target and its batch at once, so the keys can't be spread over a cluster (docs/decisions/0003).
+One node contains all keys. A state change writes to an import, its lane, its target and its batch
+at once, so the keys can't be spread over a cluster (docs/decisions/0003). In a cluster, their names
+begin with a hash tag, which puts them into one slot (docs/decisions/0022).
 """
 
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import Final
+from typing import Any, Final
+
+from worker.store.cluster import CLUSTER_PREFIX, is_clustered
 
 
 class Lifetime(StrEnum):
@@ -27,6 +30,25 @@ class Key:
     type: str
     lifetime: Lifetime
     holds: str
+
+    def on(self, redis: Any) -> str:
+        """Return the name in the store of this client or pipeline."""
+        return name_on(redis, self.name)
+
+
+PREFIX: Final = "imports:"
+
+
+def name_on(redis: Any, name: str) -> str:
+    """Return the name that the key `name` of the catalogue has in the store of this client."""
+    return CLUSTER_PREFIX + name.removeprefix(PREFIX) if is_clustered(redis) else name
+
+
+def catalogued(name: str) -> str:
+    """Return the catalogue's name of a key that was found in a store."""
+    if name.startswith(CLUSTER_PREFIX):
+        return PREFIX + name.removeprefix(CLUSTER_PREFIX)
+    return name
 
 
 IMPORT: Final = Key("imports:import:", "hash", Lifetime.RETENTION, "id → the record of an import")

@@ -247,10 +247,10 @@ def _numbers(fields: Mapping[str, str]) -> dict[str, float]:
 
 _CLASSES: Final = ("start", "poll", "shared")
 _QUEUES: Final = (
-    *(f"{WAITING.name}{{}}:{priority}" for priority in Priority),
-    f"{DELAYED.name}{{}}",
-    f"{POLLS.name}{{}}",
-    f"{LEASES.name}{{}}",
+    *((WAITING, f":{priority}") for priority in Priority),
+    (DELAYED, ""),
+    (POLLS, ""),
+    (LEASES, ""),
 )
 LANE_REPLIES: Final = 4 + len(_CLASSES) + len(_QUEUES)
 
@@ -258,13 +258,13 @@ LANE_REPLIES: Final = 4 + len(_CLASSES) + len(_QUEUES)
 def read_lane(pipeline: Any, name: str) -> None:
     """Queue the LANE_REPLIES commands that read a lane; `lane_view` reads their replies."""
     pipeline.time()  # the lane's times are on the server's clock
-    pipeline.hgetall(LANE.name + name)
-    pipeline.hgetall(DEFAULTS.name)
-    pipeline.hgetall(FACTS.name + name)
+    pipeline.hgetall(LANE.on(pipeline) + name)
+    pipeline.hgetall(DEFAULTS.on(pipeline))
+    pipeline.hgetall(FACTS.on(pipeline) + name)
     for of_calls in _CLASSES:
-        pipeline.hgetall(f"{LIMITER.name}{name}:{of_calls}")
-    for queue in _QUEUES:
-        pipeline.zcard(queue.format(name))
+        pipeline.hgetall(f"{LIMITER.on(pipeline)}{name}:{of_calls}")
+    for queue, suffix in _QUEUES:
+        pipeline.zcard(f"{queue.on(pipeline)}{name}{suffix}")
 
 
 def lane_view(name: str, replies: Any) -> LaneView:

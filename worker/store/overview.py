@@ -79,12 +79,12 @@ class Overview:
 async def read_overview(redis: "Redis", batches: int = 0) -> Overview:
     """Read the store, and up to so many of the newest batches that are not over."""
     async with redis.pipeline(transaction=False) as pipeline:
-        pipeline.smembers(NAMES.name)
-        pipeline.xlen(EVENTS.name)
-        pipeline.xlen(REQUESTS.name)
-        pipeline.zcard(UNFINISHED.name)
-        pipeline.xinfo_groups(EVENTS.name)
-        pipeline.xinfo_groups(REQUESTS.name)
+        pipeline.smembers(NAMES.on(redis))
+        pipeline.xlen(EVENTS.on(redis))
+        pipeline.xlen(REQUESTS.on(redis))
+        pipeline.zcard(UNFINISHED.on(redis))
+        pipeline.xinfo_groups(EVENTS.on(redis))
+        pipeline.xinfo_groups(REQUESTS.on(redis))
         *numbers, of_events, of_requests = await pipeline.execute(raise_on_error=False)
     for reply in numbers:
         if isinstance(reply, Exception):
@@ -104,10 +104,11 @@ async def read_overview(redis: "Redis", batches: int = 0) -> Overview:
 
 async def read_event_groups(redis: "Redis") -> tuple[int, tuple[Group, ...]]:
     """Return the number of events in the stream, and its consumer groups."""
-    events = await redis.xlen(EVENTS.name)
-    if not await redis.exists(EVENTS.name):
+    key = EVENTS.on(redis)
+    events = await redis.xlen(key)
+    if not await redis.exists(key):
         return 0, ()
-    return events, _groups(await redis.xinfo_groups(EVENTS.name))
+    return events, _groups(await redis.xinfo_groups(key))
 
 
 def _groups(reply: Any) -> tuple[Group, ...]:
@@ -135,9 +136,9 @@ async def _read_lanes(redis: "Redis", names: Sequence[str]) -> tuple[LaneReading
     async with redis.pipeline(transaction=False) as pipeline:
         for name in names:
             read_lane(pipeline, name)
-            pipeline.zrange(POLLS.name + name, 0, 0, withscores=True)
+            pipeline.zrange(POLLS.on(redis) + name, 0, 0, withscores=True)
             for priority in Priority:
-                pipeline.zrange(f"{WAITING.name}{name}:{priority}", 0, HEADS - 1)
+                pipeline.zrange(f"{WAITING.on(redis)}{name}:{priority}", 0, HEADS - 1)
         replies = await pipeline.execute()
     size = LANE_REPLIES + 1 + len(Priority)
     each = [replies[start : start + size] for start in range(0, len(replies), size)]
@@ -153,7 +154,7 @@ async def _accepted_at(redis: "Redis", ids: Sequence[str]) -> dict[str, float | 
     """Return when imports were admitted, in milliseconds; None if a record is gone."""
     async with redis.pipeline(transaction=False) as pipeline:
         for import_id in ids:
-            pipeline.hget(IMPORT.name + import_id, "accepted_at_ms")
+            pipeline.hget(IMPORT.on(redis) + import_id, "accepted_at_ms")
         found = await pipeline.execute()
     return {each: float(ms) if ms else None for each, ms in zip(ids, found, strict=True)}
 

@@ -10,15 +10,16 @@ from typing import Final
 
 from redis.asyncio import Redis
 
-from worker.store.keys import CATALOGUE
+from worker.store.cluster import is_clustered
+from worker.store.keys import CATALOGUE, name_on
 from worker.store.messages import JUNK
 from worker.store.scripts import Scripts, loaded_texts
 
 _CHANNELS: Final = ("/{db}.celery.pidbox", "/{db}.celeryev/worker.*")
 """Celery's remote control, and the events that Flower shows."""
 
-_KEYS: Final = (
-    *(key.name for key in CATALOGUE),
+_STORE_KEYS: Final = tuple(key.name for key in CATALOGUE)
+_CELERY_KEYS: Final = (
     *("imports", "imports.admit", "imports.finish", JUNK),
     *("unacked", "unacked_index", "unacked_mutex", "_kombu.binding.imports"),
     *("celery-task-meta-0", "celery-taskset-meta-0.j", "0.reply.celery.pidbox"),
@@ -31,6 +32,9 @@ _COMMANDS: Final = frozenset(
         *("xinfo|consumers", "xrange", "xread", "xreadgroup", "xrevrange"),
     )
 )
+_CLUSTER_COMMANDS: Final = frozenset(("cluster|slots", "role", "wait"))
+"""What clients of a cluster need besides, to find the primary and to wait for its replicas."""
+
 _OF_ANY_KEY: Final = ("get", "hget", "llen", "zadd")
 """A user that may run none of these on a key has no access to the key."""
 
@@ -52,16 +56,19 @@ async def missing_permissions(redis: "Redis", db: int) -> Missing:
     Raises StoreUnavailableError, also if the user may run no script.
     """
     called = {name.lower() for text in loaded_texts().values() for name in _CALL.findall(text)}
-    commands = sorted(_COMMANDS | called)
-    channels = [channel.format(db=db) for channel in _CHANNELS]
+    in_cluster = is_clustered(redis)  # then Celery's keys and channels are on another server
+    commands = sorted(_COMMANDS | called | (_CLUSTER_COMMANDS if in_cluster else set()))
+    keys = [name_on(redis, name) for name in _STORE_KEYS]
+    keys += () if in_cluster else _CELERY_KEYS
+    channels = () if in_cluster else [channel.format(db=db) for channel in _CHANNELS]
     asked = [
-        *((name, [*name.split("|"), key, key]) for name in commands for key in _KEYS),
-        *((key, [name, key]) for key in _KEYS for name in _OF_ANY_KEY),
+        *((name, [*name.split("|"), key, key]) for name in commands for key in keys),
+        *((key, [name, key]) for key in keys for name in _OF_ANY_KEY),
         *((channel, ["psubscribe", channel]) for channel in channels),
     ]
     reply = await Scripts(redis, {}).call("audit_permissions", commands=[w for _, w in asked])
     allowed = {name for (name, _), may in zip(asked, reply["allowed"], strict=True) if may}
-    return Missing(*(_without(names, allowed) for names in (commands, _KEYS, channels)))
+    return Missing(*(_without(names, allowed) for names in (commands, keys, channels)))
 
 
 def _without(names: Iterable[str], allowed: Collection[str]) -> tuple[str, ...]:

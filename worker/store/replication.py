@@ -6,6 +6,7 @@ write must not be lost (docs/decisions/0010).
 
 import json
 import time
+from functools import cache
 from typing import Any, Final
 
 import structlog
@@ -24,6 +25,16 @@ MISSING_SECONDS: Final = 30.0
 """How long a replica that went away is still expected, because it may have become the primary.
 Sentinels demote the old primary about ten seconds later. Until then it accepts writes that will
 be lost."""
+
+
+def is_unknown(reply: Any) -> bool:
+    """Return whether the server does not have the command, as some managed servers."""
+    return isinstance(reply, ResponseError) and str(reply).startswith("unknown command")
+
+
+@cache
+def _warn_of_hidden_replicas() -> None:
+    log.warning("store.replicas_hidden")
 
 
 class ReplicatedScripts(Scripts):
@@ -55,13 +66,16 @@ class ReplicatedScripts(Scripts):
         # WAIT is about the writes of its own connection, and a moment later another server may be
         # the primary. So all three commands use one connection and one round trip.
         async with self._redis.pipeline(transaction=False) as pipeline:
-            pipeline.evalsha(script.sha, 0, text)
+            pipeline.evalsha(script.sha, 1, self._route, text)
             pipeline.wait(self._expected, REPLICATION_MS)
             pipeline.execute_command("ROLE")
             return list(await pipeline.execute(raise_on_error=False))
 
     def _judge(self, copies: Any, role: Any) -> bool:
         """Judge by the replies to WAIT and ROLE; WAIT fails if the primary was demoted."""
+        if is_unknown(copies) or is_unknown(role):
+            _warn_of_hidden_replicas()
+            return True
         kind, _, *rest = role
         is_primary = kind == "master" and not isinstance(copies, ResponseError)
         if is_primary:

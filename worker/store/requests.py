@@ -36,6 +36,7 @@ class RequestsStream:
 
     def __init__(self, redis: "Redis", consumer: str) -> None:
         self._redis = redis
+        self._stream = REQUESTS.on(redis)
         self._consumer = consumer
 
     @translated
@@ -46,11 +47,9 @@ class RequestsStream:
         would be deleted with it. After an hour, other consumers have taken over its entries.
         """
         await self._create_group()
-        for consumer in await self._redis.xinfo_consumers(REQUESTS.name, CONSUMER_GROUP):
+        for consumer in await self._redis.xinfo_consumers(self._stream, CONSUMER_GROUP):
             if consumer["pending"] == 0 and consumer["idle"] > STALE_CONSUMER_MS:
-                await self._redis.xgroup_delconsumer(
-                    REQUESTS.name, CONSUMER_GROUP, consumer["name"]
-                )
+                await self._redis.xgroup_delconsumer(self._stream, CONSUMER_GROUP, consumer["name"])
 
     @translated
     async def read(self, block_ms: int) -> list[Entry]:
@@ -59,7 +58,7 @@ class RequestsStream:
             reply = await self._redis.xreadgroup(
                 CONSUMER_GROUP,
                 self._consumer,
-                {REQUESTS.name: ">"},
+                {self._stream: ">"},
                 count=READ_AT_ONCE,
                 block=block_ms,
             )
@@ -74,7 +73,7 @@ class RequestsStream:
     async def take_over(self, idle_ms: int) -> list[Entry]:
         """Return entries that another consumer read at least `idle_ms` ago and never finished."""
         reply = await self._redis.xautoclaim(
-            REQUESTS.name, CONSUMER_GROUP, self._consumer, min_idle_time=idle_ms, count=READ_AT_ONCE
+            self._stream, CONSUMER_GROUP, self._consumer, min_idle_time=idle_ms, count=READ_AT_ONCE
         )
         return _entries(reply[1])
 
@@ -83,13 +82,13 @@ class RequestsStream:
         """Acknowledge and delete entries."""
         ids = [entry.id for entry in entries]
         async with self._redis.pipeline(transaction=True) as pipeline:
-            pipeline.xack(REQUESTS.name, CONSUMER_GROUP, *ids)
-            pipeline.xdel(REQUESTS.name, *ids)
+            pipeline.xack(self._stream, CONSUMER_GROUP, *ids)
+            pipeline.xdel(self._stream, *ids)
             await pipeline.execute()
 
     async def _create_group(self) -> None:
         try:
-            await self._redis.xgroup_create(REQUESTS.name, CONSUMER_GROUP, id="0", mkstream=True)
+            await self._redis.xgroup_create(self._stream, CONSUMER_GROUP, id="0", mkstream=True)
         except ResponseError as error:
             if not str(error).startswith("BUSYGROUP"):
                 raise

@@ -20,7 +20,7 @@ from redis.commands.core import AsyncScript
 from worker.domain.polling import BINS, BINS_PER_OCTAVE
 from worker.domain.shares import PRIORITY_WEIGHTS, START_SHARE
 from worker.store.connection import translated
-from worker.store.keys import CATALOGUE
+from worker.store.keys import CATALOGUE, SEQUENCE
 from worker.store.observer import NOBODY, StoreObserver
 from worker.store.sentences import SENTENCES
 
@@ -62,8 +62,10 @@ class Scripts:
     ) -> None:
         self._redis = redis
         self._observer = observer
+        self._route = SEQUENCE.on(redis)
+        """Tells a cluster's nodes where a script runs: with the key, and so with all others."""
         tables = {
-            "KEY": _key_names(),
+            "KEY": _key_names(redis),
             "CONFIG": config,
             "SHARES": _shares(),
             "BINS": {"count": BINS, "per_octave": BINS_PER_OCTAVE},
@@ -86,7 +88,7 @@ class Scripts:
 
         """
         began = time.perf_counter()
-        reply = await self._scripts[name](args=[json.dumps(args)])
+        reply = await self._scripts[name](keys=[self._route], args=[json.dumps(args)])
         self._observer.ran(name, time.perf_counter() - began)
         return read_reply(reply)
 
@@ -148,8 +150,8 @@ def _all_needs(text: str) -> set[str]:
     return needed
 
 
-def _key_names() -> dict[str, str]:
-    return {key.name.split(":")[1]: key.name for key in CATALOGUE}
+def _key_names(redis: "Redis") -> dict[str, str]:
+    return {key.name.split(":")[1]: key.on(redis) for key in CATALOGUE}
 
 
 def _shares() -> dict[str, Any]:

@@ -234,12 +234,12 @@ class ImportStore:
     @translated
     async def wait_for_hint(self, seconds: float) -> bool:
         """Wait up to `seconds` for a hint that work is due; hints may be lost."""
-        return await self._redis.blpop([WAKE.name], timeout=seconds) is not None
+        return await self._redis.blpop([WAKE.on(self._redis)], timeout=seconds) is not None
 
     @translated
     async def load(self, import_id: str) -> Import | None:
         """Return an import; None if it is not known (any more)."""
-        fields: Any = await self._redis.hgetall(IMPORT.name + import_id)
+        fields: Any = await self._redis.hgetall(IMPORT.on(self._redis) + import_id)
         return Import.from_fields(import_id, fields) if fields else None
 
     async def _lasting(self, script: str, **args: Any) -> Reply:

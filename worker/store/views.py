@@ -62,7 +62,7 @@ class Whereabouts:
 class ServerFacts:
     """What the server reports about itself. Sizes are in bytes, 0 for no limit.
 
-    `primary` is the address that the Sentinels name; '' if there are no Sentinels.
+    `primary` is the address that Sentinels or the cluster name; '' if there are none.
     """
 
     name: str
@@ -93,27 +93,27 @@ class ImportViews:
         known = 0
         for start in range(0, len(import_ids), READ_AT_ONCE):
             some = import_ids[start : start + READ_AT_ONCE]
-            known += await self._redis.exists(*(IMPORT.name + each for each in some))
+            known += await self._redis.exists(*(IMPORT.on(self._redis) + each for each in some))
         return known
 
     async def find(self, import_id: str) -> Import | None:
         """Return an import; None if it is not known (any more)."""
-        fields: Any = await self._redis.hgetall(IMPORT.name + import_id)
+        fields: Any = await self._redis.hgetall(IMPORT.on(self._redis) + import_id)
         return Import.from_fields(import_id, fields) if fields else None
 
     async def history(self, import_id: str) -> tuple[int, list[Line]]:
         """Return the store's time in milliseconds, and the history of an import until then."""
         async with self._redis.pipeline(transaction=True) as pipeline:
             pipeline.time()
-            pipeline.lrange(HISTORY.name + import_id, 0, -1)
+            pipeline.lrange(HISTORY.on(self._redis) + import_id, 0, -1)
             (seconds, microseconds), lines = await pipeline.execute()
         return seconds * 1000 + microseconds // 1000, [Line.from_json(line) for line in lines]
 
     async def batch(self, batch_id: str) -> BatchCounts | None:
         """Return the counts of a batch; None if it is not known (any more)."""
         async with self._redis.pipeline(transaction=True) as pipeline:
-            pipeline.hgetall(BATCH.name + batch_id)
-            pipeline.zcard(HELD.name + batch_id)
+            pipeline.hgetall(BATCH.on(self._redis) + batch_id)
+            pipeline.zcard(HELD.on(self._redis) + batch_id)
             fields, held = await pipeline.execute()
         return BatchCounts.from_fields(batch_id, fields, held) if fields else None
 
@@ -152,7 +152,7 @@ class ImportViews:
 
     async def batch_settings(self, batch_id: str) -> BatchSettings:
         """Return the settings of a batch; the defaults if it is not known (any more)."""
-        fields: Any = await self._redis.hgetall(BATCH.name + batch_id)
+        fields: Any = await self._redis.hgetall(BATCH.on(self._redis) + batch_id)
         percent = fields.get("stop_percent")
         return BatchSettings(
             canary=int(fields.get("canary", 0)),
@@ -166,13 +166,13 @@ class ImportViews:
         target = f"{item.lane}/{item.target}"
         async with self._redis.pipeline(transaction=True) as pipeline:
             read_lane(pipeline, item.lane)
-            pipeline.zrank(f"{WAITING.name}{item.lane}:{item.priority}", item.id)
-            pipeline.zscore(DELAYED.name + item.lane, item.id)
-            pipeline.zscore(POLLS.name + item.lane, item.id)
-            pipeline.zscore(LEASES.name + item.lane, item.id)
-            pipeline.zscore(PARKED.name + target, item.id)
-            pipeline.hget(TARGET.name + target, "holder")
-            pipeline.zscore(HELD.name + item.batch_id, item.id)
+            pipeline.zrank(f"{WAITING.on(self._redis)}{item.lane}:{item.priority}", item.id)
+            pipeline.zscore(DELAYED.on(self._redis) + item.lane, item.id)
+            pipeline.zscore(POLLS.on(self._redis) + item.lane, item.id)
+            pipeline.zscore(LEASES.on(self._redis) + item.lane, item.id)
+            pipeline.zscore(PARKED.on(self._redis) + target, item.id)
+            pipeline.hget(TARGET.on(self._redis) + target, "holder")
+            pipeline.zscore(HELD.on(self._redis) + item.batch_id, item.id)
             *lane, rank, delayed, poll, lease, parked, holder, held = await pipeline.execute()
         view = lane_view(item.lane, lane)
         due = delayed if delayed is not None else poll
@@ -187,30 +187,30 @@ class ImportViews:
 
     async def lanes(self) -> list[LaneView]:
         """Return every lane that was ever used or configured, by name."""
-        names: Any = await self._redis.smembers(NAMES.name)
+        names: Any = await self._redis.smembers(NAMES.on(self._redis))
         return await self._lanes(names)
 
     async def lane(self, name: str) -> LaneView | None:
         """Return a lane; None if it was never used or configured."""
         async with self._redis.pipeline(transaction=True) as pipeline:
             read_lane(pipeline, name)
-            pipeline.sismember(NAMES.name, name)
+            pipeline.sismember(NAMES.on(self._redis), name)
             *replies, is_known = await pipeline.execute()
         return lane_view(name, replies) if is_known else None
 
     async def busy_lanes(self) -> list[LaneView]:
         """Return the lanes that have work, by name."""
-        names: Any = await self._redis.zrange(LANES.name, 0, -1)
+        names: Any = await self._redis.zrange(LANES.on(self._redis), 0, -1)
         return await self._lanes(names)
 
     async def undecided(self) -> AsyncGenerator[list[Import], None]:
         """Yield the undecided imports, page by page."""
-        lanes: Any = await self._redis.smembers(NAMES.name)
+        lanes: Any = await self._redis.smembers(NAMES.on(self._redis))
         for lane in lanes:
             async for ids in self._polled_ids(lane):
                 async with self._redis.pipeline(transaction=False) as pipeline:
                     for import_id in ids:
-                        pipeline.hexists(IMPORT.name + import_id, "undecided")
+                        pipeline.hexists(IMPORT.on(self._redis) + import_id, "undecided")
                     found = await pipeline.execute()
                 yield await self.imports(list(compress(ids, found)))
 
@@ -233,14 +233,16 @@ class ImportViews:
 
     async def newest_event_id(self) -> str:
         """Return the entry id of the newest event; `0` if there is none."""
-        entries: Any = await self._redis.xrevrange(EVENTS.name, count=1)
+        entries: Any = await self._redis.xrevrange(EVENTS.on(self._redis), count=1)
         return str(entries[0][0]) if entries else "0"
 
     async def events_backwards(self, from_id: str) -> AsyncGenerator[Event, None]:
         """Yield the events from the entry `from_id` back to the oldest."""
         bound = from_id
         while True:
-            entries: Any = await self._redis.xrevrange(EVENTS.name, max=bound, count=READ_AT_ONCE)
+            entries: Any = await self._redis.xrevrange(
+                EVENTS.on(self._redis), max=bound, count=READ_AT_ONCE
+            )
             for entry_id, fields in entries:
                 yield _event(entry_id, fields)[1]
                 bound = f"({entry_id}"
@@ -254,7 +256,9 @@ class ImportViews:
 
         With `block_ms`, wait up to that long for one. Keep it well below the socket timeout.
         """
-        reply: Any = await self._redis.xread({EVENTS.name: after_id}, count=count, block=block_ms)
+        reply: Any = await self._redis.xread(
+            {EVENTS.on(self._redis): after_id}, count=count, block=block_ms
+        )
         return [_event(*entry) for entries in _entries_of(reply) for entry in entries]
 
     async def latest_events(self, after: str, count: int) -> list[tuple[str, Event]]:
@@ -262,14 +266,14 @@ class ImportViews:
 
         `after` is a bound as XREVRANGE takes it: `-` for all, or `(ID` for those behind an entry.
         """
-        entries: Any = await self._redis.xrevrange(EVENTS.name, min=after, count=count)
+        entries: Any = await self._redis.xrevrange(EVENTS.on(self._redis), min=after, count=count)
         return [_event(*entry) for entry in entries]
 
     async def _member_ids(self, batch_id: str) -> AsyncIterator[list[str]]:
         start = 0
         while True:
             ids: Any = await self._redis.zrange(
-                MEMBERS.name + batch_id, start, start + READ_AT_ONCE - 1
+                MEMBERS.on(self._redis) + batch_id, start, start + READ_AT_ONCE - 1
             )
             if not ids:
                 return
@@ -279,7 +283,9 @@ class ImportViews:
     async def _polled_ids(self, lane: str) -> AsyncIterator[list[str]]:
         cursor: int | None = None
         while cursor != 0:
-            reply: Any = await self._redis.zscan(POLLS.name + lane, cursor or 0, count=READ_AT_ONCE)
+            reply: Any = await self._redis.zscan(
+                POLLS.on(self._redis) + lane, cursor or 0, count=READ_AT_ONCE
+            )
             cursor, scored = reply
             yield [import_id for import_id, _ in scored]
 
@@ -288,7 +294,7 @@ class ImportViews:
         ids = list(ids)
         async with self._redis.pipeline(transaction=False) as pipeline:
             for import_id in ids:
-                pipeline.hget(IMPORT.name + import_id, "state")
+                pipeline.hget(IMPORT.on(self._redis) + import_id, "state")
             found = await pipeline.execute()
         return [import_id for import_id, state in zip(ids, found, strict=True) if state in states]
 
@@ -296,7 +302,7 @@ class ImportViews:
         """Return these imports, without those that are not known (any more)."""
         async with self._redis.pipeline(transaction=False) as pipeline:
             for import_id in ids:
-                pipeline.hgetall(IMPORT.name + import_id)
+                pipeline.hgetall(IMPORT.on(self._redis) + import_id)
             records = await pipeline.execute()
         return [
             Import.from_fields(import_id, fields)
