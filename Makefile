@@ -6,6 +6,7 @@ INSTALLED := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
 .PHONY: help install demo test check coverage docs bench bench-admission bench-call bench-limits bench-trickle simulate simulate-limits simulate-polls chaos chaos-fuzz screenshots image-test node-packages sbom audit-packages lint format lock up down
+.PHONY: help install demo test check coverage docs bench bench-limits bench-smoke simulate simulate-limits simulate-polls chaos chaos-fuzz image-test sbom audit-packages lint format lock up down
 
 help: ## List the targets
 	@awk -F':.*## ' '/^[a-z-]+:.*## /{printf "  make %-15s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -45,17 +46,11 @@ docs: install ## Generate the reference pages, and build the site in build/site
 	$(BIN)/python -m tests.documentation
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
 
-bench: install ## Measure the cost of an import: Redis commands, CPU, time until its start
-	$(BIN)/python -m tests.benchmarks.bench_import
+bench: install ## Measure what imports cost, and write docs/benchmarks.md with its plots; ten minutes, needs redis-cli
+	$(BIN)/python -m tests.benchmarks.bench
 
-bench-call: install ## Measure the CPU of a call to AWS, by a worker and by a plain aioboto3 client
-	$(BIN)/python -m tests.benchmarks.bench_call
-
-bench-admission: install ## Measure admission by file, batch and stream, alone and while imports start; a few minutes
-	$(BIN)/python -m tests.benchmarks.bench_admission
-
-bench-trickle: install ## Measure what stepping costs the store: scripts and CPU per import, claims in large stores
-	$(BIN)/python -m tests.benchmarks.bench_trickle
+bench-smoke: install ## Run `make bench` at a tiny size, into build/bench-smoke; its figures mean nothing
+	$(BIN)/python -m tests.benchmarks.bench --tiny --runs 1 --directory build/bench-smoke
 
 bench-limits: install ## Measure how well workers and alternative limiters use hidden quotas; 20 minutes
 	$(BIN)/python -m tests.benchmarks.bench_limits --picture docs/limits.svg

@@ -1,10 +1,11 @@
-"""What users would otherwise write, in its usual short form: it only starts imports.
+"""What users would otherwise write, in its usual short form.
 
     celery -A tests.benchmarks.alternatives worker     # Celery's retries, boto3's defaults
     ALTERNATIVES_RATE_LIMIT=5/s celery -A …            # the same, with its share of the quota
     python -m tests.benchmarks.alternatives COUNT APP  # botocore's adaptive retries
 
-`bench_limits` runs them for comparison with the lanes of this project.
+`bench_limits` runs them for comparison with the lanes of this project; there, they only start
+imports. `bench` runs the task that also follows its job.
 """
 
 import asyncio
@@ -22,7 +23,10 @@ from tests.support import members
 
 SERVICE = "amplifybackend"
 
-app = Celery("alternatives", broker=os.environ.get("ALTERNATIVES_BROKER_URL"))
+POLL_SECONDS = 1.5
+
+broker = os.environ.get("ALTERNATIVES_BROKER_URL")
+app = Celery("alternatives", broker=broker, backend=broker)
 
 amplify = boto3.client(SERVICE)
 
@@ -39,6 +43,18 @@ amplify = boto3.client(SERVICE)
 def start(_task: Task[..., Any], target: str) -> None:
     """Start the import of a target."""
     amplify.import_backend_auth(**parameters(target))
+
+
+@app.task(bind=True, name="alternatives.move", max_retries=None)
+def move(task: Task[..., Any], target: str, job: str = "") -> str:
+    """Start the import of a target, and poll its job by countdown until it ends."""
+    if not job:
+        job = amplify.import_backend_auth(**parameters(target))["JobId"]
+    else:
+        named = {"AppId": target, "BackendEnvironmentName": "staging", "JobId": job}
+        if amplify.get_backend_job(**named)["Status"] == "COMPLETED":
+            return job
+    raise task.retry(args=(target, job), countdown=POLL_SECONDS)
 
 
 async def script(count: int, name: str) -> None:

@@ -1,4 +1,4 @@
-"""Plot how quotas were used over time, and how late polls found the ends of jobs."""
+"""Plot how quotas were used over time, how late polls found the ends of jobs, and what costs."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -81,6 +81,35 @@ def draw_lags(graphs: Mapping[str, Mapping[str, Sequence[float]]], path: Path) -
         axes[0].set_ylabel("percent of the jobs")
         handles, labels = axes[0].get_legend_handles_labels()
         figure.legend(handles, labels, loc="outside upper right", ncols=3, frameon=False)
+        figure.savefig(path, metadata={"Date": None})
+        plt.close(figure)
+
+
+@dataclass(frozen=True)
+class Curve:
+    """A plot of the benchmark: points of each line, by its name."""
+
+    name: str
+    title: str
+    along: str
+    unit: str
+    lines: Mapping[str, Sequence[tuple[float, float]]]
+    is_log: bool = True
+
+
+def draw_curves(curve: Curve, path: Path) -> None:
+    """Draw the lines of one plot, from zero, and write it as SVG."""
+    with mpl.rc_context({**STYLE, "svg.hashsalt": curve.name}):
+        figure, axes = plt.subplots(figsize=(5.2, 2.8), layout="constrained")
+        for (name, points), color in zip(curve.lines.items(), (ACCEPTED, REFUSED), strict=False):
+            axes.plot(*zip(*points, strict=True), label=name, color=color, marker="o")
+        if curve.is_log:
+            axes.set_xscale("log")
+        axes.set_ylim(bottom=0)
+        axes.set_title(curve.title, fontweight="bold")
+        axes.set_xlabel(curve.along)
+        axes.set_ylabel(curve.unit)
+        axes.legend(frameon=False)
         figure.savefig(path, metadata={"Date": None})
         plt.close(figure)
 

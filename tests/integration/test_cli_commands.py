@@ -304,7 +304,7 @@ def test_doctor_says_what_to_fix(command: CommandLine) -> None:
         "settings": "ok",
         "store": "ok",
         "version": "ok",
-        "one node": "ok",
+        "cluster mode": "ok",
         "persistence": "FAIL",
         "eviction": "ok",
         "broker": "ok",
