@@ -246,7 +246,7 @@ async def test_a_server_that_hides_its_replicas_is_trusted(tmp_path: Path) -> No
             assert await redis.hget(BATCH.on(redis) + "b", "expected") == "1"
 
 
-async def test_a_cluster_is_reached_with_tls(tmp_path: Path) -> None:
+async def test_a_cluster_of_one_node_is_reached_with_tls(tmp_path: Path) -> None:
     certificates = Certificates(tmp_path / "certificates")
     settings = {
         **IN_MEMORY,
@@ -263,6 +263,8 @@ async def test_a_cluster_is_reached_with_tls(tmp_path: Path) -> None:
         url = f"rediss+cluster://127.0.0.1:{node.port}"
         async with connect(f"{url}?{certificates.trust}") as redis:
             assert await LaneControl(redis, CONFIG).pause("default/us-east-1", "with TLS")
+            # The cluster has no replicas, so there is none to wait for.
+            await ImportStore(redis, replace(CONFIG, replicated=True)).announce_batch("b", 1)
         async with connect(url) as redis:
             with pytest.raises(StoreUnavailableError, match="certificate"):
                 await LaneControl(redis, CONFIG).resume("default/us-east-1")

@@ -73,6 +73,8 @@ class ClusterPool(BlockingConnectionPool):
             "retry": Retry(NoBackoff(), 0),
         }
         self.primary: Address | None = None
+        self.replicas = 1
+        """How many replicas of the primary the nodes know, without those that have failed."""
         kind = _TlsConnection if options.get("ssl") else _Connection
         of_connections = {name: value for name, value in options.items() if name != "ssl"}
         super().__init__(
@@ -116,7 +118,7 @@ class ClusterPool(BlockingConnectionPool):
             addresses = [_address_of(node, asked) for node in nodes]
             known.update(dict.fromkeys(addresses))
             if first <= SLOT <= last:
-                owner = addresses[0]
+                owner, self.replicas = addresses[0], len(addresses) - 1
         if owner is not None:
             self._known = known
         return owner

@@ -13,6 +13,7 @@ import structlog
 from redis.commands.core import AsyncScript
 from redis.exceptions import NoScriptError, ResponseError
 
+from worker.store.cluster import ClusterPool
 from worker.store.connection import translated
 from worker.store.scripts import Reply, Scripts, read_reply
 
@@ -41,6 +42,7 @@ class ReplicatedScripts(Scripts):
     """The scripts of a store with replicas."""
 
     _expected = 1
+    _is_new = True
     _fewer_since: float | None = None
     _lasts = True
 
@@ -78,6 +80,9 @@ class ReplicatedScripts(Scripts):
             return True
         kind, _, *rest = role
         is_primary = kind == "master" and not isinstance(copies, ResponseError)
+        if self._is_new and isinstance(pool := self._redis.connection_pool, ClusterPool):
+            self._expected = pool.replicas
+        self._is_new = False
         if is_primary:
             self._expect(len(rest[0]))
         lasts = is_primary and copies >= self._expected
