@@ -5,8 +5,7 @@ BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test check coverage docs bench bench-admission bench-call bench-limits bench-trickle simulate simulate-limits simulate-polls chaos chaos-fuzz screenshots image-test node-packages sbom audit-packages lint format lock up down
-.PHONY: help install demo test check coverage docs bench bench-limits bench-smoke simulate simulate-limits simulate-polls chaos chaos-fuzz image-test sbom audit-packages lint format lock up down
+.PHONY: help install demo test check coverage docs bench bench-limits bench-smoke simulate simulate-limits simulate-polls chaos chaos-fuzz screenshots image-test node-packages sbom audit-packages lint format lock up down
 
 help: ## List the targets
 	@awk -F':.*## ' '/^[a-z-]+:.*## /{printf "  make %-15s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
