@@ -28,6 +28,7 @@ from worker.doors.compression import bound_decompression
 from worker.options import check_command, check_options, level_asked_for
 from worker.runtime import close_runtime, runtime_of_process
 from worker.store.broker import (
+    close_at_once,
     do_without_channels,
     limit_each_consumer,
     outlive_lost_connections,
@@ -77,6 +78,8 @@ class ConductorStep(bootsteps.StartStopStep):
             )
         runtime.run(worker.conductor.start())
         self._watchdog.start()
+        if worker.hub is not None:
+            worker_shutting_down.connect(lambda **_: runtime.begin(_wake(worker.hub)), weak=False)
 
     def stop(self, worker: Any) -> None:
         """Finish the calls in progress, and claim nothing more."""
@@ -104,6 +107,15 @@ def _open_monitor() -> Any:
 def _unconsumed(conductor: Conductor) -> object:
     """Return the messages that wait to be consumed; None while this worker is busy."""
     return None if active_requests else conductor.intake.unconsumed
+
+
+async def _wake(hub: Any) -> None:
+    """Make Celery's loop look at its flags now, not when its next timer is due.
+
+    A signal does not end its wait. The loop itself can't be called from a signal handler, which
+    may have interrupted it, so another thread calls it.
+    """
+    hub.call_soon(lambda: None)
 
 
 class Pulse:
@@ -183,6 +195,7 @@ def _configure() -> dict[str, Any]:
 os.environ.setdefault("FLOWER_CONF", str(Path(config.__file__).with_name("flower.py")))
 
 outlive_lost_connections()
+close_at_once()
 limit_each_consumer()
 bound_decompression()
 refuse_to_be_blocked()

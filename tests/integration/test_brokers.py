@@ -8,7 +8,8 @@ from typing import Any
 from urllib.parse import quote
 
 import pytest
-from kombu import Connection, Exchange, Queue
+from kombu import Connection, Consumer, Exchange, Queue
+from redis import Redis
 
 from config.servers import server_of
 from tests.support import (
@@ -22,6 +23,7 @@ from tests.support import (
 )
 from tests.support.brokers import RABBITMQ_VHOST, rabbitmqctl, virtual_host
 from tests.support.servers import DURABLE, Server
+from worker.store.broker import close_at_once
 
 Start = Callable[..., Worker]
 
@@ -178,3 +180,19 @@ def test_a_broker_that_is_blocked_is_named_and_waited_for(
     assert "rabbitmqctl status" in broker["remedy"]
     assert submit.returncode == 3
     assert "blocked by an alarm" in submit.stderr
+
+
+@pytest.mark.parametrize("store_url", ["valkey", "redis"], indirect=True)
+def test_a_channel_that_waits_for_a_message_is_closed_at_once_and_takes_none(
+    store_url: str,
+) -> None:
+    close_at_once()
+    waiting = Connection(store_url, transport_options={"polling_interval": 600})
+    with waiting as connection, Redis.from_url(store_url) as redis:
+        channel = connection.channel()
+        Consumer(channel, [Queue("imports.admit")]).consume()
+        with pytest.raises(TimeoutError):
+            connection.drain_events(timeout=0.1)
+        channel.close()
+        redis.lpush("imports.admit", "{}")
+        assert redis.llen("imports.admit") == 1
