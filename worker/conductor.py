@@ -18,7 +18,8 @@ from worker.domain.decisions import Requeue
 from worker.doors.intake import Intake
 from worker.engine.log import log_overdue
 from worker.engine.tracing import trace_fields
-from worker.runtime import Runtime, limits_of
+from worker.parameters import limits_of
+from worker.runtime import Runtime
 from worker.store.connection import StoreUnavailableError
 
 log = structlog.get_logger()

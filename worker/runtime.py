@@ -15,10 +15,7 @@ import structlog
 from celery import Celery
 from redis.asyncio import Redis
 
-from config.servers import is_replicated
-from config.settings import LaneSettings, Settings, load_settings
-from worker.domain.outcomes import LaneLimits
-from worker.domain.policy import Policy
+from config.settings import Settings, load_settings
 from worker.engine.admit import Admitter
 from worker.engine.advance import Advancer
 from worker.engine.own_clock import OwnClock
@@ -26,9 +23,9 @@ from worker.metrics.measurements import Measurements
 from worker.metrics.registry import recorder_of_process
 from worker.operations.aws import Aws
 from worker.operations.registry import OPERATIONS
+from worker.parameters import policy_of, store_config
 from worker.sinks.celery import CeleryAnnouncer
 from worker.store.broker import keep_time
-from worker.store.config import StoreConfig
 from worker.store.connection import connect
 from worker.store.messages import ImportsQueue
 from worker.store.overview import Overview, read_overview
@@ -133,41 +130,6 @@ class Runtime:
 def _log_failure(future: "Future[Any]") -> None:
     if not future.cancelled() and (error := future.exception()):
         log.warning("step.failed", error=str(error))
-
-
-def store_config(settings: Settings) -> StoreConfig:
-    """Return the settings that the store needs."""
-    return StoreConfig(
-        retention_seconds=settings.retention_seconds,
-        events_max_length=settings.events_max_length,
-        lease_seconds=settings.lease_seconds,
-        settle_seconds=settings.settle_seconds,
-        operations=tuple(OPERATIONS.tasks),
-        replicated=is_replicated(settings.redis_url),
-    )
-
-
-def limits_of(settings: LaneSettings) -> LaneLimits:
-    """Return a lane's limits in the form that the store takes."""
-    return LaneLimits(**settings.model_dump())
-
-
-def policy_of(settings: Settings) -> Policy:
-    """Return the operator's policy."""
-    return Policy(
-        max_attempts=settings.max_attempts,
-        poll_min_seconds=settings.poll_min_seconds,
-        poll_max_seconds=settings.poll_max_seconds,
-        stuck_seconds=settings.stuck_seconds,
-        deadline_seconds=settings.deadline_seconds,
-        success_statuses=settings.success_statuses,
-        failure_statuses=settings.failure_statuses,
-        settle_seconds=settings.settle_seconds,
-        missing_grace_seconds=settings.missing_grace_seconds,
-        list_memory_seconds=settings.list_memory_seconds,
-        assume_finished_listed=settings.assume_finished_listed,
-        operations=tuple(OPERATIONS.tasks),
-    )
 
 
 class _Process:

@@ -17,7 +17,7 @@ from worker.cli.waiting import what_it_waits_for
 from worker.domain.claims import Call, Claim
 from worker.domain.outcomes import Envelope, LaneLimits
 from worker.operations.registry import OPERATIONS
-from worker.runtime import store_config
+from worker.parameters import store_config
 from worker.store.control import LaneControl
 from worker.store.laneview import LaneView
 from worker.store.store import ImportStore

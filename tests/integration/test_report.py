@@ -17,7 +17,7 @@ from tests.support.stores import MakeStore
 from worker.domain.outcomes import Envelope, StopRule
 from worker.domain.states import State
 from worker.operations.registry import OPERATIONS
-from worker.runtime import store_config
+from worker.parameters import store_config
 from worker.store.control import BatchControl
 from worker.store.store import ImportStore
 

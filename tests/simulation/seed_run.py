@@ -23,7 +23,7 @@ from worker.domain.imports import Import
 from worker.domain.outcomes import Action, Envelope
 from worker.domain.states import TERMINAL
 from worker.operations.registry import OPERATIONS
-from worker.runtime import store_config
+from worker.parameters import store_config
 from worker.sandbox.jobs import JobStatus
 from worker.sandbox.scenario import Credentials
 from worker.store.connection import StoreUnavailableError

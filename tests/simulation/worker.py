@@ -26,7 +26,8 @@ from worker.engine.own_clock import OwnClock
 from worker.engine.tracing import Untraced
 from worker.operations.aws import Aws
 from worker.operations.registry import OPERATIONS
-from worker.runtime import Runtime, policy_of, store_config
+from worker.parameters import policy_of, store_config
+from worker.runtime import Runtime
 from worker.store.connection import StoreUnavailableError
 from worker.store.store import ImportStore
 

@@ -17,7 +17,7 @@ from worker.cli.client import (
     print_result,
 )
 from worker.cli.listing import Duration, limit_option, print_listed, print_more
-from worker.runtime import store_config
+from worker.parameters import store_config
 from worker.store.batchlist import is_indexed
 from worker.store.control import BatchControl
 from worker.store.views import ImportViews

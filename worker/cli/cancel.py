@@ -13,7 +13,7 @@ from worker.cli.bulk import confirm, for_each
 from worker.cli.client import DEFAULT_REASON, json_option, not_known, open_store, print_result
 from worker.domain.outcomes import Cancellation
 from worker.domain.states import UNFINISHED, State
-from worker.runtime import store_config
+from worker.parameters import store_config
 from worker.store.batchview import BatchCounts
 from worker.store.store import ImportStore
 from worker.store.views import ImportViews

@@ -25,7 +25,7 @@ from worker.cli.factlist import facts_as_json, facts_as_text
 from worker.cli.lanelist import as_json, as_line, as_table
 from worker.cli.progress import is_plain
 from worker.domain.outcomes import LaneLimits
-from worker.runtime import limits_of, store_config
+from worker.parameters import limits_of, store_config
 from worker.store.control import LaneControl
 from worker.store.views import ImportViews
 

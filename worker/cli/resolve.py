@@ -15,7 +15,7 @@ from worker.cli.client import (
     print_result,
 )
 from worker.domain.outcomes import Action, Resolution
-from worker.runtime import store_config
+from worker.parameters import store_config
 from worker.store.store import ImportStore
 
 _REFUSALS: Final = {

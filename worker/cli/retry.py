@@ -14,7 +14,7 @@ from worker.cli.client import json_option, not_known, open_store
 from worker.domain.imports import Import
 from worker.domain.outcomes import Retried, RetryVerdict
 from worker.domain.states import State
-from worker.runtime import store_config
+from worker.parameters import store_config
 from worker.store.batchview import BatchCounts
 from worker.store.store import ImportStore
 from worker.store.views import ImportViews

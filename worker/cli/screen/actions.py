@@ -8,7 +8,7 @@ from config.settings import Settings
 from worker.cli.client import DEFAULT_REASON
 from worker.cli.retry import DEFAULT_CHOICE, retry_batch_id_of, retry_members
 from worker.domain.outcomes import RetryVerdict
-from worker.runtime import store_config
+from worker.parameters import store_config
 from worker.store.batchview import BatchCounts
 from worker.store.control import BatchControl, LaneControl
 from worker.store.store import ImportStore
