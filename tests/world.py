@@ -155,7 +155,7 @@ class PendingCall:
             lambda: 0.5,
             clock,
         )
-        self._task: asyncio.Task[None] | None = None
+        self._task: asyncio.Task[float | None] | None = None
 
     @property
     def is_begun(self) -> bool:

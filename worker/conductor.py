@@ -5,6 +5,7 @@ never sleeps longer than a second.
 """
 
 import asyncio
+import math
 from collections import Counter
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
@@ -31,6 +32,8 @@ CLAIMED_AT_ONCE: Final = 100
 FINISHED_AT_ONCE: Final = 100
 SWEEP_SECONDS: Final = 30.0
 OVERDUE_MAX_SECONDS: Final = 5.0
+TOGETHER_SECONDS: Final = 0.1
+"""Calls that fall due within this time are claimed together."""
 
 
 class Conductor:
@@ -52,6 +55,7 @@ class Conductor:
         self._stopping = asyncio.Event()
         self._running: asyncio.Task[None] | None = None
         self._rounds = 0
+        self._looks_at = math.inf
         self.intake = Intake(runtime, self._sleep)
 
     def progress(self) -> object:
@@ -138,6 +142,7 @@ class Conductor:
     async def _claim_work(self) -> None:
         self._rounds += 1
         self._changed.clear()
+        self._looks_at = math.inf
         if len(self._in_flight) >= self._max_in_flight:
             await self._changed.wait()
             return
@@ -172,13 +177,25 @@ class Conductor:
 
     async def _advance(self, claim: Claim) -> None:
         try:
-            await self._advancer.advance(claim)
+            delay_seconds = await self._advancer.advance(claim)
         except StoreUnavailableError as error:
             # The lease ends, and the store decides what follows.
             known = {"import_id": claim.item.id, **trace_fields(claim.item)}
             log.warning("claim.unrecorded", **known, error=str(error))
         except Exception:
             log.exception("claim.failed", import_id=claim.item.id, **trace_fields(claim.item))
+        else:
+            self._look_within(delay_seconds)
+
+    def _look_within(self, seconds: float | None) -> None:
+        """Look for work when a call falls due that the store did not know of at the last look."""
+        if seconds is None:
+            return
+        loop = asyncio.get_running_loop()
+        due_at = loop.time() + seconds
+        if due_at < self._looks_at - TOGETHER_SECONDS:
+            self._looks_at = due_at
+            loop.call_at(due_at, self._changed.set)
 
     def _call_done(self, lane: str, task: asyncio.Task[None]) -> None:
         full = len(self._in_flight) >= self._max_in_flight
@@ -190,6 +207,7 @@ class Conductor:
             self._changed.set()
 
     async def _wait_for_change(self, seconds: float) -> None:
+        self._looks_at = min(self._looks_at, asyncio.get_running_loop().time() + seconds)
         with suppress(TimeoutError):
             async with asyncio.timeout(seconds):
                 await self._changed.wait()

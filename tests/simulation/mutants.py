@@ -117,7 +117,7 @@ MUTANTS: Final = (
     ),
     Mutant(
         name="a start is sent after its lease",
-        seed=4,
+        seed=34,
         functions={
             "worker.operations.backend_operation.BackendOperation.submit": _submit_late,
         },
@@ -128,7 +128,7 @@ MUTANTS: Final = (
     ),
     Mutant(
         name="a refused connection is taken for no effect",
-        seed=6,
+        seed=7,
         rules=_start_when(Kind.UNREACHABLE, RETRY),
     ),
     Mutant(
@@ -152,7 +152,7 @@ MUTANTS: Final = (
     ),
     Mutant(
         name="the first page of a list is taken for all of it",
-        seed=2,
+        seed=16,
         functions={"worker.operations.backend_operation.read_page": _first_page},
     ),
     Mutant(

@@ -76,10 +76,10 @@ class LoggingAdvancer(Advancer):
 
     call_log: CallLog
 
-    async def advance(self, claim: Claim) -> None:
+    async def advance(self, claim: Claim) -> float | None:
         """Carry out a claim."""
         self.call_log.note_grant(claim)
-        await super().advance(claim)
+        return await super().advance(claim)
 
 
 class EndCounter(Untraced):

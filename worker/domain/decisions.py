@@ -142,3 +142,11 @@ Decision = (
     | Undecided
     | NoteLate
 )
+
+
+def delay_of(decision: Decision) -> float | None:
+    """Return the seconds until the import's next call; None if the decision does not set them."""
+    match decision:
+        case Run() | PollAgain() | WaitBehind() | Retry() | Reconcile() | Undecided():
+            return decision.delay_seconds
+    return None

@@ -17,7 +17,16 @@ import structlog
 
 from worker.domain.answers import UNANSWERED, Answer, Kind
 from worker.domain.claims import Call, Claim
-from worker.domain.decisions import Decision, End, PauseLane, PollAgain, Reconcile, Requeue, Run
+from worker.domain.decisions import (
+    Decision,
+    End,
+    PauseLane,
+    PollAgain,
+    Reconcile,
+    Requeue,
+    Run,
+    delay_of,
+)
 from worker.domain.events import EventType, end_event
 from worker.domain.facts import LaneFacts
 from worker.domain.policy import Policy
@@ -78,8 +87,10 @@ class Advancer:
         self._tracer = tracer
         self._unknown_statuses: set[str] = set()
 
-    async def advance(self, claim: Claim) -> None:
+    async def advance(self, claim: Claim) -> float | None:
         """Make the claimed call and record what follows from its answer.
+
+        Returns the seconds after which the import was scheduled again; None if it was not.
 
         Raises whatever the store raises if it can't be reached. The lease then ends, and another
         worker takes over the import as one whose call may or may not have been made.
@@ -96,7 +107,7 @@ class Advancer:
             if self._clock() > send_by:
                 log.warning("claim.given_back", call=claim.call)
                 await self._store.record(claim, Requeue())
-                return
+                return None
             answer = await self._call(claim, send_by)
             elapsed = self._clock() - claim.taken_at
             claim = replace(
@@ -112,7 +123,9 @@ class Advancer:
             log.debug("call.answered", call=claim.call, kind=answer.kind, decision=decision)
             observed = observe(claim, answer, self._own_clock)
             observed = replace(observed, facts=_news(decision, claim.facts, known))
-            await self._carry_out(_stand_back(decision, claim, answer), claim, observed)
+            decision = _stand_back(decision, claim, answer)
+            await self._carry_out(decision, claim, observed)
+            return delay_of(decision)
 
     async def _call(self, claim: Claim, send_by: float) -> Answer:
         match claim.call:
