@@ -31,6 +31,7 @@ _CONTEXT.set_forkserver_preload(
         "worker.cli.main",
         "worker.doors.tasks",
         "worker.remote_control",
+        "tests.support.preloaded",
     ]
 )
 
