@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from tests.support import BIN, CommandLine, members, recording, wait_until
-from tests.support.terminal import PROGRAM, Terminal
+from tests.support.terminal import Terminal
 from worker.domain.outcomes import Envelope
 from worker.domain.states import State
 from worker.operations.registry import OPERATIONS
@@ -18,6 +18,7 @@ from worker.store.store import ImportStore
 HOSTILE = "\x1b]0;taken over\x07\x9b2J\r"
 SHOWN = r"\x1b]0;taken over\x07\x9b2J\r"
 NO_ROOM = "No space left on device"
+FULL = Path("/dev/full")
 
 
 @pytest.fixture
@@ -55,7 +56,7 @@ def on_terminal(command: CommandLine) -> Iterator[Any]:
 def by_shell(command: CommandLine, redirection: str, *arguments: str | Path) -> Any:
     """Run a command with a redirection of its standard streams."""
     return subprocess.run(
-        ["/bin/sh", "-c", f'exec "$@" {redirection}', "sh", PROGRAM, *arguments],
+        ["/bin/sh", "-c", f'exec "$@" {redirection}', "sh", BIN / "amplify-import", *arguments],
         env=command.environment,
         capture_output=True,
         text=True,
@@ -124,11 +125,14 @@ def test_output_to_a_full_disk_exits_with_3(
     command: CommandLine, batch: str, arguments: tuple[str, ...]
 ) -> None:
     assert batch
-    done = by_shell(command, ">/dev/full", *arguments)
+    done = command(*arguments, stdout=FULL)
     assert done.returncode == 3
     assert done.stderr.startswith(f"Error: standard output: {NO_ROOM}.")
     assert len(done.stderr.splitlines()) == 1
-    assert by_shell(command, "2>/dev/full", "status", "nobody").returncode == 3
+
+
+def test_errors_to_a_full_disk_exit_with_3(command: CommandLine) -> None:
+    assert command("status", "nobody", stderr=FULL).returncode == 3
 
 
 async def test_a_batch_without_events_is_unknown(command: CommandLine, batch: str) -> None:

@@ -76,7 +76,7 @@ def test_non_final_states_are_visible(
     start_worker: StartWorker, producer: Producer, sandbox: Sandbox, pool: str
 ) -> None:
     sandbox.script("dslow", duration_seconds=3)
-    start_worker(IMPORTS_WORKER_POOL=pool)
+    start_worker(is_real=True, IMPORTS_WORKER_POOL=pool)
     first = producer.send(members("dslow"))
     wait_until(lambda: first.state == "RUNNING", "the first import runs")
     second = producer.send(members("dslow"))

@@ -40,8 +40,18 @@ class CommandLine:
             "AWS_EC2_METADATA_DISABLED": "true",
         }
 
-    def __call__(self, *arguments: str | Path, stdin: str = "", **settings: str) -> Done:
-        """Run a command to its end, forked from a process that has imported its modules."""
+    def __call__(
+        self,
+        *arguments: str | Path,
+        stdin: str = "",
+        stdout: Path | None = None,
+        stderr: Path | None = None,
+        **settings: str,
+    ) -> Done:
+        """Run a command to its end, forked from a process that has imported its modules.
+
+        What it writes to another `stdout` or `stderr` is not returned.
+        """
         with tempfile.TemporaryDirectory() as name:
             files = [Path(name) / stream for stream in ("stdin", "stdout", "stderr")]
             for file in files:
@@ -50,7 +60,7 @@ class CommandLine:
                 "amplify_import:main",
                 ["amplify-import", *map(str, arguments)],
                 {**self.environment, **settings},
-                Streams(input=files[0], output=files[1], errors=files[2]),
+                Streams(input=files[0], output=stdout or files[1], errors=stderr or files[2]),
             )
             try:
                 code = process.wait(SECONDS)

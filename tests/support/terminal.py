@@ -3,35 +3,30 @@
 import fcntl
 import os
 import pty
+import select
 import struct
-import subprocess
 import termios
 from collections.abc import Mapping
-from contextlib import suppress
 from pathlib import Path
-from typing import Final
 
-from tests.support import BIN
-
-PROGRAM: Final = BIN / "amplify-import"
+from tests.support.forking import ForkedProcess, Streams
 
 
 class Terminal:
     """A command on its own terminal."""
 
     def __init__(self, arguments: tuple[str, ...], environment: Mapping[str, str]) -> None:
-        self._ours, theirs = pty.openpty()
+        self._ours, self._theirs = pty.openpty()  # the program's side stays open until `close`
         self.settings = termios.tcgetattr(self._ours)
         self.resize(80, 24)
         self.printed = ""
-        self.process = subprocess.Popen(
-            [PROGRAM, *arguments],
-            env={**environment, "TERM": "xterm"},
-            stdin=theirs,
-            stdout=theirs,
-            stderr=theirs,
+        path = Path(os.ttyname(self._theirs))
+        self.process = ForkedProcess(
+            "amplify_import:main",
+            ["amplify-import", *arguments],
+            {**environment, "TERM": "xterm"},
+            Streams(input=path, output=path, errors=path),
         )
-        os.close(theirs)
 
     def read_until(self, text: str) -> None:
         """Read until the command has printed the text."""
@@ -57,13 +52,18 @@ class Terminal:
 
     def end(self) -> int:
         """Read to the end and return the exit code."""
-        with suppress(OSError):  # the other side was closed
-            while data := os.read(self._ours, 4096):
-                self.printed += data.decode(errors="replace")
-        return self.process.wait(20)
+        code = None
+        while True:
+            if select.select([self._ours], [], [], 0 if code is not None else 0.02)[0]:
+                self.printed += os.read(self._ours, 65536).decode(errors="replace")
+            elif code is None:
+                code = self.process.poll()
+            else:
+                return code
 
     def close(self) -> None:
         """Kill the command and close the terminal."""
         self.process.kill()
         self.process.wait(20)
+        os.close(self._theirs)
         os.close(self._ours)

@@ -19,9 +19,8 @@ BIN: Final = Path(sys.executable).parent
 class Worker:
     """A Celery worker, configured only by environment variables.
 
-    `app` is the Celery application. It is the real command `celery -A APP worker` if `is_real`, if
-    there are `options` of Celery's, or if the worker forks processes. With `program`, that module
-    runs instead of `celery`.
+    `app` is the Celery application, and `options` are Celery's. If `is_real`, it is the command
+    `celery -A APP worker`. With `program`, that module runs instead of `celery`.
     """
 
     def __init__(
@@ -38,8 +37,7 @@ class Worker:
         arguments = ["-A", app, "worker", "--hostname", f"{log.stem}@%h", *options]
         environment = {**os.environ, **environment}
         self.process: subprocess.Popen[bytes] | ForkedProcess
-        forks = environment.get("IMPORTS_WORKER_POOL") == "prefork"
-        if program or options or forks or is_real:
+        if program or is_real:
             command = [BIN / "python", "-m", program] if program else [BIN / "celery"]
             self.process = _started([*command, *arguments], environment, log)
         else:
