@@ -4,6 +4,9 @@ VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 
+# The tests start hundreds of processes. Without bytecode, each would compile all modules again.
+unexport PYTHONDONTWRITEBYTECODE
+
 .DEFAULT_GOAL := help
 .PHONY: help install demo test check coverage docs bench bench-limits bench-smoke simulate simulate-limits simulate-polls chaos chaos-fuzz screenshots image-test node-packages sbom audit-packages lint format lock up down
 

@@ -2,10 +2,10 @@
 
 from collections.abc import Iterator
 from functools import partial
+from importlib import import_module
 from pathlib import PurePath
 from typing import Any
 
-import kubernetes_validate
 import pytest
 import yaml
 
@@ -63,10 +63,19 @@ def probes_of(container: dict[str, Any]) -> Iterator[dict[str, Any]]:
             yield container[name]["httpGet"]
 
 
-@pytest.mark.parametrize("version", [OLDEST_KUBERNETES, kubernetes_validate.latest_version()])
+@pytest.fixture(scope="module")
+def schemas() -> Any:
+    """The schemas of Kubernetes. They take seconds to import, in each process that runs tests."""
+    return import_module("kubernetes_validate")
+
+
+@pytest.mark.parametrize("version", ["oldest", "latest"])
 @pytest.mark.parametrize("manifest", MANIFESTS, ids=named)
-def test_a_manifest_has_the_schema_of_its_kind(manifest: dict[str, Any], version: str) -> None:
-    kubernetes_validate.validate(manifest, version, strict=True)
+def test_a_manifest_has_the_schema_of_its_kind(
+    schemas: Any, manifest: dict[str, Any], version: str
+) -> None:
+    number = OLDEST_KUBERNETES if version == "oldest" else schemas.latest_version()
+    schemas.validate(manifest, number, strict=True)
 
 
 def test_each_file_is_used() -> None:
