@@ -8,7 +8,7 @@ INSTALLED := $(VENV)/.installed
 unexport PYTHONDONTWRITEBYTECODE
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test check coverage docs bench bench-limits bench-smoke simulate simulate-limits simulate-polls chaos chaos-fuzz screenshots image-test node-packages sbom audit-packages lint format lock up down
+.PHONY: help install demo test check coverage docs bench bench-accounts bench-limits bench-smoke simulate simulate-limits simulate-polls chaos chaos-fuzz screenshots image-test node-packages sbom audit-packages lint format lock up down
 
 help: ## List the targets
 	@awk -F':.*## ' '/^[a-z-]+:.*## /{printf "  make %-15s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -53,6 +53,9 @@ bench: install ## Measure what imports cost, and write docs/benchmarks.md with i
 
 bench-smoke: install ## Run `make bench` at a tiny size, into build/bench-smoke; its figures mean nothing
 	$(BIN)/python -m tests.benchmarks.bench --tiny --runs 1 --directory build/bench-smoke
+
+bench-accounts: install ## Measure memory, CPU and the first call of 1, 100 and 1,000 accounts in one process
+	$(BIN)/python -m tests.benchmarks.bench_accounts
 
 bench-limits: install ## Measure how well workers and alternative limiters use hidden quotas; 20 minutes
 	$(BIN)/python -m tests.benchmarks.bench_limits --picture docs/limits.svg

@@ -40,7 +40,7 @@ def answer(status: int, body: bytes = b"{}", **headers: str) -> bytes:
 class WireServer:
     """Answers every request with `reply`.
 
-    With `hang_up`, it closes the connection after each answer.
+    With `hang_up`, it closes the connection after each answer. `connections` are open.
     """
 
     def __init__(self, reply: bytes = b"", context: ssl.SSLContext | None = None) -> None:
@@ -49,6 +49,7 @@ class WireServer:
         self.hang_up = False
         self.delay_seconds = 0.0
         self.port = 0
+        self.connections = 0
         self._context = context
         self._server: asyncio.Server | None = None
 
@@ -72,6 +73,7 @@ class WireServer:
         return f"{'https' if self._context else 'http'}://127.0.0.1:{self.port}"
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self.connections += 1
         try:
             while request := await _read(reader):
                 self.requests.append(request)
@@ -83,6 +85,7 @@ class WireServer:
         except (OSError, asyncio.IncompleteReadError):
             pass  # the client has disconnected
         finally:
+            self.connections -= 1
             writer.close()
 
 

@@ -293,6 +293,35 @@ async def test_a_hanging_helper_is_ended_and_only_its_account_waits(
     assert len(api.requests) == 1
 
 
+COUNTS_RUNS = """
+with open({runs!r}, "a") as runs:
+    runs.write("x")
+print('{{"Version": 1, "AccessKeyId": "a", "SecretAccessKey": "b"}}')
+"""
+
+
+async def test_clients_of_the_latest_accounts_stay_open_and_all_keep_their_credentials(
+    api: WireServer,
+    aws: Aws,
+    helper: Callable[[str], str],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("worker.operations.aws.MAX_OPEN_ACCOUNTS", 2)
+    runs = tmp_path / "runs"
+    line = helper(COUNTS_RUNS.format(runs=str(runs)))
+    (tmp_path / "config").write_text("".join(f"[profile {name}]\n{line}" for name in "abcd"))
+    assert [await start(aws, account) for account in "abcab"] == [200] * 5
+    await asyncio.to_thread(wait_until, lambda: api.connections == 2, "idle clients are closed")
+    api.delay_seconds = 1.0
+    slow = asyncio.create_task(start(aws, "b"))
+    await asyncio.to_thread(wait_until, lambda: len(api.requests) == 6, "a call is on its way")
+    api.delay_seconds = 0.0
+    assert [await start(aws, account) for account in "cda"] == [200] * 3
+    assert await slow == 200
+    assert len(runs.read_text()) == 4
+
+
 async def another() -> None:
     """Grant another page at once."""
 

@@ -8,6 +8,7 @@ import asyncio
 import math
 import os
 import time
+from collections import OrderedDict
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from dataclasses import replace
@@ -36,6 +37,10 @@ SERVICE: Final = "amplifybackend"
 CONNECT_TIMEOUT_SECONDS: Final = 5.0
 REGION_VARIABLES: Final = ("AWS_REGION", "AWS_DEFAULT_REGION")
 SOME_REGION: Final = "us-east-1"
+MAX_OPEN_ACCOUNTS: Final = 250
+"""Of so many accounts, clients stay open. A client takes 0.2 MB and 10 ms of CPU to open. More
+accounts keep only their session with its credentials, so that no role is assumed again."""
+
 NOBODY: Final = {"aws_access_key_id": "nobody", "aws_secret_access_key": "nobody"}
 
 OnCall = Callable[[str, str, str, int, float], None]
@@ -73,6 +78,7 @@ class Aws:
             parameter_validation=False,  # requests are valid already
         )
         self._accounts: dict[str, _Account] = {}
+        self._open: OrderedDict[str, _Account] = OrderedDict()
         self._regions: dict[str, str] = {}
         self._clock = _ClockProof()
 
@@ -115,7 +121,7 @@ class Aws:
     ) -> Response:
         end = min(answer_by, time.monotonic() + self.timeout_seconds)
         async with self._bounded(account, end, send_by) as (used, progress):
-            client = await used.client(region, self._config)
+            client = await self._client(account, used, region)
             await client.send(method, params)
         if progress.response is None:
             raise CallFailedError(Answer(kind=Kind.UNKNOWN, error="the SDK showed no answer"))
@@ -164,7 +170,7 @@ class Aws:
             if credentials is None:
                 raise NoCredentialsError
             await credentials.get_frozen_credentials()
-            await used.client(region, self._config)
+            await self._client(account, used, region)
         return str(credentials.method)
 
     async def close(self) -> None:
@@ -172,6 +178,7 @@ class Aws:
         for account in self._accounts.values():
             await account.close()
         self._accounts.clear()
+        self._open.clear()
 
     @asynccontextmanager
     async def _bounded(
@@ -198,6 +205,18 @@ class Aws:
                     await self._forget(account, used)
                 raise CallFailedError(answer) from error
 
+    async def _client(self, name: str, used: "_Account", region: str) -> Client:
+        """Return the account's client, and close those of the account that was idle longest."""
+        client = await used.client(region, self._config)
+        if self._accounts.get(name) is used:  # otherwise it was forgotten meanwhile
+            self._open[name] = used
+            self._open.move_to_end(name)
+        if len(self._open) > MAX_OPEN_ACCOUNTS:
+            idle = (each for each, account in self._open.items() if not account.is_lent)
+            if (longest := next(idle, None)) is not None:
+                await self._open.pop(longest).close()
+        return client
+
     def _account(self, name: str) -> "_Account":
         if name not in self._accounts:
             self._accounts[name] = _Account(self._session(name))
@@ -213,6 +232,7 @@ class Aws:
         """Drop a session that failed. The next call, a probe, reads the configuration anew."""
         if self._accounts.get(name) is used:
             del self._accounts[name]
+            self._open.pop(name, None)
             await used.retire()
 
 
@@ -268,8 +288,16 @@ class _Account:
         if not self._users:
             await self.close()
 
+    @property
+    def is_lent(self) -> bool:
+        """Whether a call is in progress."""
+        return self._users > 0
+
     async def close(self) -> None:
-        await self._exits.aclose()
+        """Close the clients. Later calls open new ones; the session keeps its credentials."""
+        exits, self._exits = self._exits, AsyncExitStack()
+        self._clients.clear()
+        await exits.aclose()
 
 
 class _ClockProof:

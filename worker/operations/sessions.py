@@ -16,15 +16,18 @@ from typing import Any, Final, NoReturn, Self
 from aiobotocore.config import AioConfig
 from aiobotocore.credentials import (
     AioAssumeRoleProvider,
+    AioConfigProvider,
     AioEnvProvider,
     AioProcessProvider,
     AioProfileProviderBuilder,
+    AioSharedCredentialProvider,
     create_credential_resolver,
 )
 from aiobotocore.session import AioSession
 from botocore.config import Config
 from botocore.exceptions import InvalidConfigError
 
+from worker.operations.files import config_in, configuration_files, credentials_in, read_once
 from worker.operations.transport import CREDENTIALS, PunctualSession, progress_of_call
 
 PINNED: Final = {
@@ -66,7 +69,10 @@ class ClientConfig(AioConfig):  # type: ignore[misc]  # it publishes no annotati
 
 
 class AccountSession(AioSession):  # type: ignore[misc]  # it publishes no annotations
-    """A session of a profile ('' for the ambient credentials), with a shared data loader."""
+    """A session of a profile ('' for the ambient credentials).
+
+    It shares the data loader and the parsed configuration with other sessions.
+    """
 
     def __init__(self, profile: str, loader: object, acknowledged_seconds: float) -> None:
         pinned = {name: (None, None, value, None) for name, value in PINNED.items()}
@@ -75,12 +81,26 @@ class AccountSession(AioSession):  # type: ignore[misc]  # it publishes no annot
         transport = partial(PunctualSession, acknowledged_seconds=acknowledged_seconds)
         self.set_default_client_config(ClientConfig(http_session_cls=transport))
 
+    _config: Any
+
+    @property
+    def full_config(self) -> Any:
+        """The AWS configuration. Raises what botocore raises."""
+        if self._config is None:
+            self._config = read_once("profiles", configuration_files(), lambda: self._parsed_config)
+        return self._config
+
+    @property
+    def _parsed_config(self) -> Any:
+        return super().full_config
+
     def _create_credential_resolver(self) -> Any:
         region = self._last_client_region_used
         cache: dict[str, object] = {}
         resolver = create_credential_resolver(self, cache, region)
         _drop_stray_blanks(resolver.providers)
         for provider in resolver.providers:
+            _share_files(provider)
             if isinstance(provider, AioProcessProvider):
                 provider._popen = _start_helper  # noqa: SLF001 - the chain is built in one piece
             if isinstance(provider, AioAssumeRoleProvider):
@@ -97,6 +117,15 @@ def _drop_stray_blanks(providers: Iterable[object]) -> None:
             provider.environ = {name: value.strip() for name, value in os.environ.items()}
 
 
+def _share_files(provider: Any) -> Any:
+    """Let a provider of keys in a file use the sections that other sessions have parsed."""
+    if isinstance(provider, AioSharedCredentialProvider):
+        provider._ini_parser = credentials_in  # noqa: SLF001 - the chain is built in one piece
+    if isinstance(provider, AioConfigProvider):
+        provider._config_parser = config_in  # noqa: SLF001 - as above
+    return provider
+
+
 class _Providers(AioProfileProviderBuilder):  # type: ignore[misc]  # it publishes no annotations
     """The providers of a role's source profile."""
 
@@ -106,6 +135,12 @@ class _Providers(AioProfileProviderBuilder):  # type: ignore[misc]  # it publish
             load_config=lambda: self._session.full_config,
             popen=_start_helper,
         )
+
+    def _create_shared_credential_provider(self, profile_name: str) -> Any:
+        return _share_files(super()._create_shared_credential_provider(profile_name))
+
+    def _create_config_provider(self, profile_name: str) -> Any:
+        return _share_files(super()._create_config_provider(profile_name))
 
 
 class _Helper:

@@ -16,7 +16,9 @@ from typing import Any, Final
 
 import aiohttp
 from aiobotocore.httpsession import AIOHTTPSession
+from botocore.httpsession import get_cert_path
 
+from worker.operations.files import context_trusting
 from worker.operations.http import Response
 
 CREDENTIALS: Final = "to find the account's credentials"
@@ -62,6 +64,17 @@ class PunctualSession(AIOHTTPSession):  # type: ignore[misc]  # it publishes no 
             session._retry_connection = False  # noqa: SLF001 - it has no option for that
             session.trace_configs.append(self._trace())
         return _OneRequest(session)
+
+    def _create_connector(self, proxy_url: str | None) -> aiohttp.TCPConnector:
+        if proxy_url or self._cert_file or not self._verify:
+            connector: aiohttp.TCPConnector = super()._create_connector(proxy_url)
+            return connector
+        # The same without a TLS context of its own, which would be most of a client's memory.
+        return aiohttp.TCPConnector(
+            limit=self._max_pool_connections,
+            ssl=context_trusting(get_cert_path(self._verify)),
+            **self._connector_args,
+        )
 
     def _setup_proxy_ssl_context(self, proxy_url: str) -> Any:
         # Without it, the SDK would not verify the server's certificate behind a proxy.
