@@ -120,6 +120,12 @@ class Settings(BaseSettings):
     lanes_file: Path | None = None
     """A TOML file with the limits of single lanes."""
 
+    accounts: Annotated[frozenset[str], NoDecode] = frozenset()
+    """The accounts that requests may name, separated by commas: names, or patterns such as
+    `customer-*`. The workers also need AWS profiles of these names. List `default` to allow the
+    workers' own credentials. Unset: all profiles in the workers' AWS configuration, and
+    `default`."""
+
     poll_min_seconds: Seconds = 3.0
     """The shortest time between two polls of a job. Polls follow how long the jobs of the lane and
     operation have taken. Until ten of them have ended, the first poll comes after this time, and
@@ -212,6 +218,16 @@ class Settings(BaseSettings):
         if not isinstance(value, str):
             return value
         return frozenset(part.strip().upper() for part in value.split(",") if part.strip())
+
+    @field_validator("accounts", mode="before")
+    @classmethod
+    def _split_accounts(cls, value: object) -> object:
+        if not isinstance(value, str):
+            return value
+        names = frozenset(part.strip() for part in value.split(",") if part.strip())
+        if not names:
+            raise ValueError("lists no account; unset it to allow all")
+        return names
 
     @model_validator(mode="after")
     def _agree(self) -> Self:

@@ -17,6 +17,7 @@ from typing import Any, Final
 from tests.model import OUTCOMES, POLICY, ApiFacts, Behavior, Register, RemoteSide, next_states
 from tests.support.contract import problems_of_event
 from tests.support.stores import GENEROUS
+from worker.domain.accounts import Standing
 from worker.domain.answers import Answer
 from worker.domain.batches import BatchMessage
 from worker.domain.claims import Call, Claim
@@ -107,6 +108,14 @@ class SingleRegion:
     def region_of(self, _account: str) -> str:
         """Return the region."""
         return "us-east-1"
+
+
+class AnyAccount:
+    """Every account is known."""
+
+    def standing_of(self, _account: str) -> Standing:
+        """Return that it is accepted."""
+        return Standing.ACCEPTED
 
 
 class RepeatingStore:
@@ -247,7 +256,9 @@ class World:
         self.store = ImportStore(self._redis, CONFIG)
         self.lanes = LaneControl(self._redis, CONFIG)
         self.batches = BatchControl(self._redis, CONFIG)
-        self.admitter = Admitter(OPERATIONS, self.store, SingleRegion(), NoAnnouncer())
+        self.admitter = Admitter(
+            OPERATIONS, self.store, AnyAccount(), SingleRegion(), NoAnnouncer()
+        )
         self.remote = RemoteSide(self.clock)
         self.register = Register()
         self.states: dict[str, State] = {}

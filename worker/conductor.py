@@ -99,6 +99,7 @@ class Conductor:
                 "finish_overdue": self._finish_overdue,
                 "wake_stranded": self._wake_stranded,
                 **self.intake.loops,
+                **self._runtime.duties,
             }.items()
         ]
         await self._stopping.wait()

@@ -7,9 +7,9 @@ import asyncio
 import os
 import socket
 import threading
-from collections.abc import Coroutine
+from collections.abc import Awaitable, Callable, Coroutine, Mapping
 from concurrent.futures import Future
-from typing import Any, TypeVar
+from typing import Any, Final, TypeVar
 
 import structlog
 from celery import Celery
@@ -21,6 +21,7 @@ from worker.engine.advance import Advancer
 from worker.engine.own_clock import OwnClock
 from worker.metrics.measurements import Measurements
 from worker.metrics.registry import recorder_of_process
+from worker.operations.accounts import Accounts
 from worker.operations.aws import Aws
 from worker.operations.registry import OPERATIONS
 from worker.parameters import policy_of, store_config
@@ -37,6 +38,8 @@ log = structlog.get_logger()
 
 T = TypeVar("T")
 
+PUBLISHED_SECONDS: Final = 15.0
+
 
 class Runtime:
     """This process's event loop on its own thread, and the objects that use it."""
@@ -48,11 +51,13 @@ class Runtime:
         self._redis = connect(settings.redis_url)
         self.measurements = Measurements(recorder_of_process())
         self.tracing = open_tracing(hostname or socket.gethostname())
+        self._accounts = Accounts(settings.accounts)
         self._aws = Aws(
             settings.call_timeout_seconds,
             settings.max_in_flight,
             settings.acknowledged_seconds,
             self._called,
+            self._accounts.is_allowed,
         )
         self.store = ImportStore(self._redis, store_config(settings), self.measurements)
         consumer = f"{hostname or socket.gethostname()}-{os.getpid()}"
@@ -66,7 +71,13 @@ class Runtime:
         note_done, note_failed = self.store.note_tasks_done, self.measurements.announcement_failed
         self.announcer = CeleryAnnouncer(app, OPERATIONS.tasks, note_done, hostname, note_failed)
         self.admitter = Admitter(
-            OPERATIONS, self.store, self._aws, self.announcer, self.measurements, self.tracing
+            OPERATIONS,
+            self.store,
+            self._accounts,
+            self._aws,
+            self.announcer,
+            self.measurements,
+            self.tracing,
         )
         self.own_clock = OwnClock()
         self.advancer = Advancer(
@@ -81,9 +92,19 @@ class Runtime:
         )
         self._thread.start()
 
+    @property
+    def duties(self) -> Mapping[str, Callable[[], Awaitable[None]]]:
+        """Steps, by name, that the conductor repeats. They may be cancelled while they wait."""
+        return {"publish_accounts": self._publish_accounts}
+
     async def prepare(self) -> None:
         """Prepare calls, on the loop."""
         await self._aws.warm_up()
+
+    async def _publish_accounts(self) -> None:
+        """Tell the store which accounts this worker accepts; its configuration may change."""
+        await self.store.publish_accounts(self._accounts.accepted())
+        await asyncio.sleep(PUBLISHED_SECONDS)
 
     def run(self, coroutine: Coroutine[Any, Any, T]) -> T:
         """Run a coroutine on the loop and return its result; callable from any other thread."""

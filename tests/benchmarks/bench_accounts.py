@@ -12,14 +12,15 @@ import os
 import statistics
 import tempfile
 import time
-from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Final
 
-from tests.benchmarks.bench_call import JOB, REGION, serve
+from tests.benchmarks.stub import NEVER_MS, Stub, job_id
 from worker.operations.aws import MAX_OPEN_ACCOUNTS, Aws
 
 COUNTS: Final = (1, 100, 1000)
+REGION: Final = "us-east-1"
+JOB: Final = {"AppId": "d1", "BackendEnvironmentName": "staging", "JobId": job_id(NEVER_MS)}
 PAGE_BYTES: Final = os.sysconf("SC_PAGE_SIZE")
 SPAWN: Final = multiprocessing.get_context("spawn")
 
@@ -80,23 +81,14 @@ def run(count: int, endpoint: str) -> None:
 
 def main() -> None:
     """Start the stub, and measure each number of accounts in a new process."""
-    pipe, theirs = multiprocessing.Pipe()
-    stub = SPAWN.Process(target=serve, args=(theirs,), daemon=True)
-    stub.start()
     print(f"clients stay open for the last {MAX_OPEN_ACCOUNTS} accounts")
-    endpoint = f"http://127.0.0.1:{_port_from(pipe)}"
-    for count in COUNTS:
-        process = SPAWN.Process(target=run, args=(count, endpoint))
-        process.start()
-        process.join()
-        if process.exitcode:
-            raise SystemExit(process.exitcode)
-    pipe.send(False)
-    stub.join()
-
-
-def _port_from(pipe: Connection) -> int:
-    return int(pipe.recv())
+    with Stub() as stub:
+        for count in COUNTS:
+            process = SPAWN.Process(target=run, args=(count, stub.url))
+            process.start()
+            process.join()
+            if process.exitcode:
+                raise SystemExit(process.exitcode)
 
 
 if __name__ == "__main__":

@@ -245,7 +245,7 @@ def _text(field: FieldInfo) -> str:
 
 def _default(field: FieldInfo) -> str:
     match field.default:
-        case None | "":
+        case None | "" | frozenset() if not field.default:
             return ""
         case frozenset() as values:
             return f"`{','.join(sorted(values))}`"

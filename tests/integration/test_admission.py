@@ -10,7 +10,7 @@ import pytest
 
 from tests.support import members
 from tests.support.counting import CommandCounter
-from tests.world import NoAnnouncer, SingleRegion
+from tests.world import AnyAccount, NoAnnouncer, SingleRegion
 from worker.domain.batches import BatchMessage
 from worker.domain.outcomes import Admission, InvalidRequest, ValidRequest, Verdict
 from worker.domain.requests import derive_import_id
@@ -33,7 +33,7 @@ def store(redis: Any) -> ImportStore:
 
 @pytest.fixture
 def admitter(store: ImportStore) -> Admitter:
-    return Admitter(OPERATIONS, store, SingleRegion(), NoAnnouncer())
+    return Admitter(OPERATIONS, store, AnyAccount(), SingleRegion(), NoAnnouncer())
 
 
 def batch(requests: list[Any], **more: Any) -> BatchMessage:
@@ -140,7 +140,7 @@ class CountingStore(ImportStore):
 
 async def test_messages_that_arrive_together_take_turns(redis: Any) -> None:
     store = CountingStore(redis, CONFIG)
-    admitter = Admitter(OPERATIONS, store, SingleRegion(), NoAnnouncer())
+    admitter = Admitter(OPERATIONS, store, AnyAccount(), SingleRegion(), NoAnnouncer())
     requests = {f"b{n}": [members(f"db{n}x{m}") for m in range(120)] for n in range(4)}
     messages = [BatchMessage(batchId=name, requests=each) for name, each in requests.items()]
     await asyncio.gather(*map(admitter.admit_batch, messages))

@@ -189,7 +189,7 @@ def test_a_channel_that_waits_for_a_message_is_closed_at_once_and_takes_none(
     close_at_once()
     waiting = Connection(store_url, transport_options={"polling_interval": 600})
     with waiting as connection, Redis.from_url(store_url) as redis:
-        channel = connection.channel()
+        channel: Any = connection.channel()
         Consumer(channel, [Queue("imports.admit")]).consume()
         with pytest.raises(TimeoutError):
             connection.drain_events(timeout=0.1)

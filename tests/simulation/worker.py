@@ -3,7 +3,7 @@
 import asyncio
 import time
 from collections import Counter, defaultdict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from typing import Any, Final, cast
@@ -15,6 +15,7 @@ from tests.simulation.aws import SimulatedAws
 from tests.simulation.plan import SETTINGS
 from tests.simulation.server import Server
 from tests.simulation.world import Machine, World
+from tests.world import AnyAccount
 from worker.conductor import Conductor
 from worker.domain.claims import Claim
 from worker.domain.imports import Import
@@ -152,6 +153,7 @@ class SimulatedRuntime:
     """What a conductor needs of its process."""
 
     messages = None
+    duties: Final[Mapping[str, Any]] = {}
 
     def __init__(
         self,
@@ -165,7 +167,9 @@ class SimulatedRuntime:
         self.requests = EmptyStream()
         self.announcer = SimulatedAnnouncer(world, self.store, call_log)
         self.tracing = EndCounter(world, call_log)
-        self.admitter = Admitter(OPERATIONS, self.store, aws, self.announcer, tracer=self.tracing)
+        self.admitter = Admitter(
+            OPERATIONS, self.store, AnyAccount(), aws, self.announcer, tracer=self.tracing
+        )
         self.own_clock = OwnClock(_monotonic)
         self.advancer = LoggingAdvancer(
             OPERATIONS.bind(cast("Aws", aws)),

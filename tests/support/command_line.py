@@ -44,13 +44,13 @@ class CommandLine:
         self,
         *arguments: str | Path,
         stdin: str = "",
-        stdout: Path | None = None,
-        stderr: Path | None = None,
+        stdout: str = "",
+        stderr: str = "",
         **settings: str,
     ) -> Done:
         """Run a command to its end, forked from a process that has imported its modules.
 
-        What it writes to another `stdout` or `stderr` is not returned.
+        What it writes to another file, `stdout` or `stderr`, is not returned.
         """
         with tempfile.TemporaryDirectory() as name:
             files = [Path(name) / stream for stream in ("stdin", "stdout", "stderr")]
@@ -60,7 +60,11 @@ class CommandLine:
                 "amplify_import:main",
                 ["amplify-import", *map(str, arguments)],
                 {**self.environment, **settings},
-                Streams(input=files[0], output=stdout or files[1], errors=stderr or files[2]),
+                Streams(
+                    input=files[0],
+                    output=Path(stdout or files[1]),
+                    errors=Path(stderr or files[2]),
+                ),
             )
             try:
                 code = process.wait(SECONDS)

@@ -28,6 +28,7 @@ DEFAULTS: dict[str, Any] = {
     "missing_grace_seconds": 60,
     "success_statuses": {"COMPLETED"},
     "failure_statuses": {"FAILED"},
+    "accounts": frozenset(),
     "retention_seconds": 604800,
     "events_max_length": 100_000,
     "max_in_flight": 100,
@@ -71,6 +72,11 @@ def test_an_invalid_region_stops_the_start(monkeypatch: pytest.MonkeyPatch, vari
     load(monkeypatch, **{variable: " "})
 
 
+def test_a_list_without_an_account_is_not_a_list_of_all(monkeypatch: pytest.MonkeyPatch) -> None:
+    errors = refusal(monkeypatch, IMPORTS_ACCOUNTS=" , ")
+    assert errors == "IMPORTS_ACCOUNTS: lists no account; unset it to allow all"
+
+
 def test_settings_and_requests_accept_the_same_regions() -> None:
     assert f"^{REGION.pattern}$" == REGION_PATTERN.pattern
 
@@ -112,6 +118,7 @@ def test_every_setting_has_its_default(name: str, value: object) -> None:
         ("IMPORTS_MISSING_GRACE_SECONDS", "5", 5),
         ("IMPORTS_SUCCESS_STATUSES", " done, Completed ,", {"DONE", "COMPLETED"}),
         ("IMPORTS_FAILURE_STATUSES", "broken", {"BROKEN"}),
+        ("IMPORTS_ACCOUNTS", " acme, Customer-* ,", {"acme", "Customer-*"}),
         ("IMPORTS_RETENTION_SECONDS", "3600", 3600),
         ("IMPORTS_EVENTS_MAX_LENGTH", "500", 500),
         ("IMPORTS_MAX_IN_FLIGHT", "10", 10),

@@ -14,9 +14,10 @@ from rich.console import Console
 from rich.text import Text
 
 from config.servers import is_cluster, server_of
-from config.settings import REGION, Settings, SettingsError, load_settings
+from config.settings import Settings, SettingsError, load_settings
 from config.text import mask_text
 from worker.celery import app
+from worker.cli.accountchecks import accepted_checks, check_credentials
 from worker.cli.brokerchecks import (
     check_broker_mode,
     check_metrics_port,
@@ -34,8 +35,6 @@ from worker.cli.progress import is_plain
 from worker.cli.sending import BROKER_ERRORS, broker_of
 from worker.cli.storechecks import check_clock, check_events, check_memory
 from worker.domain.requests import DEFAULT_ACCOUNT
-from worker.operations.aws import SOME_REGION, Aws
-from worker.operations.http import CallFailedError
 from worker.store.broker import about_channels
 from worker.store.connection import StoreUnavailableError
 from worker.store.keys import PREFIX, name_on
@@ -49,7 +48,6 @@ PING_SECONDS: Final = 1.0
 CONNECT_SECONDS: Final = 3
 STORE_SECONDS: Final = 10.0
 BROKER_SECONDS: Final = 10.0
-CREDENTIALS_SECONDS: Final = 10.0
 
 START_STORE: Final = "start the server, or set IMPORTS_REDIS_URL to where it is"
 START_BROKER: Final = "start the broker, or set IMPORTS_BROKER_URL to where it is"
@@ -65,8 +63,9 @@ NO_KEY: Final = f"{PREFIX}nothing"
 def doctor(context: click.Context, accounts: Sequence[str], *, as_json: bool) -> None:
     """Check settings, store, broker, workers and AWS credentials.
 
-    Credentials are those of this machine and environment, not those of the workers. No call is
-    made to the Amplify API. Exits with 1 if it finds a problem. It never prints secrets.
+    Credentials are those of this machine and environment, not those of the workers. Workers say
+    themselves which accounts they accept. No call is made to the Amplify API. Exits with 1 if it
+    finds a problem. It never prints secrets.
     """
     checks = asyncio.run(_examine(accounts))
     well = all(check.verdict is not Verdict.FAIL for check in checks)
@@ -88,7 +87,7 @@ async def _examine(accounts: Sequence[str]) -> list[Check]:
     store = await within(STORE_SECONDS, "store", _check_store(settings, used), START_STORE)
     broker = await within(BROKER_SECONDS, "broker", in_thread(_check_broker), START_BROKER)
     configured = {name.rpartition("/")[0] for name in lanes}
-    aws = await _check_aws({DEFAULT_ACCOUNT, *accounts, *configured, *used})
+    aws = await check_credentials({DEFAULT_ACCOUNT, *accounts, *configured, *used})
     port = await asyncio.to_thread(check_metrics_port, settings)
     return [Check("settings", Verdict.OK, "valid"), *store, *broker, *port, *aws]
 
@@ -162,11 +161,16 @@ async def _check_writes(redis: "Redis") -> list[Check]:
 async def _check_lanes(views: ImportViews, used: set[str], settings: Settings) -> list[Check]:
     try:
         lanes = await views.lanes()
+        accepted = await views.accepted_accounts()
         undecided = [item.id async for page in views.undecided() for item in page]
     except ResponseError as error:
         return [failed("lanes", "a reading is", error, "read the server's log")]
     used.update(lane.account for lane in lanes)
-    return [*fact_checks(lanes, settings), *undecided_checks(undecided)]
+    return [
+        *accepted_checks(accepted, lanes),
+        *fact_checks(lanes, settings),
+        *undecided_checks(undecided),
+    ]
 
 
 def _reachable(where: str, facts: ServerFacts) -> Check:
@@ -242,40 +246,6 @@ def _check_broker() -> list[Check]:
             return [well, failed("workers", "remote control is", cause, "", Verdict.WARN)]
         return [failed("broker", where, cause or error, START_BROKER)]
     return [well, *queues, *judge_workers(workers or [])]
-
-
-async def _check_aws(accounts: set[str]) -> list[Check]:
-    aws = Aws(CREDENTIALS_SECONDS, max_connections=1)
-    try:
-        return [
-            _check_region(aws),
-            *await asyncio.gather(*(_check_account(aws, name) for name in sorted(accounts))),
-        ]
-    finally:
-        await aws.close()
-
-
-def _check_region(aws: Aws) -> Check:
-    region = aws.region_of(DEFAULT_ACCOUNT)
-    if region:
-        remedy = "it must look like eu-central-1"
-        return judge("region", region, well=bool(REGION.fullmatch(region)), remedy=remedy)
-    remedy = "set AWS_REGION, unless every request names its region"
-    return Check("region", Verdict.WARN, "none is configured", remedy)
-
-
-async def _check_account(aws: Aws, account: str) -> Check:
-    name = f"credentials of {account}"
-    region = aws.region_of(account) or SOME_REGION
-    try:
-        return Check(name, Verdict.OK, f"found by {await aws.check(account, region)}")
-    except CallFailedError as error:
-        remedy = (
-            "provide them in any way that AWS tools support (this shell was checked, no worker)"
-            if account == DEFAULT_ACCOUNT
-            else f"make the profile {account} work: aws sts get-caller-identity --profile {account}"
-        )
-        return Check(name, Verdict.FAIL, mask_text(error.answer.error), remedy)
 
 
 def _version_of(text: str) -> tuple[int, ...]:

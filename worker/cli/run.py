@@ -17,7 +17,8 @@ from typing import Any, Final
 
 import click
 
-from config.settings import Settings
+from config.settings import Settings, load_settings
+from worker.cli.accounts import account_of, check_by_configuration
 from worker.cli.batches import open_batch
 from worker.cli.batchfile import Row
 from worker.cli.client import (
@@ -37,7 +38,6 @@ from worker.cli.submit import (
 )
 from worker.cli.watch import watch_to_the_end
 from worker.domain.outcomes import NO_RULE, StopRule
-from worker.domain.requests import DEFAULT_ACCOUNT
 from worker.local.errors import StateError
 from worker.local.sandbox import LocalSandbox
 from worker.local.server import EmbeddedServer
@@ -114,7 +114,9 @@ class Options:
 
 
 def _import_file(file: str, options: Options) -> int:
-    batch = read_file(file)
+    batch = check_by_configuration(
+        read_file(file), load_settings(), with_profiles=not options.sandbox
+    )
     show_problems(batch, skip_invalid=options.skip_invalid)
     if not options.sandbox:
         _check_regions(batch.rows)
@@ -145,9 +147,7 @@ def _check_regions(rows: Sequence[Row]) -> None:
 
     """
     aws = Aws(timeout_seconds=1.0, max_connections=1)
-    accounts = {
-        r.members.get("account", DEFAULT_ACCOUNT) for r in rows if "region" not in r.members
-    }
+    accounts = {account_of(row) for row in rows if "region" not in row.members}
     for account in sorted(accounts):
         if not aws.region_of(account):
             raise BadInputError(
@@ -257,7 +257,7 @@ async def _run(plan: Plan, *, sandbox: bool) -> int:
         server = EmbeddedServer(plan.directory, lost=UnreachableError)
         await stack.enter_async_context(server)
         if sandbox:
-            accounts = {row.members.get("account", DEFAULT_ACCOUNT) for row in plan.rows}
+            accounts = {account_of(row) for row in plan.rows}
             simulated = LocalSandbox(load_scenario(SANDBOX_SCENARIO), accounts, plan.directory)
             await stack.enter_async_context(simulated)
             env = simulated.environment({**SANDBOX_SETTINGS, **env})

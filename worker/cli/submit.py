@@ -12,16 +12,17 @@ from rich.progress import Progress
 
 from config.settings import load_settings
 from worker.celery import app
+from worker.cli.accounts import check_by_workers
 from worker.cli.batchfile import BatchFile, Problem, read_batch, stem_of
 from worker.cli.batchtext import STANDARD_INPUT, BatchFileError
 from worker.cli.client import BadInputError, make_console
+from worker.cli.problems import lines_about
 from worker.cli.progress import is_plain
 from worker.cli.sending import submit_batch
 from worker.cli.watch import watch_to_the_end
 from worker.domain.outcomes import NO_RULE, StopRule
 from worker.domain.requests import IDENTIFIER_PATTERN
 
-PROBLEMS_SHOWN: Final = 20
 file_argument: Final = click.argument(
     "file", metavar="FILE", type=click.Path(exists=True, dir_okay=False, allow_dash=True)
 )
@@ -82,7 +83,7 @@ def submit(
     the same --batch-id: then only its new and changed rows are imported.
     """
     settings = load_settings()
-    batch = read_file(file)
+    batch = check_by_workers(read_file(file), settings)
     show_problems(batch, skip_invalid=skip_invalid)
     batch_id = batch_id_of(batch, file, batch_id)
     messages = send(batch_id, batch, StopRule(canary or 0, stop_percent), quiet=as_json)
@@ -119,10 +120,8 @@ def show_problems(batch: BatchFile, *, skip_invalid: bool) -> None:
         BadInputError: if there are problems, unless `skip_invalid` is set and some rows are valid.
 
     """
-    for problem in batch.problems[:PROBLEMS_SHOWN]:
-        click.echo(str(problem), err=True)
-    if (more := len(batch.problems) - PROBLEMS_SHOWN) > 0:
-        click.echo(f"... and {more:,} more problems", err=True)
+    for line in lines_about(batch.problems):
+        click.echo(line, err=True)
     if not batch.problems or (skip_invalid and batch.rows):
         return
     advice = "--skip-invalid submits the others" if batch.rows else "no row is valid"

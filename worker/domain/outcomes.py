@@ -35,11 +35,15 @@ class Envelope:
 
 @dataclass(frozen=True, slots=True)
 class ValidRequest:
-    """A request that can be imported, in the lane of its account and `region`."""
+    """A request that can be imported, in the lane of its account and `region`.
+
+    With a `refusal`, it would be valid, but its account may not be used: it is rejected.
+    """
 
     envelope: Envelope
     request: ImportRequest
     region: str
+    refusal: str = ""
 
 
 @dataclass(frozen=True, slots=True)

@@ -39,6 +39,9 @@ LONGEST_IDENTIFIER: Final = 128
 IDENTIFIER_PATTERN: Final = re.compile(r"^[A-Za-z0-9][A-Za-z0-9._:@+=-]{0,127}$")
 """What import ids and batchIds look like. They become parts of keys and of event ids."""
 
+ACCOUNT_PATTERN: Final = re.compile(r"^[A-Za-z0-9][A-Za-z0-9._@+=, -]*$")
+"""What the AWS profiles look like that requests can name."""
+
 REGION_PATTERN: Final = re.compile(r"^[a-z]{2,4}(-[a-z]+)+-[0-9]{1,2}$")
 
 
@@ -58,7 +61,7 @@ def text_like(pattern: str, longest: int) -> StringConstraints:
 # AppId as in the Amplify API reference. Environment names must fit into a URL path segment.
 AppId = Annotated[str, text_like(r"^d[a-z0-9]+$", 20)]
 EnvironmentName = Annotated[str, text_like(r"^[A-Za-z0-9][A-Za-z0-9._-]*$", 255)]
-Account = Annotated[str, text_like(r"^[A-Za-z0-9][A-Za-z0-9._@+=, -]*$", 64)]
+Account = Annotated[str, text_like(ACCOUNT_PATTERN.pattern, 64)]
 Region = Annotated[str, text_like(REGION_PATTERN.pattern, 32)]
 Identifier = Annotated[str, text_like(IDENTIFIER_PATTERN.pattern, 128)]
 Key = Annotated[str, text_like(r"^[^\x00-\x1f\x7f]+$", 256)]
@@ -119,7 +122,8 @@ class ImportRequest(BaseModel):
     """The name of the app's backend environment: letters, digits and `._-`, up to 255
     characters."""
     account: Account = DEFAULT_ACCOUNT
-    """The name of an AWS profile. Default: `default`, the worker's own credentials."""
+    """The name of an AWS profile that the workers have and `IMPORTS_ACCOUNTS` allows. Default:
+    `default`, the workers' own credentials."""
     region: Region | None = None
     """The AWS region. Default: the first that is set of the workers' `AWS_REGION`, their
     `AWS_DEFAULT_REGION`, and the profile's region."""

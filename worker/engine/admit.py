@@ -28,9 +28,10 @@ from worker.domain.requests import (
     problem_of_import_id,
 )
 from worker.domain.traces import TraceContext, read_trace
+from worker.engine.accounts import AccountCheck
 from worker.engine.log import log_end
 from worker.engine.observer import NOBODY, Observer
-from worker.engine.ports import AdmissionStore, Announcer, Regions, Requests
+from worker.engine.ports import Accounts, AdmissionStore, Announcer, Regions, Requests
 from worker.engine.reading import (
     batch_id_of,
     cut,
@@ -57,6 +58,7 @@ class Admitter:
         self,
         requests: Requests,
         store: AdmissionStore,
+        accounts: Accounts,
         regions: Regions,
         announcer: Announcer,
         observer: Observer = NOBODY,
@@ -64,6 +66,7 @@ class Admitter:
     ) -> None:
         self._requests = requests
         self._store = store
+        self._accounts = AccountCheck(accounts, store)
         self._regions = regions
         self._announcer = announcer
         self._observer = observer
@@ -73,7 +76,8 @@ class Admitter:
 
     async def admit(self, members: object, envelope: Envelope) -> Admission:
         """Admit one request, or record it as rejected; the error names each wrong member."""
-        (admission,) = await self._store_all([self._checked(_Parcel(members, envelope))])
+        received = await self._check_all([_Parcel(members, envelope)])
+        (admission,) = await self._store_all(received)
         return admission
 
     async def reject(self, members: object, envelope: Envelope, error: str) -> Admission:
@@ -164,7 +168,7 @@ class Admitter:
             ["/".join(target_of(parcel.members)) for parcel in parcels],
         )
         async with self._turn:
-            admissions = await self._store_all([self._checked(parcel) for parcel in parcels])
+            admissions = await self._store_all(await self._check_all(parcels))
         for parcel, admission in zip(parcels, admissions, strict=True):
             if admission.item and admission.item.is_terminal:
                 tasks = dict.fromkeys(_tasks_of(parcel.envelope, admission), "")
@@ -239,16 +243,41 @@ class Admitter:
                 **(trace.for_logs() if trace else {}),
             )
 
-    def _checked(self, parcel: "_Parcel") -> ValidRequest | InvalidRequest:
+    async def _check_all(self, parcels: Sequence["_Parcel"]) -> list[ValidRequest | InvalidRequest]:
+        parsed = [self._parsed(parcel) for parcel in parcels]
+        named = {
+            each.account
+            for parcel, each in zip(parcels, parsed, strict=True)
+            # What may have been started already waits in its lane until its account works again.
+            if isinstance(each, ImportRequest) and not parcel.envelope.recover_since_ms
+        }
+        refusals = await self._accounts.refusals(named)
+        return [
+            self._placed(parcel, each, refusals.get(each.account, ""))
+            if isinstance(each, ImportRequest)
+            else each
+            for parcel, each in zip(parcels, parsed, strict=True)
+        ]
+
+    def _parsed(self, parcel: "_Parcel") -> ImportRequest | InvalidRequest:
         members, envelope = parcel.members, parcel.envelope
         if parcel.problem:
             return _invalid(members, envelope, parcel.problem)
         try:
             members = with_batch(members, envelope.batch_id)
-            request = self._requests.parse(members, envelope.operation)
-            return ValidRequest(envelope, request, self._region_for(request))
+            return self._requests.parse(members, envelope.operation)
         except InvalidRequestError as error:
             return _invalid(members, envelope, str(error))
+
+    def _placed(
+        self, parcel: "_Parcel", request: ImportRequest, refusal: str
+    ) -> ValidRequest | InvalidRequest:
+        try:
+            return ValidRequest(parcel.envelope, request, self._region_for(request), refusal)
+        except InvalidRequestError as error:
+            problems = (("account", refusal),) if refusal else ()
+            both = InvalidRequestError((*problems, *error.problems))
+            return _invalid(parcel.members, parcel.envelope, str(both))
 
     def _unpack(self, members: object, envelope: Envelope) -> "_Parcel":
         """Take the importId out of a request, or use that of `envelope` if it has none."""

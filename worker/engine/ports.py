@@ -3,6 +3,7 @@
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Protocol
 
+from worker.domain.accounts import Standing
 from worker.domain.answers import Answer
 from worker.domain.claims import Claim
 from worker.domain.decisions import Decision
@@ -61,6 +62,10 @@ class AdmissionStore(Protocol):
         """Keep a batch open until `expected` imports were admitted; set its stop rule."""
         ...
 
+    async def accepted_accounts(self) -> frozenset[str]:
+        """Return the names and patterns of the accounts that any worker accepts."""
+        ...
+
 
 class ClaimStore(Protocol):
     """The part of the store with which claims are carried out."""
@@ -105,6 +110,14 @@ class Announcer(Protocol):
 
     async def repair(self, item: Import) -> None:
         """Show the end of an import again, in case it was shown before a late RUNNING."""
+        ...
+
+
+class Accounts(Protocol):
+    """The accounts that this worker knows."""
+
+    def standing_of(self, account: str) -> Standing:
+        """Return what is known of an account."""
         ...
 
 

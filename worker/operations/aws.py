@@ -19,6 +19,7 @@ import aioboto3
 from botocore.exceptions import NoCredentialsError
 from botocore.loaders import create_loader
 
+from worker.domain.accounts import Standing, refusal_of
 from worker.domain.answers import Answer, Kind
 from worker.domain.requests import DEFAULT_ACCOUNT, REGION_PATTERN
 from worker.operations.client import Client
@@ -51,12 +52,17 @@ seconds of a call. It returns at once and never raises."""
 def _ignore(*_: object) -> None: ...
 
 
+def _allow(_: str) -> bool:
+    return True
+
+
 class Aws:
     """The sessions and clients of one process. Use and close it in one event loop.
 
     A call takes at most `timeout_seconds`. Data that the other side has not acknowledged after
     `acknowledged_seconds` is not delivered any more. The sessions share one data loader, so that
     the service models (8 MiB) are in memory only once. `on_call` is called after each call.
+    No call is made with an account that is not allowed.
     """
 
     def __init__(
@@ -65,8 +71,10 @@ class Aws:
         max_connections: int,
         acknowledged_seconds: float = CONNECT_TIMEOUT_SECONDS,
         on_call: OnCall = _ignore,
+        is_allowed: Callable[[str], bool] = _allow,
     ) -> None:
         self._on_call = on_call
+        self._is_allowed = is_allowed
         self.timeout_seconds = timeout_seconds
         self._acknowledged_seconds = acknowledged_seconds
         self._config = ClientConfig(
@@ -191,6 +199,9 @@ class Aws:
         progress = Progress(send_by=min(send_by, end))
         progress_of_call.set(progress)
         used = None
+        if not self._is_allowed(account):
+            error = refusal_of(account, Standing.FORBIDDEN)
+            raise CallFailedError(Answer(kind=Kind.CREDENTIALS, error=error))
         try:
             async with asyncio.timeout(end - time.monotonic()):
                 used = self._account(account)

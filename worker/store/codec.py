@@ -57,7 +57,7 @@ def script_request(received: ValidRequest | InvalidRequest) -> dict[str, Any]:
 
 
 def _fields_of_valid(received: ValidRequest) -> dict[str, str]:
-    request, envelope = received.request, received.envelope
+    request, envelope, refusal = received.request, received.envelope, received.refusal
     batch_id = envelope.batch_id or request.batch_id
     return {
         "app_id": request.app_id,
@@ -71,6 +71,7 @@ def _fields_of_valid(received: ValidRequest) -> dict[str, str]:
         **_operation_field(request.operation),
         **({"batch_id": batch_id} if batch_id else {}),
         **_wishes_of(envelope),
+        **({"error": f"account: {refusal}", "refused": "1"} if refusal else {}),
     }
 
 

@@ -80,6 +80,12 @@ NAMES: Final = Key("imports:names", "set", Lifetime.KEPT, "every lane ever used 
 DEFAULTS: Final = Key(
     "imports:defaults", "hash", Lifetime.KEPT, "limits of lanes that have none of their own"
 )
+ACCOUNTS: Final = Key(
+    "imports:accounts",
+    "zset",
+    Lifetime.SWEPT,
+    "the accounts that workers accept, names or patterns, by the time they last said so",
+)
 LIMITER: Final = Key(
     "imports:limiter:", "hash", Lifetime.KEPT, "lane:class of calls → what is known of its limit"
 )
@@ -169,6 +175,7 @@ CATALOGUE: Final = (
     LANE,
     NAMES,
     DEFAULTS,
+    ACCOUNTS,
     LIMITER,
     FACTS,
     WAITING,

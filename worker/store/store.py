@@ -39,7 +39,7 @@ from worker.store.codec import (
 from worker.store.config import StoreConfig
 from worker.store.connection import StoreUnavailableError, translated
 from worker.store.group_commit import GroupCommit
-from worker.store.keys import IMPORT, WAKE
+from worker.store.keys import ACCOUNTS, IMPORT, WAKE
 from worker.store.observer import NOBODY, StoreObserver
 from worker.store.recording import answer_to, step_of
 from worker.store.replication import ReplicatedScripts
@@ -48,6 +48,9 @@ from worker.store.scripts import Reply, Scripts
 log = structlog.get_logger()
 
 LANES_AT_ONCE: Final = 64
+ACCOUNT_MEMORY_SECONDS: Final = 300.0
+"""How long an account stays accepted when no worker says so any more. Workers repeat it often."""
+
 NOTHING: Final[Mapping[str, int]] = {}
 
 
@@ -198,6 +201,20 @@ class ImportStore:
             by=by,
         )
         return list(reply["changed"])
+
+    async def publish_accounts(self, accounts: frozenset[str]) -> None:
+        """Note the accounts, names or patterns, that the caller's worker accepts."""
+        await self._scripts.call(
+            "publish_accounts",
+            accounts=sorted(accounts),
+            memory_ms=milliseconds(ACCOUNT_MEMORY_SECONDS),
+        )
+
+    @translated
+    async def accepted_accounts(self) -> frozenset[str]:
+        """Return the names and patterns of the accounts that any worker accepts."""
+        accounts: Any = await self._redis.zrange(ACCOUNTS.name, 0, -1)
+        return frozenset(accounts)
 
     async def sweep(self) -> list[str]:
         """Wake lanes that have work but are not scheduled; return their names.

@@ -18,6 +18,7 @@ from worker.domain.states import State
 from worker.store.batchview import BatchCounts, BatchSettings, MemberPage
 from worker.store.connection import primary_of
 from worker.store.keys import (
+    ACCOUNTS,
     BATCH,
     DELAYED,
     EVENTS,
@@ -87,6 +88,11 @@ class ImportViews:
         """Return the store's time in seconds since the epoch."""
         seconds, microseconds = await self._redis.time()
         return float(seconds + microseconds / 1e6)
+
+    async def accepted_accounts(self) -> frozenset[str]:
+        """Return the accounts that workers accept, as names and patterns; none if none said so."""
+        accounts: Any = await self._redis.zrange(ACCOUNTS.name, 0, -1)
+        return frozenset(accounts)
 
     async def count_known(self, import_ids: Sequence[str]) -> int:
         """Return how many of these ids belong to imports."""

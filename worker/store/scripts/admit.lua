@@ -2,9 +2,9 @@
 -- request becomes a rejected import, which has ended from the beginning.
 --
 -- ARGV  1: JSON object: requests (a list of objects: id, fields (the record's, as text; with the error of an
---       invalid request), task_id, signature ('' if a worker must create the task at the end), idempotency
---       (the digest of the idempotencyKey, or ''), recover_since_ms (after a lost store, since when the
---       import may have been started; else 0))
+--       invalid request, and with refused if only its account is to blame), task_id, signature ('' if a
+--       worker must create the task at the end), idempotency (the digest of the idempotencyKey, or ''),
+--       recover_since_ms (after a lost store, since when the import may have been started; else 0))
 -- Returns JSON: admissions (a list, one for each request, in their order): each verdict, id, record (its
 --       fields; null if it was accepted), is_new (whether it was ended by a script, and no worker has learned
 --       of that before). The verdict is 'accepted', 'known' (this id, or this key with the
@@ -82,10 +82,14 @@ local function admit(request, record)
   return 'accepted', id
 end
 
--- Record an invalid request. Returns the verdict and the import's id.
+-- Record an invalid request, or one whose account is refused. Returns the verdict and the import's id.
 local function reject(request, record)
   local id = request.id
-  local state, error = unpack(redis.call('HMGET', KEY.import .. id, 'state', 'error'))
+  local found = redis.call('HMGET', KEY.import .. id, 'state', 'error', 'fingerprint')
+  local state, error = found[1], found[2]
+  if record.refused and found[3] == record.fingerprint then
+    return admit_again(request, record) -- its account may have been accepted then
+  end
   if state and (state ~= 'rejected' or error ~= record.error) then
     return 'reused', id
   elseif not state then

@@ -29,7 +29,7 @@ elseif old.retried_by then
   return answer('already', old.retried_by)
 elseif old.late_outcome == 'succeeded' then
   return answer('late', '')
-elseif not old.sequence then
+elseif not old.sequence and not old.refused then
   return answer('invalid', '') -- it was rejected at admission
 elseif not args.fits then
   return answer('too_long', '')
