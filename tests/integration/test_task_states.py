@@ -52,6 +52,14 @@ def test_a_late_waiting_does_not_replace_running(app: Celery) -> None:
     assert stored(app) == (RUNNING, {"jobId": "a"})
 
 
+def test_the_state_of_an_unfinished_task_is_stored_without_what_is_empty(app: Celery) -> None:
+    TaskStates(app).show("one", {"jobId": "a"}, RUNNING)
+    backend: Any = app.backend
+    text = backend.get(backend.get_key_for_task("one"))
+    assert text == b'{"status":"RUNNING","result":{"jobId":"a"},"task_id":"one"}'
+    assert app.AsyncResult("one").traceback is None
+
+
 def test_states_that_are_shown_together_are_stored_each_for_itself(
     app: Celery, store_url: str
 ) -> None:

@@ -84,9 +84,8 @@ class CeleryAnnouncer:
 
     async def running(self, item: Import, job_id: str, status: str) -> None:
         """Show that the import's job runs."""
-        meta = {**item.result(), "jobId": job_id, "status": status}
         self.events.started(item, job_id, status)
-        await self._show(self._show_running, item, meta)
+        await self._show(self._show_running, item, job_id)
 
     async def ended(self, ended: Ended) -> None:
         """Finish each task that ends with the import, soon and together with others."""
@@ -148,9 +147,9 @@ class CeleryAnnouncer:
         tasks = ((one.import_id, {"target": at}) for one, at in shown if not one.ignores_result)
         self.states.show_all(tasks, WAITING)
 
-    def _show_running(self, item: Import, meta: dict[str, Any]) -> None:
+    def _show_running(self, item: Import, job_id: str) -> None:
         if not item.ignores_result:
-            self.states.show(item.id, meta, RUNNING)
+            self.states.show(item.id, {"jobId": job_id}, RUNNING)
 
     async def _finish_ending(self) -> None:
         while self._ending:

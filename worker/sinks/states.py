@@ -4,6 +4,7 @@ A slow worker may show a state after another worker has ended the import. Celery
 the stored state first, and gives way only to a success. A Redis script decides in one atomic step.
 """
 
+import json
 import threading
 from collections.abc import Iterable
 from functools import cached_property
@@ -108,8 +109,11 @@ class _Gathers:
         **_options: Any,
     ) -> Any:
         meta = {**self._get_result_meta(result, state, traceback, request), "task_id": task_id}
-        self._gathered.append((self.get_key_for_task(task_id), self.encode(meta), state))
+        self._gathered.append((self.get_key_for_task(task_id), self._text_of(meta), state))
         return result
+
+    def _text_of(self: Any, meta: dict[str, Any]) -> Any:
+        return self.encode(meta)
 
     def store_gathered(self: Any) -> None:
         gathered = list(self._gathered)
@@ -133,7 +137,12 @@ class _Gathers:
 
 
 class _GivesWay(_Gathers):
-    """A Redis backend in which a state does not replace later states."""
+    """A Redis backend in which a state does not replace later states, and is short."""
+
+    def _text_of(self, meta: dict[str, Any]) -> str:
+        # There may be as many as unfinished imports, so what is empty is left out.
+        present = {name: value for name, value in meta.items() if value is not None}
+        return json.dumps(present, separators=(",", ":"))
 
     def _store(self: Any, gathered: list[tuple[Any, Any, str]]) -> None:
         keys, texts, (state, *_) = zip(*gathered, strict=True)  # all have the same state
