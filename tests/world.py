@@ -40,6 +40,7 @@ from worker.operations.registry import OPERATIONS
 from worker.store.config import StoreConfig
 from worker.store.connection import connect
 from worker.store.control import BatchControl, LaneControl
+from worker.store.records import import_of, record_of
 from worker.store.store import ImportStore
 
 LEASE_SECONDS: Final = 8.0
@@ -72,7 +73,7 @@ local function hurry(pattern, fields)
   end
 end
 hurry('imports:import:*',
-  { 'first_start_at_ms', 'last_start_at_ms', 'started_at_ms', 'changed_at_ms' })
+  { 'F', 'L', 'S', 'C' }) -- when the import was started, its job ran, and its status changed
 hurry('imports:lane:*', { 'paused_until_ms', 'ceiling_try_at_ms', 'learning_from_ms' })
 for _, key in ipairs(redis.call('KEYS', 'imports:limiter:*')) do
   redis.call('DEL', key) -- limits are not the subject here
@@ -230,7 +231,7 @@ class StoreSnapshot:
     """Everything that the store holds, read at once."""
 
     def __init__(self, records: dict[str, dict[str, str]], zsets: dict[str, Any]) -> None:
-        self.items = {id_: Import.from_fields(id_, record) for id_, record in records.items()}
+        self.items = {id_: import_of(id_, record) for id_, record in records.items()}
         self.leases = {id_: record.get("lease", "") for id_, record in records.items()}
         self.records = records
         self.lanes = {lane for lane, _ in zsets.get("imports:lanes", ())}
@@ -446,7 +447,7 @@ class World:
         return {ended.item.id for ended in found}
 
     async def _record(self, call: PendingCall) -> dict[str, str]:
-        return dict(await self._redis.hgetall(f"imports:import:{call.claim.item.id}"))
+        return record_of(await self._redis.hgetall(f"imports:import:{call.claim.item.id}"))
 
     async def _note_recorded(self, call: PendingCall, *, has_lease: bool) -> None:
         if not has_lease:

@@ -7,6 +7,7 @@ from tests.chaos.testbed import Testbed
 from tests.support import CommandLine
 from worker.domain.imports import Import
 from worker.store.keys import IMPORT
+from worker.store.records import import_of
 
 DECISIONS: Final = "operator decisions"
 
@@ -29,7 +30,7 @@ def decide_as_operator(testbed: Testbed) -> list[str]:
 def _undecided(testbed: Testbed) -> Iterator[Import]:
     for import_id in testbed.outcomes.undecided():
         fields: Any = testbed.producer.redis.hgetall(IMPORT.name + import_id)
-        item = Import.from_fields(import_id, fields)
+        item = import_of(import_id, fields)
         if item.undecided:
             yield item
 

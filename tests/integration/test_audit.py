@@ -16,6 +16,7 @@ from worker.domain.claims import Claim, Doubt
 from worker.domain.outcomes import Envelope, LaneLimits, StopRule
 from worker.domain.states import State
 from worker.operations.registry import OPERATIONS
+from worker.store import records
 from worker.store.config import StoreConfig
 from worker.store.control import BatchControl
 from worker.store.store import ImportStore
@@ -159,7 +160,7 @@ async def test_imports_in_every_state_pass(store: ImportStore, redis: Any) -> No
         Promise.LANE: 1,
         Promise.TASK: 5,
         Promise.OVERDUE: 13,
-        Promise.RETENTION: 61,
+        Promise.RETENTION: 38,
     }
 
 
@@ -361,12 +362,6 @@ DAMAGES: dict[str, tuple[Damage, set[tuple[str, str, str]]]] = {
                 "urgent",
                 f"it is in imports:waiting:{LANE}:high, but has no record",
             ),
-            (Promise.RETENTION, "imports:tasks:urgent", NO_EXPIRY),
-            (
-                Promise.RETENTION,
-                "imports:history:urgent",
-                NO_EXPIRY,
-            ),
             (
                 Promise.RETENTION,
                 key_of_idempotency("urgent"),
@@ -432,7 +427,7 @@ DAMAGES: dict[str, tuple[Damage, set[tuple[str, str, str]]]] = {
         },
     ),
     "a record without its target": (
-        done(("HDEL", "imports:import:running", "app_id")),
+        done(("HDEL", "imports:import:running", records.SHORT["app_id"])),
         {
             (
                 Promise.PLACE,

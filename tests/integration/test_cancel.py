@@ -23,6 +23,7 @@ from worker.domain.states import State
 from worker.operations.registry import OPERATIONS
 from worker.store.config import StoreConfig
 from worker.store.control import LaneControl
+from worker.store.records import SHORT
 from worker.store.store import ImportStore
 
 LANE = "default/us-east-1"
@@ -141,7 +142,7 @@ async def test_an_import_is_cancelled_at_once_and_once(
         for key in await redis.keys("imports:*")
         if await redis.type(key) == "zset" and await redis.zscore(key, "i1") is not None
     ]
-    job_id = await redis.hget("imports:import:i1", "job_id")
+    job_id = await redis.hget("imports:import:i1", SHORT["job_id"])
     followed = [f"imports:late:{LANE}"] if job_id else []
     assert sorted(set(queues) - {"imports:members:b"}) == [*followed, "imports:unfinished"]
     (ended,) = await store.overdue(10, delay_seconds=60)

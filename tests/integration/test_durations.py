@@ -17,6 +17,7 @@ from worker.operations.registry import OPERATIONS
 from worker.store.config import StoreConfig
 from worker.store.control import LaneControl
 from worker.store.keys import FACTS, IMPORT, NAMES
+from worker.store.records import SHORT
 from worker.store.store import ImportStore
 
 LANE = "default/us-east-1"
@@ -48,7 +49,7 @@ async def known(redis: Any) -> LaneFacts:
 
 async def move_start(redis: Any, seconds: float) -> None:
     """Let the import's job have started earlier, and its last poll with it."""
-    for field in ("started_at_ms", "unfinished_at_ms"):
+    for field in (SHORT["started_at_ms"], SHORT["unfinished_at_ms"]):
         if at_ms := await redis.hget(IMPORT.name + "i1", field):
             await redis.hset(IMPORT.name + "i1", field, float(at_ms) - seconds * 1000)
 
@@ -65,14 +66,14 @@ async def test_the_end_of_an_import_records_between_which_polls_its_job_ended(
     await start(store, operation)
     await recording.poll_again(store, await claim_one(store), status=RUNNING)
     await move_start(redis, 100)  # the poll was at the age of 0
-    await redis.hincrbyfloat(IMPORT.name + "i1", "unfinished_at_ms", 90_000)
+    await redis.hincrbyfloat(IMPORT.name + "i1", SHORT["unfinished_at_ms"], 90_000)
     await recording.finish(store, await claim_one(store), State.SUCCEEDED, status=DONE)
     facts = await known(redis)
     assert set(facts.durations) == {operation}
     durations = facts.durations_of(operation)
     assert durations.total == pytest.approx(1, abs=0.01)
     assert within(durations, 90, 130) == pytest.approx(1, abs=0.01)
-    assert not await redis.hexists(IMPORT.name + "i1", "unfinished_at_ms")
+    assert not await redis.hexists(IMPORT.name + "i1", SHORT["unfinished_at_ms"])
 
 
 async def test_the_next_claim_brings_the_durations(store: ImportStore, redis: Any) -> None:

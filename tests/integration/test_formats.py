@@ -11,6 +11,7 @@ from tests.golden import generate
 from tests.support import Producer, Sandbox, StartWorker, members, recording, wait_until
 from tests.support.stores import MakeStore
 from worker.domain.outcomes import Envelope
+from worker.domain.states import State
 from worker.operations.registry import OPERATIONS
 from worker.store.keys import FORMAT
 from worker.store.store import ImportStore
@@ -91,7 +92,7 @@ async def test_imports_of_an_earlier_release_are_completed(
 
 
 async def put_into(place: str, store: ImportStore, redis: Any, later: tuple[str, Any]) -> None:
-    """Admit an import of a later release, which has the field `later`, and bring it to a place."""
+    """Bring an import of a later release to a place; the field `later` tells its release."""
     request = OPERATIONS.parse(members("dnew"))
     await store.admit(Envelope(import_id="new", task_id="new"), request, "us-east-1")
     if place != "waiting":
@@ -99,6 +100,12 @@ async def put_into(place: str, store: ImportStore, redis: Any, later: tuple[str,
         if place == "running":
             await recording.run(store, claim, job_id="j", operation="", status="", delay_seconds=0)
     await redis.hset("imports:import:new", *later)
+
+
+async def as_of_this_release(redis: Any) -> None:
+    """Change the import so that this release can read it, as a newer worker could."""
+    await redis.hset("imports:import:new", "format", FORMAT)
+    await redis.hdel("imports:import:new", "requested_operation")
 
 
 LATER = {"format": ("format", FORMAT + 1), "operation": ("requested_operation", "ImportNews")}
@@ -120,7 +127,7 @@ async def test_records_of_a_later_release_are_left_to_later_workers(
     assert wait_seconds is not None, "the lane is looked at again"
     assert await redis.hgetall("imports:import:new") == before
 
-    await redis.hdel("imports:import:new", later[0])  # as if a newer worker could read it
+    await as_of_this_release(redis)
     for queue in ("delayed", "polls", "leases"):
         await redis.zadd(f"imports:{queue}:{LANE}", {"new": 0}, xx=True)
     await redis.zadd("imports:lanes", {LANE: 0})
@@ -138,9 +145,22 @@ async def test_the_end_of_a_later_releases_import_is_left_to_later_workers(
     await redis.hset("imports:import:new", *later)
     assert [ended.item.id for ended in await store.overdue(10, 60)] == ["old"]
 
-    await redis.hdel("imports:import:new", later[0])  # as if a newer worker could read it
+    await as_of_this_release(redis)
     await redis.zadd("imports:unfinished", {"new": 0}, xx=True)
     assert [ended.item.id for ended in await store.overdue(10, 60)] == ["new"]
+
+
+@pytest.mark.parametrize("place", ["waiting", "running"])
+async def test_a_cancellation_that_an_earlier_release_could_only_note_is_carried_out(
+    place: str, make_store: MakeStore, redis: Any
+) -> None:
+    store = await make_store(lease_seconds=0)
+    await put_into(place, store, redis, ("cancel_reason", "wrong pool"))
+    for claim in (await store.claim(10))[0]:
+        await recording.poll_again(store, claim, status="RUNNING")
+    item = await store.load("new")
+    assert item is not None
+    assert (item.state, item.error) == (State.CANCELLED, "wrong pool")
 
 
 def test_the_finish_message_of_a_later_format_returns_to_the_broker(

@@ -15,6 +15,7 @@ from worker.operations.registry import OPERATIONS
 from worker.store.config import StoreConfig
 from worker.store.control import BatchControl, LaneControl
 from worker.store.laneview import LaneView, Source
+from worker.store.records import SHORT
 from worker.store.store import ImportStore
 from worker.store.views import ImportViews
 
@@ -377,9 +378,9 @@ async def test_the_pages_of_a_list_are_calls_like_any_other(make_store: MakeStor
 async def test_an_unreadable_record_stops_no_other_claim(make_store: MakeStore, redis: Any) -> None:
     store = await make_store()
     await admit(store, "d1", "d2")
-    await redis.hset("imports:import:i-d1", "attempts", "junk")
+    await redis.hset("imports:import:i-d1", SHORT["attempts"], "junk")
     await redis.hset("imports:import:i-d1", "conflicts", "junk")
-    await redis.hset("imports:import:i-d1", "attempts", "0")
+    await redis.hset("imports:import:i-d1", SHORT["attempts"], "0")
     assert [claim.item.id for claim in await claimed(store)] == ["i-d2"]
 
 

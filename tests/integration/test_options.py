@@ -20,6 +20,7 @@ from tests.support import (
     members,
     wait_until,
 )
+from worker.store.records import SHORT
 
 
 @pytest.mark.parametrize(
@@ -156,10 +157,12 @@ def test_a_worker_is_drained_by_a_command(
     worker = start_worker(IMPORTS_LEASE_SECONDS="10")
     task = producer.send(members("dlast"))
     record = f"imports:import:{task.id}"
-    wait_until(lambda: producer.redis.hget(record, "attempts") == "1", "its start is in progress")
+    wait_until(
+        lambda: producer.redis.hget(record, SHORT["attempts"]) == "1", "its start is in progress"
+    )
     producer.app.control.shutdown()
     assert worker.process.wait(90) == 0
-    assert producer.redis.hget(record, "job_id")
+    assert producer.redis.hget(record, SHORT["job_id"])
 
 
 @pytest.mark.parametrize(

@@ -19,6 +19,7 @@ from worker.domain.states import State
 from worker.operations.registry import OPERATIONS
 from worker.parameters import store_config
 from worker.store.control import BatchControl
+from worker.store.records import SHORT
 from worker.store.store import ImportStore
 
 HOSTILE = "<script>alert(1)</script>"
@@ -259,7 +260,7 @@ async def test_a_batch_of_many_pages_is_complete_in_every_format(
     record = await redis.hgetall("imports:import:i0")
     async with redis.pipeline() as pipeline:
         for n in range(1, number):
-            pipeline.hset(f"imports:import:i{n}", mapping={**record, "app_id": f"d{n}"})
+            pipeline.hset(f"imports:import:i{n}", mapping={**record, SHORT["app_id"]: f"d{n}"})
             pipeline.zadd("imports:members:b", {f"i{n}": 1000 + n})
         pipeline.hset("imports:batch:b", mapping={"accepted": number, "waiting": number})
         await pipeline.execute()

@@ -16,6 +16,7 @@ from tests.support import (
     wait_until,
 )
 from worker.sandbox.scenario import Credentials, Scenario
+from worker.store.records import SHORT
 
 EVERYWHERE = pytest.mark.parametrize(
     ("store_url", "broker_url"),
@@ -370,11 +371,11 @@ def test_sigterm_finishes_calls_in_progress_and_claims_no_more(
     worker = start_worker(IMPORTS_LEASE_SECONDS="10")
     task = producer.send(members("dlast"))
     # The list before a lane's first starts does not count: it does not start the import.
-    is_starting = lambda: producer.redis.hget(f"imports:import:{task.id}", "attempts")  # noqa: E731
+    is_starting = lambda: producer.redis.hget(f"imports:import:{task.id}", SHORT["attempts"])  # noqa: E731
     wait_until(is_starting, "the start is made")
     worker.process.send_signal(signal.SIGTERM)
     assert worker.process.wait(90) == 0
-    assert producer.redis.hget(f"imports:import:{task.id}", "job_id")
+    assert producer.redis.hget(f"imports:import:{task.id}", SHORT["job_id"])
     assert producer.redis.zcard("imports:leases:default/us-east-1") == 0
     start_worker()
     assert task.get(timeout=60)["outcome"] == "succeeded"

@@ -18,6 +18,7 @@ from tests.support import assert_nothing_left_behind
 from worker.audit.auditor import audit
 from worker.domain.outcomes import LaneLimits
 from worker.store.keys import IMPORT, LIMITER
+from worker.store.records import record_of
 
 MOMENT_SECONDS: Final = 0.1
 """Tolerance for ages, which are measured a moment earlier."""
@@ -97,7 +98,8 @@ def _wrong_deadlines(plan: Plan, ends: list[dict[str, Any]], redis: "Redis") -> 
         for one in plan.deliveries
     }
     for import_id, kind in ((end["data"]["importId"], end["type"]) for end in ends):
-        record: Any = redis.hgetall(IMPORT.name + import_id)
+        fields: Any = redis.hgetall(IMPORT.name + import_id)
+        record = record_of(fields)
         if "first_start_at_ms" not in record:
             continue
         taken = (float(record["finished_at_ms"]) - float(record["first_start_at_ms"])) / 1000

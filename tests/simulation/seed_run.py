@@ -28,6 +28,7 @@ from worker.sandbox.jobs import JobStatus
 from worker.sandbox.scenario import Credentials
 from worker.store.connection import StoreUnavailableError
 from worker.store.keys import IMPORT, UNFINISHED
+from worker.store.records import import_of, record_of
 from worker.store.store import ImportStore
 
 CHECK_SECONDS: Final = 2.0
@@ -189,8 +190,8 @@ class _SeedRun:
         """Return a field of each import's record."""
         with self._redis.pipeline(transaction=False) as pipeline:
             for import_id in self._import_ids:
-                pipeline.hget(IMPORT.name + import_id, field)
-            return list(pipeline.execute())
+                pipeline.hgetall(IMPORT.name + import_id)
+            return [record_of(fields).get(field) for fields in pipeline.execute()]
 
     # ---- workers
 
@@ -276,7 +277,7 @@ class _SeedRun:
         for import_id, undecided in zip(self._import_ids, self._each("undecided"), strict=True):
             if undecided:
                 fields = self._redis.hgetall(IMPORT.name + import_id)
-                await self._decide(Import.from_fields(import_id, fields))
+                await self._decide(import_of(import_id, fields))
 
     async def _decide(self, item: Import) -> None:
         own = self._aws.jobs_of(item.id)

@@ -45,6 +45,7 @@ class ImportFacts:
     now_ms: int
     pttl: int
     record: Mapping[str, str] = field(default_factory=dict)
+    was_accepted: bool = False
     places: Mapping[str, float] | None = None
     holder: str = ""
     owes: bool = False
@@ -119,7 +120,7 @@ def _describe_missing(facts: ImportFacts, events: ImportEvents, journal: Journal
 def _missing(facts: ImportFacts, events: ImportEvents) -> Iterator[tuple[EventType, int]]:
     """Yield the events that the record requires and that are missing, with their times."""
     required = {}
-    if "sequence" in facts.record:  # else the request was rejected on arrival, and never accepted
+    if facts.was_accepted:  # else the request was rejected on arrival
         required[EventType.ACCEPTED] = "accepted_at_ms"
     if facts.state == State.RUNNING:
         required[EventType.STARTED] = "started_at_ms"

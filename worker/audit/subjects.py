@@ -26,6 +26,7 @@ from worker.store.keys import (
     catalogued,
     name_on,
 )
+from worker.store.records import spellings, values_of
 
 T = TypeVar("T")
 
@@ -119,8 +120,9 @@ async def fields_of(redis: "Redis", import_ids: Iterable[str], *names: str) -> l
     """Return these fields of each import's record; '' for a field that is missing."""
     async with redis.pipeline(transaction=False) as pipeline:
         for import_id in import_ids:
-            pipeline.hmget(IMPORT.on(redis) + import_id, *names)
-        return [[value or "" for value in values] for values in await pipeline.execute()]
+            pipeline.hmget(IMPORT.on(redis) + import_id, *spellings(names))
+        found = await pipeline.execute()
+    return [[value or "" for value in values_of(names, values)] for values in found]
 
 
 async def paged(items: AsyncIterator[T]) -> AsyncIterator[list[T]]:

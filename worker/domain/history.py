@@ -6,6 +6,8 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any, Self
 
+from worker.domain.imports import Import
+
 
 class What(StrEnum):
     """What may happen to an import. Its end has the name of its final state."""
@@ -66,3 +68,22 @@ class Line:
             since_ms=int(details.pop("since", at_ms)),
             details=details,
         )
+
+
+def lines_shown_by(item: Import) -> list[Line]:
+    """Return the history of an import to which nothing unusual happened: its record shows it."""
+    job = {"job_id": item.job_id} if item.job_id else {}
+    error = {"error": item.error} if item.error else {}
+    retry_of = {"retry_of": item.retry_of} if item.retry_of else {}
+    lines = [_line(item.accepted_at_ms, What.ACCEPTED, **retry_of)]
+    if item.last_start_at_ms:
+        lines.append(_line(item.last_start_at_ms, What.START, attempt=item.attempts))
+    if item.started_at_ms not in {0, item.finished_at_ms}:
+        lines.append(_line(item.started_at_ms, What.RUNNING, **job))
+    if item.is_terminal:
+        lines.append(_line(item.finished_at_ms, item.state.value, **error, **job))
+    return lines
+
+
+def _line(at_ms: int, what: str, **details: Any) -> Line:
+    return Line(at_ms=at_ms, what=what, since_ms=at_ms, details=details)

@@ -10,7 +10,6 @@ import structlog
 
 from worker.domain.claims import Call, Claim
 from worker.domain.facts import LaneFacts
-from worker.domain.imports import Import
 from worker.domain.outcomes import (
     Admission,
     Ended,
@@ -24,6 +23,7 @@ from worker.domain.outcomes import (
 from worker.domain.recording import Recorded, Throttled
 from worker.domain.requests import DEFAULT_OPERATION
 from worker.domain.traces import TraceContext
+from worker.store.records import import_of, packed
 from worker.store.scripts import Reply
 
 log = structlog.get_logger()
@@ -64,11 +64,11 @@ def _fields_of_valid(received: ValidRequest) -> dict[str, str]:
         "backend_environment_name": request.backend_environment_name,
         "account": request.account,
         "region": received.region,
-        "request_json": request.to_json(),
+        "request_json": packed(request),
         "fingerprint": request.fingerprint,
         "priority": request.priority,
-        "metadata": json.dumps(request.metadata),
         **_operation_field(request.operation),
+        **({"metadata": json.dumps(request.metadata)} if request.metadata else {}),
         **({"batch_id": batch_id} if batch_id else {}),
         **_wishes_of(envelope),
         **({"error": f"account: {refusal}", "refused": "1"} if refusal else {}),
@@ -122,7 +122,7 @@ def admissions_in(reply: Reply) -> list[Admission]:
 
 def _admission(reply: Reply) -> Admission:
     import_id, fields = reply["id"], reply["record"]
-    item = Import.from_fields(import_id, fields) if fields else None
+    item = import_of(import_id, fields) if fields else None
     return Admission(Verdict(reply["verdict"]), import_id, item, is_new=reply["is_new"])
 
 
@@ -171,7 +171,7 @@ def _claim(reply: Reply, taken_at: float) -> Claim:
     return Claim(
         call=Call(reply["call"]),
         lease=reply["lease"],
-        item=Import.from_fields(reply["id"], reply["record"]),
+        item=import_of(reply["id"], reply["record"]),
         age_seconds=reply["age_ms"] / 1000,
         overdue_seconds=reply["overdue_ms"] / 1000,
         grant=reply["grant"],
@@ -193,4 +193,4 @@ def _throttled(reply: Reply | None) -> Throttled | None:
 
 
 def _ended(import_id: str, reply: Reply) -> Ended:
-    return Ended(Import.from_fields(import_id, reply["record"]), reply["tasks"])
+    return Ended(import_of(import_id, reply["record"]), reply["tasks"])

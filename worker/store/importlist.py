@@ -27,6 +27,7 @@ from worker.store.keys import (
     WAITING,
     Key,
 )
+from worker.store.records import spellings, values_of
 from worker.store.views import READ_AT_ONCE, ImportViews
 
 SCANNED_AT_ONCE: Final = 1000
@@ -88,9 +89,9 @@ async def find_imports(
         page = ids[start : start + READ_AT_ONCE]
         async with redis.pipeline(transaction=False) as pipeline:
             for import_id in page:
-                pipeline.hmget(IMPORT.on(redis) + import_id, *_FIELDS)
+                pipeline.hmget(IMPORT.on(redis) + import_id, *spellings(_FIELDS))
             records = await pipeline.execute()
-        fits = map(criteria.fits, records)
+        fits = (criteria.fits(values_of(_FIELDS, found)) for found in records)
         for item in await views.imports(list(compress(page, fits))):
             yield item
 

@@ -51,15 +51,24 @@ def catalogued(name: str) -> str:
     return name
 
 
-IMPORT: Final = Key("imports:import:", "hash", Lifetime.RETENTION, "id → the record of an import")
+IMPORT: Final = Key(
+    "imports:import:",
+    "hash",
+    Lifetime.RETENTION,
+    "id → the record of an import, in a spelling that takes little memory",
+)
 TASKS: Final = Key(
     "imports:tasks:",
     "hash",
     Lifetime.RETENTION,
-    "id → Celery task id → its signature, while that task is deferred",
+    "id → Celery task id → its signature, while that task is deferred, or '' for a task that a "
+    "worker creates at the end",
 )
 HISTORY: Final = Key(
-    "imports:history:", "list", Lifetime.RETENTION, "id → what happened to an import, as JSON"
+    "imports:history:",
+    "list",
+    Lifetime.RETENTION,
+    "id → what happened to an import, as JSON, unless its record shows it all",
 )
 IDEMPOTENCY: Final = Key(
     "imports:idempotency:", "string", Lifetime.RETENTION, "digest of an idempotencyKey → import id"
@@ -197,7 +206,7 @@ CATALOGUE: Final = (
     EVENTS,
 )
 
-FORMAT: Final = 3
+FORMAT: Final = 4
 """The latest format of records. It rises with a change that workers of the previous release
 can't handle; they leave records of a later format to newer workers. A new field alone does not
 change it. A record has the earliest format that fits it (base.lua), so that older workers handle

@@ -25,6 +25,7 @@ from worker.store.keys import (
     WAITING,
 )
 from worker.store.laneview import LANE_REPLIES, LaneView, lane_view, read_lane
+from worker.store.records import spellings, values_of
 from worker.store.views import READ_AT_ONCE
 
 HEADS: Final = 5
@@ -152,10 +153,11 @@ async def _read_lanes(redis: "Redis", names: Sequence[str]) -> tuple[LaneReading
 
 async def _accepted_at(redis: "Redis", ids: Sequence[str]) -> dict[str, float | None]:
     """Return when imports were admitted, in milliseconds; None if a record is gone."""
+    names = ["accepted_at_ms"]
     async with redis.pipeline(transaction=False) as pipeline:
         for import_id in ids:
-            pipeline.hget(IMPORT.on(redis) + import_id, "accepted_at_ms")
-        found = await pipeline.execute()
+            pipeline.hmget(IMPORT.on(redis) + import_id, *spellings(names))
+        found = [values_of(names, values)[0] for values in await pipeline.execute()]
     return {each: float(ms) if ms else None for each, ms in zip(ids, found, strict=True)}
 
 

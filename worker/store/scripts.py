@@ -22,6 +22,7 @@ from worker.domain.shares import PRIORITY_WEIGHTS, START_SHARE
 from worker.store.connection import translated
 from worker.store.keys import CATALOGUE, SEQUENCE
 from worker.store.observer import NOBODY, StoreObserver
+from worker.store.records import script_names
 from worker.store.sentences import SENTENCES
 
 _DIRECTORY: Final = files("worker.store") / "scripts"
@@ -29,6 +30,7 @@ _NEEDS: Final = re.compile(r"^-- needs: (.+)$", re.MULTILINE)
 
 LIBRARY: Final = (
     "base",
+    "records",
     "history",
     "limiters",
     "learning",
@@ -70,6 +72,7 @@ class Scripts:
             "SHARES": _shares(),
             "BINS": {"count": BINS, "per_octave": BINS_PER_OCTAVE},
             "SAY": SENTENCES,
+            "RECORD": script_names(),
         }
         prelude = "\n".join(_as_lua_local(name, members) for name, members in tables.items())
         self._scripts: dict[str, AsyncScript] = {

@@ -42,6 +42,7 @@ from worker.store.group_commit import GroupCommit
 from worker.store.keys import ACCOUNTS, IMPORT, WAKE
 from worker.store.observer import NOBODY, StoreObserver
 from worker.store.recording import answer_to, step_of
+from worker.store.records import import_of
 from worker.store.replication import ReplicatedScripts
 from worker.store.scripts import Reply, Scripts
 
@@ -257,7 +258,7 @@ class ImportStore:
     async def load(self, import_id: str) -> Import | None:
         """Return an import; None if it is not known (any more)."""
         fields: Any = await self._redis.hgetall(IMPORT.on(self._redis) + import_id)
-        return Import.from_fields(import_id, fields) if fields else None
+        return import_of(import_id, fields) if fields else None
 
     async def _lasting(self, script: str, **args: Any) -> Reply:
         """Run a script whose writes the caller relies on; raise if a failover could lose them."""

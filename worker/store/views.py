@@ -12,7 +12,7 @@ from typing import Any, Final
 
 from redis.asyncio import Redis
 
-from worker.domain.history import Line
+from worker.domain.history import Line, lines_shown_by
 from worker.domain.imports import Import
 from worker.domain.states import State
 from worker.store.batchview import BatchCounts, BatchSettings, MemberPage
@@ -35,6 +35,7 @@ from worker.store.keys import (
     WAITING,
 )
 from worker.store.laneview import LANE_REPLIES, LaneView, lane_view, read_lane, seconds_until
+from worker.store.records import import_of, is_compact, spellings
 
 READ_AT_ONCE: Final = 500
 
@@ -105,15 +106,19 @@ class ImportViews:
     async def find(self, import_id: str) -> Import | None:
         """Return an import; None if it is not known (any more)."""
         fields: Any = await self._redis.hgetall(IMPORT.on(self._redis) + import_id)
-        return Import.from_fields(import_id, fields) if fields else None
+        return import_of(import_id, fields) if fields else None
 
     async def history(self, import_id: str) -> tuple[int, list[Line]]:
         """Return the store's time in milliseconds, and the history of an import until then."""
         async with self._redis.pipeline(transaction=True) as pipeline:
             pipeline.time()
             pipeline.lrange(HISTORY.on(self._redis) + import_id, 0, -1)
-            (seconds, microseconds), lines = await pipeline.execute()
-        return seconds * 1000 + microseconds // 1000, [Line.from_json(line) for line in lines]
+            pipeline.hgetall(IMPORT.on(self._redis) + import_id)
+            (seconds, microseconds), lines, fields = await pipeline.execute()
+        found = [Line.from_json(line) for line in lines]
+        if not found and is_compact(fields):
+            found = lines_shown_by(import_of(import_id, fields))
+        return seconds * 1000 + microseconds // 1000, found
 
     async def batch(self, batch_id: str) -> BatchCounts | None:
         """Return the counts of a batch; None if it is not known (any more)."""
@@ -216,8 +221,10 @@ class ImportViews:
             async for ids in self._polled_ids(lane):
                 async with self._redis.pipeline(transaction=False) as pipeline:
                     for import_id in ids:
-                        pipeline.hexists(IMPORT.on(self._redis) + import_id, "undecided")
-                    found = await pipeline.execute()
+                        pipeline.hmget(
+                            IMPORT.on(self._redis) + import_id, *spellings(["undecided"])
+                        )
+                    found = map(any, await pipeline.execute())
                 yield await self.imports(list(compress(ids, found)))
 
     async def server(self) -> ServerFacts:
@@ -311,7 +318,7 @@ class ImportViews:
                 pipeline.hgetall(IMPORT.on(self._redis) + import_id)
             records = await pipeline.execute()
         return [
-            Import.from_fields(import_id, fields)
+            import_of(import_id, fields)
             for import_id, fields in zip(ids, records, strict=True)
             if fields
         ]

@@ -12,7 +12,7 @@
 --       'rejected' (the request is invalid, or the key was used with another body)
 -- Atomic, so that of two deliveries, or two ids with one key, exactly one becomes the import.
 --
--- needs: base, batches, imports
+-- needs: base, records, batches, imports
 
 local now = base.now_ms()
 
@@ -106,7 +106,7 @@ local args = cjson.decode(ARGV[1])
 local admissions = {}
 for _, request in ipairs(args.requests) do
   local verdict, import_id, is_new = (request.fields.error and reject or admit)(request, request.fields)
-  local record = verdict ~= 'accepted' and base.hash_of(KEY.import .. import_id) or cjson.null
+  local record = verdict ~= 'accepted' and records.read(import_id) or cjson.null
   admissions[#admissions + 1] = { verdict = verdict, id = import_id, record = record,
     is_new = is_new or false }
 end

@@ -2,25 +2,16 @@
 --
 -- ARGV  1: JSON object: entries (lists of an import id and the queue in which it was seen, '' for none)
 -- Returns JSON: now_ms, newest (the entry id of the newest event), imports (for each entry its pttl, record,
---       places (kind of queue -> score), holder, owes, unfinished, lane_due, paused, seen_in (its score in
---       the given queue); missing values are absent)
+--       was_accepted, places (kind of queue -> score), holder, owes, unfinished, lane_due, paused, seen_in
+--       (its score in the given queue); missing values are absent)
 -- Atomic, so that an import and the events up to the newest are read at one moment. It only reads.
 --
--- needs: base
+-- needs: base, records
 
 local args = cjson.decode(ARGV[1])
 local FIELDS = { 'state', 'account', 'region', 'app_id', 'backend_environment_name', 'priority', 'batch_id',
   'job_id', 'sequence', 'doubts', 'accepted_at_ms', 'started_at_ms', 'finished_at_ms',
   'late_outcome', 'format' }
-
-local function record_of(id)
-  local values = redis.call('HMGET', KEY.import .. id, unpack(FIELDS))
-  local record = {}
-  for i, name in ipairs(FIELDS) do
-    record[name] = values[i] or nil
-  end
-  return record
-end
 
 local function places_of(id, record)
   local lane = base.lane_of(record)
@@ -41,8 +32,9 @@ local function places_of(id, record)
 end
 
 local function facts_of(id, queue)
-  local record = record_of(id)
+  local record = records.read_some(id, FIELDS)
   local seen = { record = record, pttl = redis.call('PTTL', KEY.import .. id) }
+  seen.was_accepted = records.was_accepted(record)
   if queue ~= '' then
     seen.seen_in = tonumber(redis.call('ZSCORE', queue, id) or nil)
   end

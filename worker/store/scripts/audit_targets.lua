@@ -4,6 +4,8 @@
 -- Returns JSON: targets (for each its holder, pttl, first (the import id that is parked first), and some of
 --       the holder's record; missing values are absent)
 -- Atomic, so that a target and its holder are read at one moment. It only reads.
+--
+-- needs: records
 
 local args = cjson.decode(ARGV[1])
 local FIELDS = { 'state', 'doubts', 'account', 'region', 'app_id', 'backend_environment_name' }
@@ -13,10 +15,7 @@ local function facts_of(target)
   local seen = { holder = redis.call('HGET', key, 'holder') or nil, pttl = redis.call('PTTL', key) }
   seen.first = redis.call('ZRANGE', KEY.parked .. target, 0, 0)[1]
   if seen.holder then
-    seen.record = {}
-    for i, value in ipairs(redis.call('HMGET', KEY.import .. seen.holder, unpack(FIELDS))) do
-      seen.record[FIELDS[i]] = value or nil
-    end
+    seen.record = records.read_some(seen.holder, FIELDS)
   end
   return seen
 end

@@ -6,19 +6,19 @@
 -- Returns JSON: verdict ('unknown', 'over', 'asked' (it will be) or 'cancelled')
 -- Atomic, so that no start of a cancelled import is made.
 --
--- needs: base, history, imports
+-- needs: base, records, history, imports
 
 local args = cjson.decode(ARGV[1])
-local record = base.hash_of(KEY.import .. args.id)
+local record = records.read(args.id)
 if not record.state then
   return cjson.encode({ verdict = 'unknown' })
 elseif base.TERMINAL[record.state] then
   return cjson.encode({ verdict = 'over' })
 end
 local now = base.now_ms()
-base.put(KEY.import .. args.id, record, { cancel_reason = args.reason })
+records.put(args.id, record, { cancel_reason = args.reason })
 if record.state == 'starting' then
-  history.note(args.id, now, 'cancel_asked', { error = args.reason })
+  history.note(args.id, record, now, 'cancel_asked', { error = args.reason })
   return cjson.encode({ verdict = 'asked' })
 end
 imports.cancel_import(args.id, record, now)

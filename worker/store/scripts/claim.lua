@@ -9,7 +9,7 @@
 --       grant, earlier_jobs (JSON list of the jobs of the target's earlier imports), record (its fields)
 -- Atomic, so that any number of conductors claim each call once and spend each token once.
 --
--- needs: base, history, limiters, ceiling, lanes, facts, budget, queues, batches, imports, starting
+-- needs: base, records, history, limiters, ceiling, lanes, facts, budget, queues, batches, imports, starting
 
 local args = cjson.decode(ARGV[1])
 local exact = base.exact_ms()
@@ -55,7 +55,7 @@ end
 
 -- The record of a queued import. If it was deleted, the rest of the lane must still be served.
 local function known(id, queue)
-  local record = base.hash_of(KEY.import .. id)
+  local record = records.read(id)
   if record.state then
     return record
   end
@@ -75,7 +75,7 @@ local function reclaim(lane_name)
       local fields = {}
       expired = expired + 1
       if not base.TERMINAL[record.state] then
-        history.note(id, now, 'silent',
+        history.note(id, record, now, 'silent',
           { call = record.doubt and 'reconcile' or record.state == 'running' and 'poll' or 'start' })
       end
       if record.state == 'starting' and not record.doubt then
@@ -128,12 +128,12 @@ end
 -- List the target's jobs before an import starts: at once if polls have a call to spare.
 local function ask_first(id, record, lane_name, doubt, poll, probe)
   if doubt == 'before' then
-    history.note(id, now, 'listing')
+    history.note(id, record, now, 'listing')
   elseif record.doubt then
-    history.note(id, now, 'doubt', { doubt = doubt, error = record.doubt_error })
+    history.note(id, record, now, 'doubt', { doubt = doubt, error = record.doubt_error })
   end
   batches.count_batch(record, 'waiting', 'starting', now)
-  base.put(KEY.import .. id, record, { state = 'starting', doubt = doubt, ask_first = false,
+  records.put(id, record, { state = 'starting', doubt = doubt, ask_first = false,
     unstarted = 1, doubt_error = record.doubt_error or record.error or '' })
   if limiters.available(poll) > 0 then
     local grant = lanes.grant_text(poll, limiters.grant_call(poll))
@@ -150,7 +150,7 @@ local function claim_starts(queue, start, poll, most, above, probe)
     if not id then
       break
     end
-    local record = base.hash_of(KEY.import .. id)
+    local record = records.read(id)
     local may = starting.may_start(id, record, queue, now)
     local target = may and base.hash_of(KEY.target .. base.target_of(record))
     local doubt = may and facts.doubt_before(known_facts(queue.name), record, target)
@@ -158,14 +158,14 @@ local function claim_starts(queue, start, poll, most, above, probe)
       ask_first(id, record, queue.name, doubt, poll, probe)
       taken = taken + 1
     elseif may then
-      base.put(KEY.import .. id, record, {
+      records.put(id, record, {
         state = 'starting',
         attempts = tonumber(record.attempts or 0) + 1,
         first_start_at_ms = record.first_start_at_ms or now,
         last_start_at_ms = now,
         unstarted = false,
       })
-      history.note(id, now, 'start', { attempt = tonumber(record.attempts) })
+      history.note(id, record, now, 'start', { attempt = tonumber(record.attempts) })
       batches.count_batch(record, 'waiting', 'starting', now)
       local grant = lanes.grant_text(start, limiters.grant_call(start), above)
       claim(queue.name, 'start', id, record, grant, probe)

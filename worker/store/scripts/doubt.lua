@@ -28,7 +28,7 @@ local function record_one(args, exact)
     fields.told_undecided = 1
   end
   if not record.doubt then
-    history.note(args.id, now, 'doubt', { doubt = args.doubt, error = args.error })
+    history.note(args.id, record, now, 'doubt', { doubt = args.doubt, error = args.error })
   end
   if record.doubt then
     fields.polls = tonumber(record.polls or 0) + 1 -- this was a repeated check: check less and less often
@@ -39,7 +39,7 @@ local function record_one(args, exact)
     fields.attempts = math.max(0, tonumber(record.attempts) - 1)
   end
   if is_news then
-    history.note(args.id, now, 'undecided', { error = args.undecided })
+    history.note(args.id, record, now, 'undecided', { error = args.undecided })
   end
   if is_unreported then
     base.append_import_event('stuck', args.id, record, now, 'undecided', args.undecided)

@@ -9,7 +9,7 @@
 --       null)
 -- Atomic, so that the job is polled until its end is noted. The import's own end stays unchanged.
 --
--- needs: base, history, health, answers, imports
+-- needs: base, records, history, health, answers, imports
 
 local function record_one(args, exact)
   local now = math.floor(exact)
@@ -18,14 +18,14 @@ local function record_one(args, exact)
   if not record or not base.TERMINAL[record.state] then
     return reply
   end
-  base.put(KEY.import .. args.id, record, {
+  records.put(args.id, record, {
     lease = false,
     late_outcome = args.outcome,
     late_status = args.status ~= '' and args.status or false,
     late_error = args.error ~= '' and args.error or false,
     late_at_ms = now,
   })
-  history.note(args.id, now, 'late', { outcome = args.outcome, error = record.late_error })
+  history.note(args.id, record, now, 'late', { outcome = args.outcome, error = record.late_error })
   redis.call('PEXPIRE', KEY.history .. args.id, redis.call('PTTL', KEY.import .. args.id))
   redis.call('ZREM', KEY.leases .. base.lane_of(record), args.id)
   if redis.call('HGET', KEY.target .. base.target_of(record), 'open_job') == record.job_id then

@@ -6,7 +6,7 @@
 --       is_new (whether a script that finishes no tasks ended it, and no worker took it before)
 -- Atomic, so that only one conductor at a time takes them.
 --
--- needs: base
+-- needs: base, records
 
 local args = cjson.decode(ARGV[1])
 local now = base.now_ms()
@@ -14,7 +14,7 @@ local overdue = {}
 local due = redis.call('ZRANGEBYSCORE', KEY.unfinished, '-inf', now, 'WITHSCORES', 'LIMIT', 0, args.limit)
 for n = 1, #due, 2 do
   local id, due_ms = due[n], tonumber(due[n + 1])
-  local record, tasks = base.hash_of(KEY.import .. id), base.hash_of(KEY.tasks .. id)
+  local record, tasks = records.read(id), base.hash_of(KEY.tasks .. id)
   if not next(record) or not next(tasks) then
     redis.call('ZREM', KEY.unfinished, id)
   elseif not base.is_known(record) then

@@ -11,7 +11,7 @@
 --       null)
 -- Atomic, so that the import is always in a queue, and its target is free for others unless a job may appear.
 --
--- needs: base, history, health, answers, queues, batches, imports
+-- needs: base, records, history, health, answers, queues, batches, imports
 
 local function record_one(args, exact)
   local now = math.floor(exact)
@@ -42,10 +42,10 @@ local function record_one(args, exact)
   if args.observed.throttle then
     fields.throttled = tonumber(record.throttled or 0) + 1
   end
-  history.note(args.id, now, args.why,
+  history.note(args.id, record, now, args.why,
     { error = fields.error or nil, seconds = args.delay_ms / 1000 })
   batches.count_batch(record, 'starting', 'waiting', now)
-  base.put(KEY.import .. args.id, record, fields)
+  records.put(args.id, record, fields)
   redis.call('ZREM', KEY.leases .. lane, args.id)
   if args.delay_ms > 0 then
     redis.call('ZADD', KEY.delayed .. lane, now + args.delay_ms, args.id)

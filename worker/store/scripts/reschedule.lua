@@ -35,7 +35,7 @@ local function record_one(args, exact)
     fields.throttled = tonumber(record.throttled or 0) + 1
   end
   if args.settled and record.doubt then
-    history.note(args.id, now, 'found', { status = args.status })
+    history.note(args.id, record, now, 'found', { status = args.status })
   end
   if args.settled then
     fields.doubt = false
@@ -58,15 +58,18 @@ local function record_one(args, exact)
   end
   imports.reschedule(args.id, record, now + args.delay_ms, fields)
   if stuck then
-    history.note(args.id, now, 'stuck', { status = record.status })
+    history.note(args.id, record, now, 'stuck', { status = record.status })
     base.append_import_event('stuck', args.id, record, now)
   end
   if suspected then
-    history.note(args.id, now, 'suspected', { error = args.suspicion })
+    history.note(args.id, record, now, 'suspected', { error = args.suspicion })
     base.append_import_event('stuck', args.id, record, now, 'status', args.suspicion)
   end
   answers.note_answer(base.lane_of(record), args, exact)
   base.schedule_lane(base.lane_of(record), now + args.delay_ms, now)
+  if record.cancel_reason and record.state == 'running' then
+    imports.cancel_import(args.id, record, now) -- a command of an earlier release could only note this
+  end
   reply.held = true
   return reply
 end

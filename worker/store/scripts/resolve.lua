@@ -7,10 +7,10 @@
 --       started again))
 -- Atomic, so that an answer that arrives later changes nothing.
 --
--- needs: base, history, queues, batches, imports
+-- needs: base, records, history, queues, batches, imports
 
 local args = cjson.decode(ARGV[1])
-local record = base.hash_of(KEY.import .. args.id)
+local record = records.read(args.id)
 if not record.state then
   return cjson.encode({ verdict = 'unknown' })
 elseif base.TERMINAL[record.state] then
@@ -55,7 +55,7 @@ local function start_again()
   decided.state, decided.doubts, decided.ask_first, decided.lease = 'waiting', false, 1, false
   decided.first_start_at_ms, decided.last_start_at_ms = false, false
   batches.count_batch(record, 'starting', 'waiting', now)
-  base.put(KEY.import .. args.id, record, decided)
+  records.put(args.id, record, decided)
   redis.call('ZREM', KEY.leases .. lane, args.id)
   redis.call('ZREM', KEY.polls .. lane, args.id)
   queues.requeue(args.id, record)
@@ -63,7 +63,7 @@ local function start_again()
 end
 
 local adopted = args.job_id ~= '' and args.job_id or nil
-history.note(args.id, now, 'resolved', { action = args.action, job_id = adopted })
+history.note(args.id, record, now, 'resolved', { action = args.action, job_id = adopted })
 if args.action == 'adopt' then
   adopt()
 elseif args.action == 'start-again' then

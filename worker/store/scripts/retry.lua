@@ -7,7 +7,7 @@
 --       after the import had ended), 'invalid' (its request was invalid), 'too_long' or 'taken' (the new id)
 -- Atomic, so that an import is retried once, however often it is requested.
 --
--- needs: base, history, imports
+-- needs: base, records, history, imports
 
 local COPIED = { 'app_id', 'backend_environment_name', 'account', 'region', 'requested_operation',
   'request_json', 'fingerprint', 'priority', 'metadata', 'traceparent', 'tracestate' }
@@ -18,7 +18,7 @@ end
 
 local args = cjson.decode(ARGV[1])
 local key = KEY.import .. args.id
-local old = base.hash_of(key)
+local old = records.read(args.id)
 if not old.state then
   return answer('unknown', '')
 elseif not base.TERMINAL[old.state] then
@@ -29,7 +29,7 @@ elseif old.retried_by then
   return answer('already', old.retried_by)
 elseif old.late_outcome == 'succeeded' then
   return answer('late', '')
-elseif not old.sequence and not old.refused then
+elseif not records.was_accepted(old) and not old.refused then
   return answer('invalid', '') -- it was rejected at admission
 elseif not args.fits then
   return answer('too_long', '')
@@ -45,8 +45,8 @@ if tonumber(old.doubts or 0) > 0 and not old.job_id then
   imports.put_in_doubt(record, old.first_start_at_ms, string.format(SAY.start_unknown, args.id))
 end
 local now = base.now_ms()
-base.put(key, old, { retried_by = args.retry_id })
-history.note(args.id, now, 'retried', { retry_id = args.retry_id })
+records.put(args.id, old, { retried_by = args.retry_id })
+history.note(args.id, old, now, 'retried', { retry_id = args.retry_id })
 redis.call('PEXPIRE', KEY.history .. args.id, redis.call('PTTL', key))
 imports.accept_new(args.retry_id, record, args.retry_id, '', now)
 return answer('retried', args.retry_id)

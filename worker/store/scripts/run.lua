@@ -39,7 +39,7 @@ local function record_one(args, exact)
     error = false,
     first_start_at_ms = was_lost and now - args.created_ms_ago or record.first_start_at_ms,
   })
-  history.note(args.id, now, 'running', { job_id = args.job_id, adopted = adopted or nil })
+  history.note(args.id, record, now, 'running', { job_id = args.job_id, adopted = adopted or nil })
   base.append_import_event('started', args.id, record, now)
   answers.note_answer(base.lane_of(record), args, exact, args.call == 'start')
   base.schedule_lane(base.lane_of(record), now + args.delay_ms, now)

@@ -5,6 +5,7 @@
 --   SHARES  the shares of worker/domain/shares.py
 --   BINS    count and per_octave: the bins of worker/domain/polling.py
 --   SAY     the texts of worker/store/sentences.py
+--   RECORD  format, piece_bytes, short, full and in_pieces, of worker/store/records.py
 -- Nothing here reads a clock other than the server's.
 
 -- Milliseconds since the epoch, with their fraction.
@@ -147,7 +148,7 @@ local function target_of(record)
   return lane_of(record) .. '/' .. record.app_id .. '/' .. record.backend_environment_name
 end
 
--- The format of a new record. Up to format 2, there was only one operation.
+-- The format of a record that need not be compact. Up to format 2, there was only one operation.
 local function format_of(record)
   return record.requested_operation and 3 or 2
 end

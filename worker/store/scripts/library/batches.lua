@@ -4,7 +4,7 @@
 -- import that may not start is held: it waits under the batch, and gets its turn in its lane when the gate
 -- opens.
 --
--- needs: base, history, queues
+-- needs: base, records, history, queues
 
 local JUDGED_AT_LEAST = 20 -- the share of failures is judged among at least so many imports
 local RELEASED_AT_ONCE = 500
@@ -100,7 +100,7 @@ end
 
 -- Hold an import back: it still waits, but in no lane.
 local function hold(id, record, now)
-  history.note(id, now, 'held')
+  history.note(id, record, now, 'held')
   redis.call('ZADD', KEY.held .. record.batch_id, record.sequence, id)
 end
 
@@ -184,9 +184,9 @@ local function release_held(now)
     popped = redis.call('ZPOPMIN', KEY.held .. batch_id, RELEASED_AT_ONCE)
   end
   for i = 1, #popped, 2 do
-    local record = base.hash_of(KEY.import .. popped[i])
+    local record = records.read(popped[i])
     if record.state == 'waiting' then
-      history.note(popped[i], now, 'released')
+      history.note(popped[i], record, now, 'released')
       queues.enqueue(popped[i], record)
       redis.call('HSET', KEY.import .. popped[i], 'order', record.order)
       base.schedule_lane(base.lane_of(record), now, now)

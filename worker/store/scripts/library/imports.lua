@@ -1,6 +1,6 @@
 -- What scripts do to an import: move it between queues, end it, reschedule it.
 --
--- needs: base, history, queues, batches
+-- needs: base, records, history, queues, batches
 
 local TARGET_MEMORY_MS = 86400000 -- how long a free target remembers its jobs
 local JOBS_REMEMBERED = 20 -- how many of the last jobs
@@ -20,7 +20,7 @@ end
 local function unpark(target)
   repeat
     local parked = redis.call('ZPOPMIN', KEY.parked .. target)[1]
-    local record = parked and base.hash_of(KEY.import .. parked)
+    local record = parked and records.read(parked)
     if parked and record.state == 'waiting' then -- if it was deleted, the next one follows
       queues.requeue(parked, record)
       return record.priority
@@ -54,7 +54,6 @@ local function release_target(id, record, now)
   elseif holder then
     redis.call('HDEL', key, 'holder')
     if record.job_id then
-      redis.call('HSET', key, 'last_job', record.job_id)
       remember_job(key, record.job_id)
     end
     if is_followed(record) then
@@ -97,21 +96,37 @@ end
 -- Fields that the record no longer needs when its import is over.
 local PASSING = { 'lease', 'ask_first', 'unstarted', 'undecided', 'unclear_jobs', 'updated', 'changed_at_ms',
   'unfinished_at_ms' }
+-- The Celery tasks that end with the import are to be finished, within a lease. If none was sent with the
+-- request, a worker creates the import's own.
+local function owe_tasks(id, record, now)
+  local key = KEY.tasks .. id
+  if records.is_compact(record) then
+    redis.call('HSETNX', key, id, '')
+  elseif redis.call('EXISTS', key) == 0 then
+    return
+  end
+  redis.call('PEXPIRE', key, CONFIG.retention_ms)
+  redis.call('ZADD', KEY.unfinished, now + CONFIG.lease_ms, id)
+end
 
 -- The only way into a final state: record, queues, target, batch, event and expiry together. `fields` are
 -- written with it. The caller has compared state and lease. `unjudged`: the batch's stop rule ignores it.
 local function end_import(id, record, state, fields, now, unjudged)
-  local key = KEY.import .. id
   local from = record.state
   fields.state = state
   fields.finished_at_ms = now
   for _, name in ipairs(PASSING) do
     fields[name] = false
   end
+  if records.is_compact(record) then
+    records.forget_place(record, fields)
+  end
   if tonumber(record.doubts or 0) == 0 or record.job_id or fields.job_id then
     fields.listed_jobs, fields.listed_at_ms = false, false -- otherwise a retry needs them
   end
-  base.put(key, record, fields)
+  local priority = record.priority
+  records.put(id, record, fields)
+  record.priority = priority
   redis.call('ZREM', KEY.expiring, id)
   if from then
     leave_queues(id, record)
@@ -121,16 +136,13 @@ local function end_import(id, record, state, fields, now, unjudged)
   end
   batches.count_batch(record, from, state, now)
   base.append_import_event(state, id, record, now)
-  redis.call('PEXPIRE', key, CONFIG.retention_ms)
-  history.note(id, now, state, { error = record.error, job_id = record.job_id })
+  redis.call('PEXPIRE', KEY.import .. id, CONFIG.retention_ms)
+  history.note(id, record, now, state, { error = record.error, job_id = record.job_id })
   redis.call('PEXPIRE', KEY.history .. id, CONFIG.retention_ms)
   if record.idempotency then
     redis.call('PEXPIRE', KEY.idempotency .. record.idempotency, CONFIG.retention_ms)
   end
-  if redis.call('EXISTS', KEY.tasks .. id) == 1 then
-    redis.call('PEXPIRE', KEY.tasks .. id, CONFIG.retention_ms)
-    redis.call('ZADD', KEY.unfinished, now + CONFIG.lease_ms, id)
-  end
+  owe_tasks(id, record, now)
   if record.batch_id then
     if from and not unjudged then
       batches.judge_batch(record, state, now)
@@ -156,9 +168,9 @@ end
 -- Cancel waiting imports that have expired; look again soon at those for which a call may be in progress.
 local function cancel_expired(now, most, again_ms)
   for _, id in ipairs(redis.call('ZRANGEBYSCORE', KEY.expiring, '-inf', now, 'LIMIT', 0, most)) do
-    local record = base.hash_of(KEY.import .. id)
+    local record = records.read(id)
     if record.state == 'waiting' and not record.doubt and base.is_known(record) then
-      base.put(KEY.import .. id, record, { cancel_reason = 'expired' })
+      records.put(id, record, { cancel_reason = 'expired' })
       cancel_import(id, record, now)
     elseif record.state == 'waiting' or record.state == 'starting' then
       redis.call('ZADD', KEY.expiring, now + again_ms, id)
@@ -181,7 +193,8 @@ local function extend_expiry(id, expires_at_ms)
   end
 end
 
--- Note that a Celery task ends with this import. If the signature is empty, a worker creates the task.
+-- Note that a Celery task ends with this import, besides its own. If the signature is empty, a worker creates
+-- the task.
 local function attach_task(id, task_id, signature)
   redis.call('HSET', KEY.tasks .. id, task_id, signature)
 end
@@ -197,11 +210,12 @@ local function accept_new(id, record, task_id, signature, now)
   record.sequence = string.format('%.0f', redis.call('INCR', KEY.sequence))
   record.accepted_at_ms = now
   record.state = 'waiting'
-  record.format = base.format_of(record)
-  history.note(id, now, 'accepted', { retry_of = record.retry_of })
+  record.format = RECORD.format
   batches.admit_to_lane(id, record, now)
-  base.put(KEY.import .. id, {}, record)
-  attach_task(id, task_id, signature)
+  records.put(id, {}, record)
+  if signature ~= '' then
+    attach_task(id, task_id, signature)
+  end
   if record.expires_at_ms then
     redis.call('ZADD', KEY.expiring, record.expires_at_ms, id)
   end
@@ -233,7 +247,7 @@ end
 
 -- The record if the claim is still the caller's, else nil: then its answer comes too late.
 local function claimed_record(id, lease)
-  local record = base.hash_of(KEY.import .. id)
+  local record = records.read(id)
   if record.lease ~= lease then
     return nil
   end
@@ -245,7 +259,7 @@ local function reschedule(id, record, due, fields)
   local lane = base.lane_of(record)
   local queue = base.TERMINAL[record.state] and KEY.late or KEY.polls
   fields.lease = false
-  base.put(KEY.import .. id, record, fields)
+  records.put(id, record, fields)
   redis.call('ZREM', KEY.leases .. lane, id)
   redis.call('ZADD', queue .. lane, due, id)
 end

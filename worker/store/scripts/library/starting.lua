@@ -17,6 +17,10 @@ local function may_start(id, record, queue, now)
     redis.call('ZADD', KEY.delayed .. queue.name, now + base.STAND_BACK_MS, id) -- it is cancelled from there
     return false
   end
+  if record.cancel_reason and not record.doubt then
+    imports.cancel_import(id, record, now) -- a command of an earlier release could only note this
+    return false
+  end
   local target = base.target_of(record)
   local holder = redis.call('HGET', KEY.target .. target, 'holder')
   if holder == id then
@@ -29,7 +33,7 @@ local function may_start(id, record, queue, now)
     end
     return false
   elseif holder then
-    history.note(id, now, 'parked', { holder = holder })
+    history.note(id, record, now, 'parked', { holder = holder })
     local rank = ({ high = 0, normal = 1, low = 2 })[record.priority]
     redis.call('ZADD', KEY.parked .. target, rank * 1e14 + tonumber(record.sequence), id)
     return false
