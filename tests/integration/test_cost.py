@@ -1,10 +1,13 @@
-"""What stepping costs the store, as numbers of scripts and of their commands."""
+"""What imports cost the store: numbers of scripts and of their commands, and bytes."""
 
 import asyncio
 from dataclasses import replace
 from typing import Any
 
+import pytest
+
 from tests.support import members, recording
+from tests.support.footprint import CELERY, footprints
 from tests.support.stores import SEEN, MakeStore
 from worker.domain.answers import Job
 from worker.domain.claims import Claim
@@ -15,10 +18,15 @@ from worker.operations.registry import OPERATIONS
 from worker.store.store import ImportStore
 
 LANE = "default/us-east-1"
+RECORDS = "imports:import:*"
 GROUP = 10
 NOT_COUNTED = ("evalsha", "script|load", "info", "config|resetstat")
 BUDGET = {"start": 21, "run": 15, "poll": 9, "poll_again": 9, "finish": 33}
 """The most commands that each step of an import may run, in groups of `GROUP`."""
+
+
+BYTES = {"waiting": 1050, "running": 1400, "finished": 900}
+"""The most bytes of an import. Celery's own result of a finished one is not included."""
 
 
 async def admit(store: ImportStore, count: int) -> None:
@@ -118,3 +126,15 @@ async def test_an_end_wakes_a_lane_only_if_imports_wait_for_its_place(
         await redis.delete("imports:wake")
         await store.record(first, End(State.SUCCEEDED, "", Job(job_id="j", status="SUCCESS")))
         assert await redis.exists("imports:wake") == is_woken, max_running
+
+
+@pytest.mark.parametrize("store_url", ["valkey", "redis"], indirect=True)
+async def test_an_import_stays_within_its_budget_of_bytes(redis: Any, store_url: str) -> None:
+    used = {}
+    async for moment, footprint in footprints(redis, store_url):
+        if moment == "finished":
+            assert footprint.pop(CELERY) < 1000
+        used[moment] = sum(footprint.values())
+        encodings = {await redis.object("encoding", key) for key in await redis.keys(RECORDS)}
+        assert encodings == {"listpack"}
+    assert {moment for moment, size in used.items() if size > BYTES[moment]} == set(), used
