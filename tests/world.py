@@ -90,8 +90,9 @@ class NoAnnouncer:
     def accepted(self, envelope: Envelope, target: str, lane: str, batch_id: str) -> None:
         """Show nothing."""
 
-    async def running(self, item: Import, job_id: str, status: str) -> None:
+    async def running(self, item: Import, job_id: str, status: str) -> bool:  # noqa: ARG002 - the signature of the port
         """Show nothing."""
+        return False
 
     async def ended(self, ended: Ended) -> None:
         """Finish nothing."""

@@ -40,7 +40,9 @@ def test_a_late_state_does_not_replace_the_end(app: Celery, late: str, end: str)
     over = {"outcome": "over"} if end == states.SUCCESS else ValueError("over")
     app.backend.store_result("one", over, end)
     before, lives = stored(app), expires_in(app)
-    TaskStates(app).show("one", {"importId": "one"}, late)
+    shown = TaskStates(app)
+    shown.show("one", {"importId": "one"}, late)
+    assert shown.keeps_ends
     assert (stored(app)[0], str(stored(app)[1])) == (end, str(before[1]))
     assert 0 < expires_in(app) <= lives
 
@@ -84,8 +86,10 @@ def test_a_non_final_state_does_not_expire(app: Celery) -> None:
 def test_a_state_is_shown_in_a_backend_of_another_kind(tmp_path: Path) -> None:
     app = Celery("states", set_as_current=False)
     app.conf.update(result_backend=f"file://{tmp_path}")
-    TaskStates(app).show("one", {"importId": "one"}, WAITING)
+    shown = TaskStates(app)
+    shown.show("one", {"importId": "one"}, WAITING)
     assert stored(app) == (WAITING, {"importId": "one"})
+    assert not shown.keeps_ends, "the end is stored again after a late state"
 
 
 def expires_in(app: Celery) -> int:

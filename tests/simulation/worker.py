@@ -118,9 +118,10 @@ class SimulatedAnnouncer:
         """Show nothing, but take time."""
         await self._world.pause(f"shows the end of {item.id}")
 
-    async def running(self, item: Import, job_id: str, status: str) -> None:  # noqa: ARG002 - the signature of the port
-        """Show nothing, but take time."""
+    async def running(self, item: Import, job_id: str, status: str) -> bool:  # noqa: ARG002 - the signature of the port
+        """Show nothing, but take time, and let the import be looked at again."""
         await self._world.pause(f"shows {item.id}")
+        return True
 
     async def ended(self, ended: Ended) -> None:
         """Let each task finish."""

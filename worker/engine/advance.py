@@ -171,8 +171,8 @@ class Advancer:
         self._trace(claim, decision, recorded, began_ns)
         match decision:
             case Run(job):
-                await self._announcer.running(claim.item, job.job_id, job.status)
-                await self._repair_state(claim)
+                if await self._announcer.running(claim.item, job.job_id, job.status):
+                    await self._repair_state(claim)
             case End() if recorded.ended:
                 await self._announcer.ended(recorded.ended)
 

@@ -96,8 +96,8 @@ class Announcer(Protocol):
         """Show the task of a request that was accepted just now."""
         ...
 
-    async def running(self, item: Import, job_id: str, status: str) -> None:
-        """Show that the job runs."""
+    async def running(self, item: Import, job_id: str, status: str) -> bool:
+        """Show that the job runs; return whether this may have replaced an end shown before."""
         ...
 
     async def ended(self, ended: Ended) -> None:

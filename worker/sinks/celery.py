@@ -82,10 +82,11 @@ class CeleryAnnouncer:
         """Show a task whose import was accepted just now."""
         self.events.accepted(envelope.task_id, envelope.operation, target, lane, batch_id)
 
-    async def running(self, item: Import, job_id: str, status: str) -> None:
-        """Show that the import's job runs."""
+    async def running(self, item: Import, job_id: str, status: str) -> bool:
+        """Show that the import's job runs; return whether this may have replaced an end."""
         self.events.started(item, job_id, status)
         await self._show(self._show_running, item, job_id)
+        return not self.states.keeps_ends
 
     async def ended(self, ended: Ended) -> None:
         """Finish each task that ends with the import, soon and together with others."""

@@ -80,11 +80,21 @@ class TaskStates:
             self._backends.ending = self._backend_with(_Gathers)
         _store_all(self._backends.ending, ends)
 
-    def _backend_with(self, change: type) -> Any:
-        """Return a new backend; with a change to it if it is Redis."""
+    @cached_property
+    def keeps_ends(self) -> bool:
+        """Whether the state of an unfinished task never replaces an end: the backend is Redis."""
+        return issubclass(self._configured_backend[0], RedisBackend)
+
+    @property
+    def _configured_backend(self) -> tuple[type, str]:
         found: Any = by_url(self._app.conf.result_backend, self._app.loader)
         kind, url = found
-        if issubclass(kind, RedisBackend):
+        return kind, url
+
+    def _backend_with(self, change: type) -> Any:
+        """Return a new backend; with a change to it if it is Redis."""
+        kind, url = self._configured_backend
+        if self.keeps_ends:
             kind = type(kind.__name__, (change, kind), {})
         return kind(app=self._app, url=url)
 
