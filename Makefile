@@ -8,8 +8,7 @@ INSTALLED := $(VENV)/.installed
 unexport PYTHONDONTWRITEBYTECODE
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test check coverage docs bench bench-accounts bench-limits bench-smoke simulate simulate-limits simulate-polls chaos chaos-fuzz screenshots image-test node-packages sbom audit-packages lint format lock up down
-.PHONY: help install demo test check coverage docs bench bench-admission bench-call bench-limits bench-memory bench-trickle simulate simulate-limits simulate-polls chaos chaos-fuzz image-test sbom audit-packages lint format lock up down
+.PHONY: help install demo test check coverage docs bench bench-accounts bench-limits bench-memory bench-smoke simulate simulate-limits simulate-polls chaos chaos-fuzz screenshots image-test node-packages sbom audit-packages lint format lock up down
 
 help: ## List the targets
 	@awk -F':.*## ' '/^[a-z-]+:.*## /{printf "  make %-15s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -57,14 +56,9 @@ bench-smoke: install ## Run `make bench` at a tiny size, into build/bench-smoke;
 
 bench-accounts: install ## Measure memory, CPU and the first call of 1, 100 and 1,000 accounts in one process
 	$(BIN)/python -m tests.benchmarks.bench_accounts
-bench-admission: install ## Measure admission by file, batch and stream, alone and while imports start; a few minutes
-	$(BIN)/python -m tests.benchmarks.bench_admission
 
 bench-memory: install ## Measure the memory of an import, by family of keys, on each server
 	$(BIN)/python -m tests.benchmarks.bench_memory
-
-bench-trickle: install ## Measure what stepping costs the store: scripts and CPU per import, claims in large stores
-	$(BIN)/python -m tests.benchmarks.bench_trickle
 
 bench-limits: install ## Measure how well workers and alternative limiters use hidden quotas; 20 minutes
 	$(BIN)/python -m tests.benchmarks.bench_limits --picture docs/limits.svg
