@@ -78,7 +78,7 @@ end
 -- From now on, one has.
 local function learn_of_end(id, now)
   local due_ms = redis.call('ZSCORE', KEY.unfinished, id)
-  local finished_at_ms = redis.call('HGET', KEY.import .. id, 'finished_at_ms')
+  local finished_at_ms = records.read_some(id, { 'finished_at_ms' }).finished_at_ms
   if not due_ms or tonumber(due_ms) > tonumber(finished_at_ms) then
     return false
   end
