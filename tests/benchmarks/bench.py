@@ -115,8 +115,11 @@ def _figures(parts: Sequence[Part], size: Size) -> Figures:
     figures: Figures = {}
     for part in parts:
         began = time.monotonic()
-        figures |= part(size)
-        print(f"{part.__name__}: {time.monotonic() - began:.0f} s", file=sys.stderr, flush=True)
+        measured = part(size)
+        shown = ", ".join(f"{name} {_number(value)}" for name, value in measured.items())
+        seconds = time.monotonic() - began
+        print(f"{part.__name__}, {seconds:.0f} s: {shown}", file=sys.stderr, flush=True)
+        figures |= measured
     return figures
 
 

@@ -85,9 +85,9 @@ def lag(size: Size) -> Figures:
             IMPORTS_EVENTS_MAX_LENGTH=str(10 * count),
         )
         deadline = time.monotonic() + 10 * interval + 60
-        while len(lags := _lags(on.redis)) < count:
-            assert time.monotonic() < deadline, f"only {len(lags)} imports have ended"
+        while len(lags := _lags(on.redis)) < count and time.monotonic() < deadline:
             time.sleep(interval / 10)
+        lags += [time.time() - begins_at] * (count - len(lags))  # of those that end even later
         cuts = statistics.quantiles((each / interval for each in lags), n=100)
         return {"lag_p50": cuts[49], "lag_p99": cuts[98]}
 
