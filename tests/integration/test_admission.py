@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from tests.support import members
+from tests.support.contract import problems_of_event
 from tests.support.counting import CommandCounter
 from tests.world import AnyAccount, NoAnnouncer, SingleRegion
 from worker.domain.batches import BatchMessage
@@ -180,4 +181,5 @@ async def test_the_trace_of_a_request_is_passed_on_to_every_event_of_its_import(
     events = [json.loads(fields["event"]) for _, fields in await redis.xrange("imports:events")]
     found = {(e["data"]["importId"], e.get("traceparent"), e.get("tracestate")) for e in events}
     assert found == {(import_id, *context) for import_id, context in expected.items()}
+    assert [problem for event in events for problem in problems_of_event(event)] == []
     assert len(events) == 7

@@ -17,6 +17,7 @@ from worker.domain.requests import InvalidRequestError
 from worker.operations.registry import OPERATIONS
 
 PUBLISHED = PROJECT / "tests" / "golden" / "contract"
+TRACEPARENT = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01"
 PARSER = PROJECT / "tests" / "contract"
 
 
@@ -63,8 +64,9 @@ def test_the_schema_and_the_model_accept_the_same_requests(changes: dict[str, An
     assert Draft202012Validator(schema("request")).is_valid(request) == accepted
 
 
-def test_the_schema_accepts_a_storage_request_and_an_import_id() -> None:
-    request = {**storage_members("d1"), "importId": "move-0001"}
+def test_the_schema_accepts_a_storage_request_and_an_import_id_and_a_trace() -> None:
+    traced = {"traceparent": TRACEPARENT, "tracestate": "vendor=blue"}
+    request = {**storage_members("d1"), "importId": "move-0001", **traced}
     assert [*Draft202012Validator(schema("request")).iter_errors(request)] == []
 
 

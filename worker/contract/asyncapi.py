@@ -1,9 +1,11 @@
 """The entry points and the events as an AsyncAPI 3 document (https://www.asyncapi.com)."""
 
-from importlib.metadata import version
+from collections.abc import Mapping
 from typing import Any, Final
 
+from config.release import RELEASE
 from worker.contract.schemas import (
+    TRACE,
     Schema,
     batch_schema,
     data_schemas,
@@ -24,8 +26,11 @@ CELERY_HEADERS: Final[Schema] = {
     "properties": {
         "task": {"type": "string"},
         "id": {"type": "string", "description": "The task id. It is the import id."},
+        **TRACE,
     },
 }
+NOT_IN_TASKS: Final = {"importId", *TRACE}
+"""Members of requests that Celery tasks have elsewhere."""
 
 
 def asyncapi_document() -> dict[str, Any]:
@@ -34,7 +39,7 @@ def asyncapi_document() -> dict[str, Any]:
         "asyncapi": ASYNCAPI,
         "info": {
             "title": "amplify-import-worker",
-            "version": version("amplify-import-worker"),
+            "version": RELEASE,
             "description": "Imports existing Cognito user pools into Amplify apps, in bulk. Three"
             " entry points take requests, and a stream reports what becomes of them.",
             "license": {"name": "Apache-2.0"},
@@ -50,7 +55,7 @@ def asyncapi_document() -> dict[str, Any]:
             "requests": _channel(
                 "imports:requests",
                 "The Redis stream of requests. An entry asks for one import.",
-                {"Entry": _entry("request", "An import request.", _bare(request_schema()))},
+                {"Entry": _entry("request", "An import request.", _bare(request_schema()), TRACE)},
             ),
             "events": _channel(
                 "imports:events",
@@ -83,7 +88,8 @@ def _operation(action: str, channel: str, summary: str) -> dict[str, Any]:
 
 def _task(operation: str) -> dict[str, Any]:
     schemas = {part["title"]: part for part in request_schema()["anyOf"]}
-    members = {k: v for k, v in schemas[operation]["properties"].items() if k != "importId"}
+    properties = schemas[operation]["properties"].items()
+    members = {name: member for name, member in properties if name not in NOT_IN_TASKS}
     required = [name for name in schemas[operation]["required"] if name != "operation"]
     arguments = {**schemas[operation], "properties": members, "required": required}
     return _message(OPERATIONS.tasks[operation], f"Asks for an {operation}.", arguments)
@@ -112,7 +118,9 @@ def _message(task: str, summary: str, arguments: Schema) -> dict[str, Any]:
     return {"name": task, "summary": summary, "headers": headers, "payload": body}
 
 
-def _entry(field: str, summary: str, content: Schema) -> dict[str, Any]:
+def _entry(
+    field: str, summary: str, content: Schema, others: Mapping[str, Schema] | None = None
+) -> dict[str, Any]:
     fields = {
         "type": "object",
         "required": [field],
@@ -121,7 +129,8 @@ def _entry(field: str, summary: str, content: Schema) -> dict[str, Any]:
                 "type": "string",
                 "contentMediaType": JSON_TEXT,
                 "contentSchema": content,
-            }
+            },
+            **(others or {}),
         },
     }
     return {"name": field, "summary": summary, "payload": fields}

@@ -140,3 +140,17 @@ ATTRIBUTES: Final[Mapping[str, Mapping[str, Any]]] = {
     "datacontenttype": {"const": "application/json"},
 }
 """The attributes that every event has."""
+
+EXTENSIONS: Final[Mapping[str, Mapping[str, Any]]] = {
+    "traceparent": {
+        "type": "string",
+        "pattern": "^00-[0-9a-f]{32}-[0-9a-f]{16}-[0-9a-f]{2}$",
+        "description": "The import's place in a trace (W3C Trace Context), if it has one.",
+    },
+    "tracestate": {
+        "type": "string",
+        "minLength": 1,
+        "description": "What tracing tools add to it, if they do.",
+    },
+}
+"""The attributes that some events have, by CloudEvents' extension for distributed tracing."""

@@ -6,7 +6,7 @@ from typing import Any, Final
 from pydantic import BaseModel
 from pydantic.json_schema import models_json_schema
 
-from worker.contract.events import ATTRIBUTES, DATA
+from worker.contract.events import ATTRIBUTES, DATA, EXTENSIONS
 from worker.domain.batches import BatchMessage
 from worker.domain.events import EventType
 from worker.domain.requests import DEFAULT_OPERATION, IDENTIFIER_PATTERN, LONGEST_IDENTIFIER
@@ -21,6 +21,14 @@ IMPORT_ID: Final[Schema] = {
     "pattern": IDENTIFIER_PATTERN.pattern,
     "maxLength": LONGEST_IDENTIFIER,
     "description": "The id of the import. Not for Celery tasks, whose task id it is.",
+}
+TRACE: Final[Mapping[str, Schema]] = {
+    "traceparent": {
+        "type": "string",
+        "description": "The producer's place in a trace (W3C Trace Context). A Celery task has it"
+        " in its headers. An invalid value is ignored.",
+    },
+    "tracestate": {"type": "string", "description": "What tracing tools add to `traceparent`."},
 }
 
 
@@ -46,7 +54,7 @@ def event_with(definitions: str) -> Schema:
     return {
         "type": "object",
         "required": [*ATTRIBUTES, "data"],
-        "properties": {**ATTRIBUTES, "data": {"type": "object"}},
+        "properties": {**ATTRIBUTES, **EXTENSIONS, "data": {"type": "object"}},
         "allOf": [_case(kind, definitions + model.__name__) for kind, model in DATA.items()],
     }
 
@@ -74,7 +82,7 @@ def _request_of(operation: str) -> Schema:
     schema["title"] = operation
     if operation != DEFAULT_OPERATION:
         schema["required"] = ["operation", *schema["required"]]
-    schema["properties"] = {"importId": IMPORT_ID, **schema["properties"]}
+    schema["properties"] = {"importId": IMPORT_ID, **TRACE, **schema["properties"]}
     return schema
 
 
