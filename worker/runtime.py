@@ -52,13 +52,7 @@ class Runtime:
         self.measurements = Measurements(recorder_of_process())
         self.tracing = open_tracing(hostname or socket.gethostname())
         self._accounts = Accounts(settings.accounts)
-        self._aws = Aws(
-            settings.call_timeout_seconds,
-            settings.max_in_flight,
-            settings.acknowledged_seconds,
-            self._called,
-            self._accounts.is_allowed,
-        )
+        self._aws = self._make_aws()
         self.store = ImportStore(self._redis, store_config(settings), self.measurements)
         consumer = f"{hostname or socket.gethostname()}-{os.getpid()}"
         self.requests = RequestsStream(self._redis, consumer)
@@ -70,15 +64,8 @@ class Runtime:
             keep_time(self.messages.now)
         note_done, note_failed = self.store.note_tasks_done, self.measurements.announcement_failed
         self.announcer = CeleryAnnouncer(app, OPERATIONS.tasks, note_done, hostname, note_failed)
-        self.admitter = Admitter(
-            OPERATIONS,
-            self.store,
-            self._accounts,
-            self._aws,
-            self.announcer,
-            self.measurements,
-            self.tracing,
-        )
+        seen = (self.announcer, self.measurements, self.tracing)
+        self.admitter = Admitter(OPERATIONS, self.store, self._accounts, self._aws, *seen)
         self.own_clock = OwnClock()
         self.advancer = Advancer(
             OPERATIONS.bind(self._aws),
@@ -136,6 +123,15 @@ class Runtime:
         self._thread.join()
         self._loop.close()
         self.tracing.close()
+
+    def _make_aws(self) -> Aws:
+        return Aws(
+            self.settings.call_timeout_seconds,
+            self.settings.max_in_flight,
+            self.settings.acknowledged_seconds,
+            self._called,
+            self._accounts.is_allowed,
+        )
 
     def _called(self, account: str, region: str, method: str, status: int, seconds: float) -> None:
         self.measurements.called(account, region, method, status, seconds)

@@ -3,8 +3,8 @@
 import asyncio
 import logging
 import time
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Sequence
+from dataclasses import replace
 from typing import Final
 
 import structlog
@@ -21,25 +21,19 @@ from worker.domain.outcomes import (
 )
 from worker.domain.requests import (
     IDENTIFIER_PATTERN,
-    REGION_PATTERN,
-    ImportRequest,
-    InvalidRequestError,
     derive_import_id,
-    problem_of_import_id,
 )
-from worker.domain.traces import TraceContext, read_trace
+from worker.domain.traces import TraceContext
 from worker.engine.accounts import AccountCheck
+from worker.engine.checking import Parcel, RequestCheck, invalid
 from worker.engine.log import log_end
 from worker.engine.observer import NOBODY, Observer
 from worker.engine.ports import Accounts, AdmissionStore, Announcer, Regions, Requests
 from worker.engine.reading import (
-    batch_id_of,
     cut,
     decode,
     is_task_id,
-    readable,
     target_of,
-    with_batch,
 )
 from worker.engine.tracing import UNTRACED, Tracer
 
@@ -64,10 +58,8 @@ class Admitter:
         observer: Observer = NOBODY,
         tracer: Tracer = UNTRACED,
     ) -> None:
-        self._requests = requests
         self._store = store
-        self._accounts = AccountCheck(accounts, store)
-        self._regions = regions
+        self._check = RequestCheck(requests, AccountCheck(accounts, store), regions)
         self._announcer = announcer
         self._observer = observer
         self._tracer = tracer
@@ -76,13 +68,13 @@ class Admitter:
 
     async def admit(self, members: object, envelope: Envelope) -> Admission:
         """Admit one request, or record it as rejected; the error names each wrong member."""
-        received = await self._check_all([_Parcel(members, envelope)])
+        received = await self._check.check_all([Parcel(members, envelope)])
         (admission,) = await self._store_all(received)
         return admission
 
     async def reject(self, members: object, envelope: Envelope, error: str) -> Admission:
         """Record an invalid request as an import that ended `rejected`."""
-        (admission,) = await self._store_all([_invalid(members, envelope, error)])
+        (admission,) = await self._store_all([invalid(members, envelope, error)])
         return admission
 
     async def admit_batch(
@@ -96,13 +88,13 @@ class Admitter:
         """
         batch_id, since_ms = message.batch_id, message.recover_since_ms
         await self._store.announce_batch(batch_id, message.expected, message.rule)
-        parcels: dict[str, _Parcel] = {}
+        parcels: dict[str, Parcel] = {}
         for position, members in enumerate(message.requests, message.first):
             fallback = derive_import_id(batch_id, position)
             envelope = _envelope(fallback, batch_id, since_ms, not_before_ms, trace)
-            parcel = self._unpack(members, envelope)
+            parcel = self._check.unpack(members, envelope)
             if parcel.envelope.import_id in parcels:
-                parcel = _Parcel(members, _envelope(fallback, batch_id, trace=trace), _TWICE)
+                parcel = Parcel(members, _envelope(fallback, batch_id, trace=trace), _TWICE)
             parcels[parcel.envelope.import_id] = parcel
         return await self._admit_all(list(parcels.values()))
 
@@ -115,7 +107,7 @@ class Admitter:
         """
         return await self._admit_all(
             [
-                self._unpack(
+                self._check.unpack(
                     decode(text), _envelope(derive_import_id("stream", entry), trace=trace)
                 )
                 for entry, text, trace in entries
@@ -126,7 +118,7 @@ class Admitter:
         """Record texts that are no Celery messages, each as a rejected import."""
         ids = [derive_import_id("message", text) for text in texts]
         problem = "message: is no Celery message"
-        return await self._admit_all([_Parcel({}, _envelope(each), problem) for each in ids])
+        return await self._admit_all([Parcel({}, _envelope(each), problem) for each in ids])
 
     async def reject_message(
         self,
@@ -151,24 +143,24 @@ class Admitter:
             task_id=known_as or import_id,
             ignores_result=ignores_result,
         )
-        (admission,) = await self._admit_together([_Parcel({}, envelope, problem)])
+        (admission,) = await self._admit_together([Parcel({}, envelope, problem)])
         return admission
 
-    async def _admit_all(self, parcels: Sequence["_Parcel"]) -> list[Admission]:
+    async def _admit_all(self, parcels: Sequence[Parcel]) -> list[Admission]:
         """Admit requests for which no task of the producer waits, in their order."""
         admissions: list[Admission] = []
         for start in range(0, len(parcels), ADMITTED_TOGETHER):
             admissions += await self._admit_together(parcels[start : start + ADMITTED_TOGETHER])
         return admissions
 
-    async def _admit_together(self, parcels: Sequence["_Parcel"]) -> list[Admission]:
+    async def _admit_together(self, parcels: Sequence[Parcel]) -> list[Admission]:
         # Before admission, because afterwards an import may run, and even end, at any time.
         await self._announcer.waiting(
             [parcel.envelope for parcel in parcels],
             ["/".join(target_of(parcel.members)) for parcel in parcels],
         )
         async with self._turn:
-            admissions = await self._store_all(await self._check_all(parcels))
+            admissions = await self._store_all(await self._check.check_all(parcels))
         for parcel, admission in zip(parcels, admissions, strict=True):
             if admission.item and admission.item.is_terminal:
                 tasks = dict.fromkeys(_tasks_of(parcel.envelope, admission), "")
@@ -242,87 +234,6 @@ class Admitter:
                 batch_id=request.batch_id,
                 **(trace.for_logs() if trace else {}),
             )
-
-    async def _check_all(self, parcels: Sequence["_Parcel"]) -> list[ValidRequest | InvalidRequest]:
-        parsed = [self._parsed(parcel) for parcel in parcels]
-        named = {
-            each.account
-            for parcel, each in zip(parcels, parsed, strict=True)
-            # What may have been started already waits in its lane until its account works again.
-            if isinstance(each, ImportRequest) and not parcel.envelope.recover_since_ms
-        }
-        refusals = await self._accounts.refusals(named)
-        return [
-            self._placed(parcel, each, refusals.get(each.account, ""))
-            if isinstance(each, ImportRequest)
-            else each
-            for parcel, each in zip(parcels, parsed, strict=True)
-        ]
-
-    def _parsed(self, parcel: "_Parcel") -> ImportRequest | InvalidRequest:
-        members, envelope = parcel.members, parcel.envelope
-        if parcel.problem:
-            return _invalid(members, envelope, parcel.problem)
-        try:
-            members = with_batch(members, envelope.batch_id)
-            return self._requests.parse(members, envelope.operation)
-        except InvalidRequestError as error:
-            return _invalid(members, envelope, str(error))
-
-    def _placed(
-        self, parcel: "_Parcel", request: ImportRequest, refusal: str
-    ) -> ValidRequest | InvalidRequest:
-        try:
-            return ValidRequest(parcel.envelope, request, self._region_for(request), refusal)
-        except InvalidRequestError as error:
-            problems = (("account", refusal),) if refusal else ()
-            both = InvalidRequestError((*problems, *error.problems))
-            return _invalid(parcel.members, parcel.envelope, str(both))
-
-    def _unpack(self, members: object, envelope: Envelope) -> "_Parcel":
-        """Take the importId out of a request, or use that of `envelope` if it has none."""
-        if isinstance(members, InvalidRequestError):
-            return _Parcel({}, envelope, str(members))
-        envelope = replace(envelope, operation=self._requests.name_in(members))
-        if not isinstance(members, Mapping):
-            return _Parcel(members, envelope)
-        rest = dict(members)
-        own = read_trace(rest.pop("traceparent", None), rest.pop("tracestate", None))
-        envelope = replace(envelope, trace=own or envelope.trace)
-        given = rest.pop("importId", rest.pop("import_id", None))
-        if given is None:
-            return _Parcel(rest, envelope)
-        if problem := problem_of_import_id(given):
-            return _Parcel(rest, envelope, f"importId: {problem}")
-        return _Parcel(rest, replace(envelope, import_id=str(given), task_id=str(given)))
-
-    def _region_for(self, request: ImportRequest) -> str:
-        region = request.region or self._regions.region_of(request.account)
-        if not region:
-            reason = "is not given, and neither AWS_REGION nor the account's profile names one"
-            raise InvalidRequestError((("region", reason),))
-        if not REGION_PATTERN.fullmatch(region):
-            reason = f"is not given, and {region!r}, which the workers are configured with, is none"
-            raise InvalidRequestError((("region", reason),))
-        return region
-
-
-@dataclass(frozen=True, slots=True)
-class _Parcel:
-    """A request during admission. `problem` says what is known to be wrong, '' for nothing."""
-
-    members: object
-    envelope: Envelope
-    problem: str = ""
-
-
-def _invalid(members: object, envelope: Envelope, error: str) -> InvalidRequest:
-    return InvalidRequest(
-        replace(envelope, batch_id=envelope.batch_id or batch_id_of(members)),
-        target_of(members),
-        (readable(members, "account"), readable(members, "region")),
-        error,
-    )
 
 
 def _under_own_id(received: ValidRequest | InvalidRequest) -> InvalidRequest:

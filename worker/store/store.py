@@ -214,7 +214,7 @@ class ImportStore:
     @translated
     async def accepted_accounts(self) -> frozenset[str]:
         """Return the names and patterns of the accounts that any worker accepts."""
-        accounts: Any = await self._redis.zrange(ACCOUNTS.name, 0, -1)
+        accounts: Any = await self._redis.zrange(ACCOUNTS.on(self._redis), 0, -1)
         return frozenset(accounts)
 
     async def sweep(self) -> list[str]:

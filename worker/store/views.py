@@ -92,7 +92,7 @@ class ImportViews:
 
     async def accepted_accounts(self) -> frozenset[str]:
         """Return the accounts that workers accept, as names and patterns; none if none said so."""
-        accounts: Any = await self._redis.zrange(ACCOUNTS.name, 0, -1)
+        accounts: Any = await self._redis.zrange(ACCOUNTS.on(self._redis), 0, -1)
         return frozenset(accounts)
 
     async def count_known(self, import_ids: Sequence[str]) -> int:
