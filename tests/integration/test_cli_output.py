@@ -125,14 +125,14 @@ def test_output_to_a_full_disk_exits_with_3(
     command: CommandLine, batch: str, arguments: tuple[str, ...]
 ) -> None:
     assert batch
-    done = command(*arguments, stdout=FULL)
+    done = command.redirected(*arguments, stdout=FULL)
     assert done.returncode == 3
     assert done.stderr.startswith(f"Error: standard output: {NO_ROOM}.")
     assert len(done.stderr.splitlines()) == 1
 
 
 def test_errors_to_a_full_disk_exit_with_3(command: CommandLine) -> None:
-    assert command("status", "nobody", stderr=FULL).returncode == 3
+    assert command.redirected("status", "nobody", stderr=FULL).returncode == 3
 
 
 async def test_a_batch_without_events_is_unknown(command: CommandLine, batch: str) -> None:

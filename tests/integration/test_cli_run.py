@@ -13,7 +13,8 @@ from typing import Any
 
 import pytest
 
-from tests.support import BIN, Sandbox, environment_for, members, wait_until
+from tests.support import BIN, WAIT_SECONDS, Sandbox, environment_for, members, wait_until
+from tests.support.forking import ForkedProcess, Streams
 from worker.sandbox.scenario import Scenario
 
 NO_ROOM = os.strerror(errno.ENOSPC)
@@ -22,25 +23,41 @@ SLOW_JOBS = Scenario.model_validate({"jobs": {"min_seconds": 0.8, "max_seconds":
 
 
 class ProcessTree:
-    """All processes that one command starts, identified by a mark in their environment."""
+    """A command and all processes that it starts, identified by a mark in their environment.
+
+    The command itself is forked, unless it `is_real`.
+    """
 
     def __init__(
-        self, *arguments: str | Path, cwd: Path, stdout: Any = subprocess.PIPE, **environment: str
+        self,
+        *arguments: str | Path,
+        cwd: Path,
+        stdout: Path | None = None,
+        is_real: bool = False,
+        **environment: str,
     ) -> None:
         self._mark = uuid.uuid4().hex
-        self.process = subprocess.Popen(
-            [BIN / "amplify-import", *arguments],
-            cwd=cwd,
-            env={**os.environ, MARK: self._mark, **environment},
-            stdout=stdout,
-            stderr=subprocess.PIPE,
-            text=True,
-        )
+        self._printed, self._errors = (cwd / f"{self._mark}.{name}" for name in ("out", "err"))
+        command = [str(BIN / "amplify-import"), *map(str, arguments)]
+        environment = {**os.environ, MARK: self._mark, **environment}
+        self.process: subprocess.Popen[bytes] | ForkedProcess
+        if is_real:
+            with self._printed.open("wb") as printed, self._errors.open("wb") as errors:
+                self.process = subprocess.Popen(
+                    command, cwd=cwd, env=environment, stdout=printed, stderr=errors
+                )
+        else:
+            self._errors.touch()
+            streams = Streams(output=stdout or self._printed, errors=self._errors)
+            self.process = ForkedProcess(
+                "amplify_import:main", command, environment, streams, directory=cwd
+            )
 
     def end(self) -> tuple[int, str, str]:
         """Wait until the command has ended; return its exit code and output."""
-        printed, errors = self.process.communicate(timeout=60)
-        return self.process.returncode, printed, errors
+        code = self.process.wait(WAIT_SECONDS)
+        printed = self._printed.read_text() if self._printed.exists() else ""
+        return code, printed, self._errors.read_text()
 
     def pids(self, word: str = "") -> list[int]:
         """Return the running processes with `word` in their command line."""
@@ -117,7 +134,7 @@ def test_a_practice_run_completes_and_stays_complete(start: Start, tmp_path: Pat
     path.write_text("\n".join([header, *rows]))
     arguments = ("run", path, "--sandbox", "--json", "--state-dir", tmp_path / "state")
 
-    code, printed, errors = start(*arguments).end()
+    code, printed, errors = start(*arguments, is_real=True).end()
     assert code == 0, errors
     first = json.loads(printed)
     assert first["batchId"].startswith("wave-1-")
@@ -224,13 +241,13 @@ def test_imports_continue_when_the_reader_of_the_output_disappears(
 ) -> None:
     apps = [f"d{n}" for n in range(4)]
     arguments = ("run", write_batch(tmp_path, apps), "--state-dir", tmp_path / "state")
-    tree = start(*arguments, **settings_for(slow_sandbox))
-    assert tree.process.stdout is not None
-    assert tree.process.stderr is not None
-    assert tree.process.stdout.readline()
-    tree.process.stdout.close()
-    errors = tree.process.stderr.read()
-    assert tree.process.wait(60) == 141
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    tree = start(*arguments, stdout=pipe, **settings_for(slow_sandbox))
+    with pipe.open() as reader:
+        assert reader.readline()
+    code, _, errors = tree.end()
+    assert code == 141
     assert "All results: " in errors
     assert "Traceback" not in errors
     assert len(results_in(tmp_path / "state")) == len(slow_sandbox.jobs()) == len(apps)
@@ -241,9 +258,8 @@ def test_imports_continue_when_the_output_is_on_a_full_disk(
 ) -> None:
     apps = [f"d{n}" for n in range(4)]
     arguments = ("run", write_batch(tmp_path, apps), "--json", "--state-dir", tmp_path / "state")
-    with Path("/dev/full").open("w") as full:
-        tree = start(*arguments, stdout=full, **settings_for(slow_sandbox))
-        code, _, errors = tree.end()
+    tree = start(*arguments, stdout=Path("/dev/full"), **settings_for(slow_sandbox))
+    code, _, errors = tree.end()
     assert code == 3
     assert f"Error: standard output: {NO_ROOM}. The output is incomplete." in errors
     assert len(results_in(tmp_path / "state")) == len(slow_sandbox.jobs()) == len(apps)
@@ -325,7 +341,7 @@ def test_a_relative_state_home_is_ignored_as_its_specification_says(
 def test_the_demo_shows_everything_and_leaves_nothing(start: Start, tmp_path: Path) -> None:
     temporary = tmp_path / "temporary"
     temporary.mkdir()
-    tree = start("demo", "--apps", "40", TMPDIR=str(temporary))
+    tree = start("demo", "--apps", "40", is_real=True, TMPDIR=str(temporary))
     code, printed, errors = tree.end()
     assert code == 0, errors
     assert "Flower, while this runs: http://127.0.0.1:" in printed

@@ -3,7 +3,7 @@
 import os
 import subprocess
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -40,38 +40,15 @@ class CommandLine:
             "AWS_EC2_METADATA_DISABLED": "true",
         }
 
-    def __call__(
-        self,
-        *arguments: str | Path,
-        stdin: str = "",
-        stdout: str = "",
-        stderr: str = "",
-        **settings: str,
-    ) -> Done:
-        """Run a command to its end, forked from a process that has imported its modules.
+    def __call__(self, *arguments: str | Path, stdin: str = "", **settings: str) -> Done:
+        """Run a command to its end, forked from a process that has imported its modules."""
+        return self._run(arguments, {**self.environment, **settings}, stdin=stdin)
 
-        What it writes to another file, `stdout` or `stderr`, is not returned.
-        """
-        with tempfile.TemporaryDirectory() as name:
-            files = [Path(name) / stream for stream in ("stdin", "stdout", "stderr")]
-            for file in files:
-                file.write_text(stdin if file.name == "stdin" else "", newline="")
-            process = ForkedProcess(
-                "amplify_import:main",
-                ["amplify-import", *map(str, arguments)],
-                {**self.environment, **settings},
-                Streams(
-                    input=files[0],
-                    output=Path(stdout or files[1]),
-                    errors=Path(stderr or files[2]),
-                ),
-            )
-            try:
-                code = process.wait(SECONDS)
-            finally:
-                process.kill()
-            done = Done(code, files[1].read_text(), files[2].read_text())
-        return _checked(done)
+    def redirected(
+        self, *arguments: str | Path, stdout: Path | None = None, stderr: Path | None = None
+    ) -> Done:
+        """Do the same, but with output to files. What is written to them is not returned."""
+        return self._run(arguments, self.environment, stdout=stdout, stderr=stderr)
 
     def real(self, *arguments: str | Path) -> Done:
         """Run the real console script, for tests of its startup."""
@@ -104,6 +81,30 @@ class CommandLine:
                 yield process
             finally:
                 process.kill()
+
+    def _run(
+        self,
+        arguments: Sequence[str | Path],
+        environment: Mapping[str, str],
+        stdin: str = "",
+        stdout: Path | None = None,
+        stderr: Path | None = None,
+    ) -> Done:
+        with tempfile.TemporaryDirectory() as name:
+            files = [Path(name) / stream for stream in ("stdin", "stdout", "stderr")]
+            for file in files:
+                file.write_text(stdin if file.name == "stdin" else "", newline="")
+            process = ForkedProcess(
+                "amplify_import:main",
+                ["amplify-import", *map(str, arguments)],
+                environment,
+                Streams(input=files[0], output=stdout or files[1], errors=stderr or files[2]),
+            )
+            try:
+                code = process.wait(SECONDS)
+            finally:
+                process.kill()
+            return _checked(Done(code, files[1].read_text(), files[2].read_text()))
 
 
 def _checked(done: Done) -> Done:

@@ -59,10 +59,17 @@ class ForkedProcess:
     """
 
     def __init__(
-        self, main: str, arguments: Sequence[str], environment: Mapping[str, str], streams: Streams
+        self,
+        main: str,
+        arguments: Sequence[str],
+        environment: Mapping[str, str],
+        streams: Streams,
+        directory: Path | None = None,
     ) -> None:
         self._process: BaseProcess = _CONTEXT.Process(
-            target=_live, args=(main, list(arguments), dict(environment), streams), daemon=True
+            target=_live,
+            args=(main, list(arguments), dict(environment), streams, directory),
+            daemon=True,
         )
         with _ASKING:
             self._process.start()
@@ -102,10 +109,16 @@ class ForkedProcess:
 
 
 def _live(
-    main: str, arguments: Sequence[str], environment: Mapping[str, str], streams: Streams
+    main: str,
+    arguments: Sequence[str],
+    environment: Mapping[str, str],
+    streams: Streams,
+    directory: Path | None,
 ) -> None:
     os.environ.clear()
     os.environ.update(environment)
+    if directory is not None:
+        os.chdir(directory)
     _open(streams)
     sys.argv[:] = arguments
     signal.signal(signal.SIGINT, signal.default_int_handler)  # the fork server ignores it
