@@ -4,6 +4,7 @@
 in the current directory or on PYTHONPATH.
 """
 
+import gc
 import os
 import signal
 import sys
@@ -24,6 +25,7 @@ def main() -> None:
         signal.signal(signal.SIGINT, lambda *_: os._exit(INTERRUPTED))
     if problem := what_is_in_the_way():
         _fail(problem)
+    gc.disable()  # until all is imported: what is imported stays, and collecting it takes long
     try:
         from worker.cli.main import main as command_line  # noqa: PLC0415 - only after the check
     except ImportError as error:

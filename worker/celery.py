@@ -1,5 +1,6 @@
 """The Celery application, found by `celery -A worker`."""
 
+import gc
 import os
 import sys
 from functools import partial
@@ -48,6 +49,7 @@ class ConductorStep(bootsteps.StartStopStep):
         """Check the options; make Celery consume forwarded messages instead of `imports`."""
         super().__init__(worker, **kwargs)
         check_options(worker)
+        gc.freeze()  # modules stay: collecting them would only hold up the loops and the exit
         worker.monitor = _open_monitor()
         worker_shutting_down.connect(self._note_stopping, weak=False)
         self._monitor = worker.monitor

@@ -1,6 +1,7 @@
 """`amplify-import`: the group of all commands, and their exit codes."""
 
 import errno
+import gc
 import os
 import signal
 import sys
@@ -111,6 +112,15 @@ class Commands(click.Group):
         command: click.Command = getattr(import_module(f"worker.cli.{name}"), name)
         add_examples(command, cmd_name)
         return command
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        """Find the command that the arguments name, and import its module."""
+        found = super().resolve_command(ctx, args)
+        gc.freeze()  # all is imported, and `amplify_import` has paused the collection until now
+        gc.enable()
+        return found
 
     def main(self, *_: Any, **__: Any) -> NoReturn:
         """Run the command that the arguments name, and exit with its exit code."""
