@@ -27,7 +27,7 @@ from worker.cli.client import (
     open_views,
 )
 from worker.cli.output import outlive_output
-from worker.cli.sending import import_id_of, submit_batch
+from worker.cli.sending import import_id_of, producer_of, submit_batch
 from worker.cli.submit import (
     batch_id_of,
     batch_id_option,
@@ -41,7 +41,7 @@ from worker.domain.outcomes import NO_RULE, StopRule
 from worker.local.errors import StateError
 from worker.local.sandbox import LocalSandbox
 from worker.local.server import EmbeddedServer
-from worker.local.workers import Workers, producer_of, settings_of
+from worker.local.workers import Workers, settings_of
 from worker.operations.aws import Aws
 from worker.sandbox.loader import load_scenario
 

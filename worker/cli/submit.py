@@ -11,14 +11,13 @@ import click
 from rich.progress import Progress
 
 from config.settings import load_settings
-from worker.celery import app
 from worker.cli.accounts import check_by_workers
 from worker.cli.batchfile import BatchFile, Problem, read_batch, stem_of
 from worker.cli.batchtext import STANDARD_INPUT, BatchFileError
 from worker.cli.client import BadInputError, make_console
 from worker.cli.problems import lines_about
 from worker.cli.progress import is_plain
-from worker.cli.sending import submit_batch
+from worker.cli.sending import producer_of, submit_batch
 from worker.cli.watch import watch_to_the_end
 from worker.domain.outcomes import NO_RULE, StopRule
 from worker.domain.requests import IDENTIFIER_PATTERN
@@ -162,7 +161,7 @@ def send(
     with Progress(console=console, transient=True, disable=is_plain(console)) as progress:
         task = progress.add_task("sending", total=len(batch.rows))
         return submit_batch(
-            app,
+            producer_of(load_settings()),
             batch_id,
             batch.rows,
             len(batch.rows),

@@ -7,10 +7,7 @@ from collections.abc import Awaitable, Callable, Mapping
 from pathlib import Path
 from typing import Final, NoReturn, Self
 
-from celery import Celery
-
 import worker
-from config.celery import celery_config
 from config.settings import Settings, load_settings
 from worker.local.errors import WorkersError
 from worker.local.guard import GuardedProcess
@@ -137,10 +134,3 @@ def settings_of(url: str) -> Settings:
     return load_settings().model_copy(
         update={"redis_url": url, "broker_url": "", "result_backend": ""}
     )
-
-
-def producer_of(settings: Settings) -> "Celery":
-    """Return a Celery application that publishes messages with these settings."""
-    app = Celery("amplify-import-run", set_as_current=False)
-    app.conf.update(celery_config(settings))
-    return app
