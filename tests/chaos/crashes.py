@@ -313,7 +313,7 @@ def _wait(is_over: Callable[[], bool], seconds: float, meanwhile: Callable[[], N
     deadline = time.monotonic() + seconds
     while not is_over() and time.monotonic() < deadline:
         meanwhile()
-        time.sleep(0.05)
+        time.sleep(0.15)
 
 
 def _file_name(name: str) -> str:

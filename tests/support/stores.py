@@ -19,9 +19,9 @@ class KnownLanes(ImportStore):
 
     async def admit_all(self, received: Sequence[ValidRequest | InvalidRequest]) -> list[Admission]:
         """Admit requests into lanes whose facts are known."""
-        for each in received:
-            if isinstance(each, ValidRequest):
-                await recording.learn(self, f"{each.request.account}/{each.region}", SEEN)
+        valid = [each for each in received if isinstance(each, ValidRequest)]
+        for lane in dict.fromkeys(f"{each.request.account}/{each.region}" for each in valid):
+            await recording.learn(self, lane, SEEN)
         return await super().admit_all(received)
 
 

@@ -14,8 +14,10 @@ import structlog
 from amqp.exceptions import IrrecoverableConnectionError
 from celery.backends import redis as redis_results
 from kombu.transport import pyamqp, redis
+from redis.backoff import NoBackoff
 from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import NoPermissionError, RedisError
+from redis.retry import Retry
 
 log = structlog.get_logger()
 
@@ -141,9 +143,16 @@ def _close_at_once(channel: Any) -> None:
 
 def _unblock(channel: Any) -> None:
     hello = channel.client.connection.handshake_metadata or {}  # the reply to HELLO
-    if client_id := hello.get(b"id") or hello.get("id"):
-        with channel.conn_or_acquire() as client:
-            client.client_unblock(client_id)
+    client_id = hello.get(b"id") or hello.get("id")
+    if client_id is None:
+        return
+    other = channel.pool.make_connection()
+    other.retry = Retry(NoBackoff(), 0)  # the server may be gone
+    try:
+        other.send_command("CLIENT", "UNBLOCK", client_id)
+        other.read_response()
+    finally:
+        other.disconnect()
 
 
 def _connparams_if_open(channel: Any, *args: Any, **kwargs: Any) -> Any:
