@@ -22,6 +22,8 @@ from tests.chaos.situations import SITUATIONS
 from tests.chaos.trial import Trial
 from worker.store.scripts import script_texts
 
+pytestmark = pytest.mark.long
+
 COMMAND_SCRIPTS = {
     "close_batch",
     "pause_batch",

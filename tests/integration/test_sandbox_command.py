@@ -35,7 +35,7 @@ def test_the_sandbox_serves_until_it_is_asked_to_stop(stop: signal.Signals) -> N
         process.send_signal(stop)
         assert process.stdout is not None
         printed = process.stdout.read()
-        assert process.wait(timeout=10) == 0
+        assert process.wait(timeout=90) == 0
         assert f"AWS_ENDPOINT_URL_AMPLIFYBACKEND={url}" in printed
         assert f"{url}/sandbox/ledger" in printed
 
@@ -48,7 +48,7 @@ def test_a_port_in_use_and_an_unknown_scenario_are_clear_errors() -> None:
             (["--scenario", "stormy"], 2, "stormy: cannot be read"),
         ]:
             done = subprocess.run(
-                [*COMMAND, *arguments], capture_output=True, text=True, timeout=10, check=False
+                [*COMMAND, *arguments], capture_output=True, text=True, timeout=90, check=False
             )
             assert done.returncode == code
             assert message in done.stderr
@@ -57,6 +57,6 @@ def test_a_port_in_use_and_an_unknown_scenario_are_clear_errors() -> None:
 
 def test_the_command_lists_the_shipped_scenarios() -> None:
     done = subprocess.run(
-        [*COMMAND, "--list-scenarios"], capture_output=True, text=True, timeout=10, check=True
+        [*COMMAND, "--list-scenarios"], capture_output=True, text=True, timeout=90, check=True
     )
     assert [line.split()[0] for line in done.stdout.splitlines()] == ["calm", "demo", "hostile"]
