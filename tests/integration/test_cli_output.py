@@ -18,7 +18,7 @@ from worker.store.store import ImportStore
 HOSTILE = "\x1b]0;taken over\x07\x9b2J\r"
 SHOWN = r"\x1b]0;taken over\x07\x9b2J\r"
 NO_ROOM = "No space left on device"
-FULL = "/dev/full"
+FULL = Path("/dev/full")
 
 
 @pytest.fixture
