@@ -16,6 +16,7 @@ from pydantic import (
     BaseModel,
     ConfigDict,
     Field,
+    SecretStr,
     ValidationError,
     ValidationInfo,
     field_validator,
@@ -32,6 +33,10 @@ Seconds = Annotated[float, Field(gt=0, le=365 * 86400)]
 LANE_NAME: Final = re.compile(r"[^/]+/[a-z0-9-]+")
 REGION: Final = re.compile(r"[a-z]{2,4}(-[a-z]+)+-[0-9]{1,2}")
 """The format of a region, which requests must have too."""
+
+
+SOURCE: Final = re.compile(r"[A-Za-z0-9._~:/?#\[\]@!$&'()*+,;=%-]{1,256}")
+"""The characters of a URI reference."""
 
 
 class SettingsError(ValueError):
@@ -168,6 +173,25 @@ class Settings(BaseSettings):
     the same request is a new import."""
     events_max_length: Annotated[int, Field(ge=100)] = 100_000
     """How many entries the event stream keeps, approximately."""
+    event_source: str = "amplify-import-worker"
+    """The CloudEvents `source` of every event: a URI that names this deployment. All workers of a
+    store need the same. A source and an `id` together name one event."""
+    sinks_file: Path | None = None
+    """A TOML file with the sinks to which `amplify-import relay` sends events. Each of the next
+    settings configures one sink without a file."""
+    webhook_url: str = ""
+    """Where `amplify-import relay` sends events by webhook, as the sink `webhook`."""
+    webhook_secret: SecretStr | None = None
+    """The secret `whsec_…` that signs them."""
+    webhook_allow_private: bool = False
+    """Whether that webhook's address may be private, loopback or link-local."""
+    eventbridge_bus: str = ""
+    """The event bus of Amazon EventBridge to which `amplify-import relay` sends events, as the sink
+    `eventbridge`: its name or ARN."""
+    sns_topic_arn: str = ""
+    """The topic of Amazon SNS to which `amplify-import relay` sends events, as the sink `sns`."""
+    sqs_events_url: str = ""
+    """The queue of Amazon SQS to which `amplify-import relay` sends events, as the sink `sqs`."""
     max_in_flight: Annotated[int, Field(ge=1, le=1000)] = 100
     """How many calls to AWS a worker makes at once."""
     worker_pool: Literal["threads", "prefork", "solo"] = "threads"
@@ -211,6 +235,15 @@ class Settings(BaseSettings):
         if is_cluster(url) and field.field_name != "redis_url":
             raise ValueError("must not be a cluster, which Celery can't use")
         return url
+
+    @field_validator("event_source")
+    @classmethod
+    def _is_a_uri(cls, source: str) -> str:
+        if not SOURCE.fullmatch(source):
+            raise ValueError("must be a URI, or a part of one, of 256 characters at most")
+        if source.startswith("aws."):
+            raise ValueError('must not begin with "aws.": EventBridge keeps it for AWS')
+        return source
 
     @field_validator("success_statuses", "failure_statuses", mode="before")
     @classmethod

@@ -19,6 +19,7 @@ def store_config(settings: Settings) -> StoreConfig:
         lease_seconds=settings.lease_seconds,
         settle_seconds=settings.settle_seconds,
         operations=tuple(OPERATIONS.tasks),
+        event_source=settings.event_source,
         replicated=is_replicated(settings.redis_url),
     )
 

@@ -42,6 +42,7 @@ from worker.metrics.health import READY_SECONDS, Health
 from worker.metrics.labels import Cap
 from worker.metrics.measurements import Measurements, status_class
 from worker.metrics.registry import Forwarder, take_in
+from worker.metrics.relay_catalogue import RELAY
 from worker.metrics.server import Page, PageServer, health_page
 from worker.metrics.store_catalogue import BATCHES, POLL_LAG, STORE, STORE_UP, WAITING
 from worker.metrics.store_samples import StoreSamples, samples_of
@@ -90,7 +91,10 @@ class Added:
         return [name for name, _, _ in self.rows]
 
 
-@pytest.mark.parametrize("metric", [*WORKER, *STORE, *BATCHES], ids=lambda metric: metric.name)
+ALL = [*dict.fromkeys((*WORKER, *RELAY)), *STORE, *BATCHES]
+
+
+@pytest.mark.parametrize("metric", ALL, ids=lambda metric: metric.name)
 def test_a_metric_is_named_as_prometheus_recommends(metric: Metric) -> None:
     assert re.fullmatch(r"imports_[a-z_]+", metric.name)
     assert metric.name.endswith("_total") == (metric.type is Type.COUNTER)
@@ -102,9 +106,8 @@ def test_a_metric_is_named_as_prometheus_recommends(metric: Metric) -> None:
 
 
 def test_every_label_is_used_and_no_metric_appears_twice() -> None:
-    metrics = [*WORKER, *STORE, *BATCHES]
-    assert {label for metric in metrics for label in metric.labels} == set(LABELS)
-    assert len({metric.name for metric in metrics}) == len(metrics)
+    assert {label for metric in ALL for label in metric.labels} == set(LABELS)
+    assert len({metric.name for metric in ALL}) == len(ALL)
 
 
 def test_a_cap_lets_the_first_values_pass() -> None:

@@ -1,12 +1,8 @@
 """The names of the events. The scripts that change an import's state write the events."""
 
 from enum import StrEnum
-from typing import Final
 
 from worker.domain.states import State
-
-SOURCE: Final = "amplify-import-worker"
-"""The CloudEvents `source` of every event."""
 
 
 class EventType(StrEnum):

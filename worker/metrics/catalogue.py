@@ -60,6 +60,12 @@ LABELS: Final[Mapping[str, str]] = {
     "part": "The part of the worker that its watchdog watches.",
     "priority": "`high`, `normal` or `low`.",
     "by": "`operator`, or `worker` if the lane was paused automatically.",
+    "sink": "The name of a sink, from the sinks file.",
+    "result": "`delivered`, `parked`, or `skipped` if the sink does not want the event.",
+    "fault": (
+        "What may have been at fault: `event`, `sink`, or `unclear`. See"
+        " [Send events on](../guides/sinks.md#failures)."
+    ),
     "group": (f"A consumer group of the event stream. After {GROUPS_SHOWN} groups, `{OTHER}`."),
 }
 

@@ -116,6 +116,37 @@ BATCH_PAUSED: Final = Metric(
     "1 if a stop rule or an operator paused the batch, else 0.",
     ("batch",),
 )
+SINK_WAITING: Final = Metric(
+    "imports_sink_waiting",
+    Type.GAUGE,
+    "Events in the stream that have not been settled for the sink.",
+    ("sink",),
+)
+SINK_OLDEST: Final = Metric(
+    "imports_sink_oldest_waiting_seconds",
+    Type.GAUGE,
+    "Age of the oldest event that has not been settled for the sink; 0 if there is none.",
+    ("sink",),
+)
+SINK_PARKED: Final = Metric(
+    "imports_sink_parked", Type.GAUGE, "Events that the sink has refused and that wait.", ("sink",)
+)
+SINK_LOST: Final = Metric(
+    "imports_sink_lost",
+    Type.GAUGE,
+    "Events that were lost to the sink since it was first served: trimmed off the stream before"
+    " they were sent, or dropped because too many were parked.",
+    ("sink",),
+)
+SINK_DISABLED: Final = Metric(
+    "imports_sink_disabled",
+    Type.GAUGE,
+    "1 if the sink wants no more events and waits for `amplify-import sinks enable`, else 0.",
+    ("sink",),
+)
+SINK_SERVED: Final = Metric(
+    "imports_sink_served", Type.GAUGE, "1 if a relay serves the sink, else 0.", ("sink",)
+)
 
 STORE: Final = (
     STORE_UP,
@@ -134,6 +165,12 @@ STORE: Final = (
     UNDELIVERED,
     UNADMITTED,
     UNFINISHED,
+    SINK_WAITING,
+    SINK_OLDEST,
+    SINK_PARKED,
+    SINK_LOST,
+    SINK_DISABLED,
+    SINK_SERVED,
 )
 
 BATCHES: Final = (BATCH_IMPORTS, BATCH_HELD, BATCH_LEFT, BATCH_PAUSED)

@@ -13,6 +13,7 @@ from worker.metrics.labels import Cap
 from worker.metrics.values import Sample
 from worker.store.batchview import BatchCounts
 from worker.store.overview import Group, LaneReading, Overview
+from worker.store.sinkviews import SinkView
 
 log = structlog.get_logger()
 
@@ -62,6 +63,7 @@ def samples_of(overview: Overview, lanes: Cap, groups: Cap | None = None) -> Ite
     yield (of.UNADMITTED, (), overview.unadmitted)
     yield (of.UNFINISHED, (), overview.unfinished)
     yield from (s for batch in overview.batches for s in _of_batch(batch))
+    yield from (s for sink in overview.sinks for s in _of_sink(sink))
     yield from _united(_of_groups(overview.groups), groups or Cap(GROUPS_SHOWN))
     yield from _united((s for lane in overview.lanes for s in _of_lane(lane)), lanes)
 
@@ -84,6 +86,16 @@ def _of_groups(groups: Iterable[Group]) -> Iterator[Sample]:
         yield (of.GROUP_PENDING, (group.name,), group.pending)
         if group.lag is not None:
             yield (of.GROUP_LAG, (group.name,), group.lag)
+
+
+def _of_sink(sink: SinkView) -> Iterator[Sample]:
+    labels = (sink.name,)
+    yield (of.SINK_WAITING, labels, sink.unread + sink.pending)
+    yield (of.SINK_OLDEST, labels, sink.oldest_seconds or 0.0)
+    yield (of.SINK_PARKED, labels, sink.parked)
+    yield (of.SINK_LOST, labels, sink.lost + sink.dropped)
+    yield (of.SINK_DISABLED, labels, bool(sink.disabled))
+    yield (of.SINK_SERVED, labels, bool(sink.relay))
 
 
 def _of_batch(batch: BatchCounts) -> Iterator[Sample]:

@@ -3,7 +3,6 @@
 from dataclasses import dataclass
 from typing import Any
 
-from worker.domain.events import SOURCE
 from worker.domain.requests import DEFAULT_OPERATION
 from worker.store.codec import milliseconds
 from worker.store.keys import FORMAT
@@ -20,6 +19,8 @@ class StoreConfig:
     operations: tuple[str, ...] = (DEFAULT_OPERATION,)
     """The operations that this process knows. Imports of others are left to workers of a later
     release."""
+    event_source: str = "amplify-import-worker"
+    """The CloudEvents `source` of every event."""
     replicated: bool = False
     """Whether a replica may take over from the server."""
 
@@ -30,7 +31,7 @@ class StoreConfig:
             "events_max_length": self.events_max_length,
             "lease_ms": milliseconds(self.lease_seconds),
             "settle_ms": milliseconds(self.settle_seconds),
-            "source": SOURCE,
+            "source": self.event_source,
             "format": FORMAT,
             "operations": dict.fromkeys(self.operations, 1),
         }

@@ -172,6 +172,25 @@ REQUESTS: Final = Key(
     "imports:requests", "stream", Lifetime.TRIMMED, "requests from producers without Celery"
 )
 EVENTS: Final = Key("imports:events", "stream", Lifetime.TRIMMED, "the events")
+RELAYS: Final = Key(
+    "imports:relays", "hash", Lifetime.KEPT, "relay → the sinks that it knows, and its lease"
+)
+SINKS: Final = Key("imports:sinks", "set", Lifetime.KEPT, "every sink that a relay has served")
+SINK: Final = Key(
+    "imports:sink:",
+    "hash",
+    Lifetime.KEPT,
+    "sink → its relay, how far it has read the events, its counts and its last error",
+)
+PARKED_EVENTS: Final = Key(
+    "imports:parked_events:",
+    "stream",
+    Lifetime.TRIMMED,
+    "sink → the events that it refused, and why",
+)
+RESEND: Final = Key(
+    "imports:resend:", "zset", Lifetime.EMPTIED, "sink → parked events that are to be sent again"
+)
 
 CATALOGUE: Final = (
     IMPORT,
@@ -204,6 +223,11 @@ CATALOGUE: Final = (
     WAKE,
     REQUESTS,
     EVENTS,
+    RELAYS,
+    SINKS,
+    SINK,
+    PARKED_EVENTS,
+    RESEND,
 )
 
 FORMAT: Final = 4
@@ -214,3 +238,6 @@ all records they can."""
 
 CONSUMER_GROUP: Final = "workers"
 """The consumer group with which workers read the requests stream."""
+
+RELAY_GROUP: Final = "relay:"
+"""Before a sink's name: the consumer group with which relays read the events for it."""

@@ -1,7 +1,7 @@
-"""The store as a whole, for its metrics: read in three round trips, however many lanes there are.
+"""The store as a whole, for its metrics: read in four round trips, however many lanes there are.
 
-Batches, if asked for, take a few more. Nothing here writes. `read_overview` raises
-`redis.exceptions.RedisError` if the store can't be reached.
+Sinks, if there are any, take one more, and batches, if asked for, a few. Nothing here writes.
+`read_overview` raises `redis.exceptions.RedisError` if the store can't be reached.
 """
 
 from collections.abc import Sequence
@@ -26,6 +26,7 @@ from worker.store.keys import (
 )
 from worker.store.laneview import LANE_REPLIES, LaneView, lane_view, read_lane
 from worker.store.records import spellings, values_of
+from worker.store.sinkviews import SinkView, read_sinks
 from worker.store.views import READ_AT_ONCE
 
 HEADS: Final = 5
@@ -65,7 +66,8 @@ class Overview:
     `events` is the length of the event stream, and `groups` are its consumer groups. `undelivered`
     requests in the requests stream were not read by a worker, `unadmitted` ones were read but not
     admitted. `unfinished` imports have ended, and their Celery tasks have not. `batches` are the
-    newest batches that are not over, as many as were asked for.
+    newest batches that are not over, as many as were asked for. `sinks` are those that a relay has
+    served.
     """
 
     lanes: tuple[LaneReading, ...]
@@ -75,6 +77,7 @@ class Overview:
     unadmitted: int
     unfinished: int
     batches: tuple[BatchCounts, ...] = ()
+    sinks: tuple[SinkView, ...] = ()
 
 
 async def read_overview(redis: "Redis", batches: int = 0) -> Overview:
@@ -100,6 +103,7 @@ async def read_overview(redis: "Redis", batches: int = 0) -> Overview:
         unadmitted=pending,
         unfinished=unfinished,
         batches=await _read_batches(redis, batches) if batches else (),
+        sinks=await read_sinks(redis),
     )
 
 

@@ -1,0 +1,1 @@
+"""The relay: sends events on to the systems that an operator configured as sinks."""
