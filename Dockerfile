@@ -1,4 +1,4 @@
-# One image for all services: worker, Flower, metrics exporter, sandbox and command line.
+# One image for all services: worker, relay, Flower, metrics exporter, sandbox and command line.
 FROM docker.io/library/python:3.11-slim AS build
 ENV PIP_NO_CACHE_DIR=1 PIP_DISABLE_PIP_VERSION_CHECK=1
 WORKDIR /build
@@ -8,10 +8,12 @@ ARG REQUIREMENTS=run
 RUN python -m venv --without-pip /opt/venv
 COPY requirements requirements
 RUN pip --python /opt/venv install --require-hashes -r requirements/${REQUIREMENTS}.txt
-# botocore describes 400 services. Workers call one, `plan` two, and credentials need three more.
+# botocore describes 400 services. Workers call one, `plan` two, relays three, and credentials
+# need three more.
 RUN cd /opt/venv/lib/python3*/site-packages/botocore/data && \
     find . -mindepth 1 -maxdepth 1 -type d \
-        ! -name amplify ! -name amplifybackend ! -name sso ! -name sso-oidc ! -name sts -exec rm -r {} +
+        ! -name amplify ! -name amplifybackend ! -name sso ! -name sso-oidc ! -name sts \
+        ! -name events ! -name sns ! -name sqs -exec rm -r {} +
 COPY pyproject.toml README.md LICENSE ./
 COPY config config
 COPY worker worker
