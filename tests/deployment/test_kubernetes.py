@@ -191,6 +191,7 @@ def test_the_command_runs_and_the_probes_pass(
         **environment_for(sandbox, store_url),
         "FLOWER_BASIC_AUTH": "user:password",
         "IMPORTS_LANES_FILE": str(DIRECTORY / "lanes.toml"),
+        "IMPORTS_SINKS_FILE": str(DIRECTORY / "sinks.toml"),
     }
     environment = {name: value.replace(inside, port) for name, value in variables.items()}
     command = [word.replace(inside, port) for word in container["command"]]

@@ -5,7 +5,7 @@
 
 import json
 import re
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from functools import partial
 from itertools import groupby
 from operator import itemgetter
@@ -23,9 +23,17 @@ from worker.contract.schemas import DOCUMENTS
 from worker.domain.batches import BatchMessage
 from worker.domain.requests import ImportRequest
 from worker.metrics.catalogue import LABELS, WORKER, Metric
+from worker.metrics.relay_catalogue import RELAY
 from worker.metrics.store_catalogue import BATCHES, STORE
 from worker.operations.import_backend_auth import ImportBackendAuthRequest
 from worker.operations.import_backend_storage import ImportBackendStorageRequest
+from worker.relay.sinksfile import (
+    EventBridgeSettings,
+    SinkSettings,
+    SnsSettings,
+    SqsSettings,
+    WebhookSettings,
+)
 from worker.store.keys import CATALOGUE
 from worker.store.overview import BATCHES_READ
 
@@ -67,7 +75,40 @@ def settings_page() -> str:
         ' `[lanes."account/region"]` to one. A rate or burst that is not set is learned.'
         " [Limits](../guides/limits.md) shows an example and the order of precedence.",
         *_table(("member", "values", "meaning"), members),
+        "## The sinks file",
+        "`IMPORTS_SINKS_FILE` names a TOML file with a table `[sinks.NAME]` for each sink. A name"
+        " has small letters, digits, `-` and `_`. `*` and `?` in types and batches stand for any"
+        " text and any character. [Send events on](../guides/sinks.md) shows examples.",
+        "### Members of every sink",
+        *_sink_members(SinkSettings, ()),
+        *(
+            part
+            for title, model in SINKS.items()
+            for part in (f"### {title}", *_sink_members(model, SinkSettings.model_fields))
+        ),
     )
+
+
+SINKS: Final[Mapping[str, type[SinkSettings]]] = {
+    "Webhook": WebhookSettings,
+    "EventBridge": EventBridgeSettings,
+    "SNS": SnsSettings,
+    "SQS": SqsSettings,
+}
+
+
+def _sink_members(model: type[SinkSettings], known: Collection[str]) -> list[str]:
+    """Return the table of a sink's members, without those that are known already."""
+    rows = (
+        (f"`{name}`", "required" if field.is_required() else _sink_default(field), _text(field))
+        for name, field in model.model_fields.items()
+        if name not in known
+    )
+    return _table(("member", "default", "meaning"), rows)
+
+
+def _sink_default(field: FieldInfo) -> str:
+    return f"`{json.dumps(list(field.default))}`" if field.default == ("*",) else _default(field)
 
 
 def keys_page() -> str:
@@ -158,11 +199,16 @@ def metrics_page() -> str:
         "Each worker serves these if `IMPORTS_METRICS_PORT` is set. Counters begin at 0 when the"
         " worker starts; add up those of all workers.",
         *_metrics(WORKER),
+        "## Metrics of a relay",
+        "Each `amplify-import relay` serves these if `IMPORTS_METRICS_PORT` is set. The metrics of"
+        " the store say what waits for the sinks.",
+        *_metrics(RELAY),
         "## Metrics of the store",
         "These are about all imports in the store. `amplify-import metrics` prints or serves them."
         " A worker also serves them if `IMPORTS_METRICS_STORE` is `true`. They are read at each"
-        " scrape, in three round trips to Redis. Of several lanes under the label `other`, the sum"
-        " is shown; of ages, the greatest; of rates and limits, nothing.",
+        " scrape, in four round trips to Redis, and one more if there are sinks. Of several lanes"
+        " under the label `other`, the sum is shown; of ages, the greatest; of rates and limits,"
+        " nothing.",
         *_metrics(STORE),
         "## Metrics of batches",
         "`amplify-import metrics --batches N` also shows these, of the N newest batches that are"

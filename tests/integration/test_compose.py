@@ -41,7 +41,7 @@ def test_the_compose_file_is_valid() -> None:
     program = shutil.which("docker-compose")
     if program is None:
         pytest.skip("NO docker-compose here, the Compose file is not validated")
-    profiles = ["--profile", "sandbox", "--profile", "observability"]
+    profiles = ["--profile", "sandbox", "--profile", "relay", "--profile", "observability"]
     command = [program, "--file", "docker-compose.yml", *profiles, "config", "--quiet"]
     environment = {**os.environ, "FLOWER_BASIC_AUTH": "user:password"}
     done = subprocess.run(
@@ -112,13 +112,25 @@ def test_the_exporter_runs(store_url: str, tmp_path: Path) -> None:
         wait_until(lambda: healthy("exporter", tmp_path, **{"9465": port}), "it is healthy")
 
 
+def test_the_relay_runs_and_its_health_check_works(store_url: str, tmp_path: Path) -> None:
+    inside = SERVICES["relay"]["environment"]["IMPORTS_METRICS_PORT"]
+    port = free_port()
+    environment = {
+        "IMPORTS_REDIS_URL": store_url,
+        "IMPORTS_METRICS_PORT": port,
+        "IMPORTS_EVENTBRIDGE_BUS": "default",
+    }
+    with running(SERVICES["relay"]["command"], environment, tmp_path):
+        wait_until(lambda: healthy("relay", tmp_path, **{inside: port}), "it is healthy")
+
+
 def test_prometheus_scrapes_what_the_services_serve() -> None:
     config = yaml.safe_load((PROJECT / "config/prometheus/prometheus.yml").read_text())
-    workers, store = config["scrape_configs"]
-    (found,) = workers["dns_sd_configs"]
-    assert found["names"] == ["worker"]
-    environment = SERVICES["worker"]["environment"]
-    assert str(found["port"]) == environment["IMPORTS_METRICS_PORT"]
+    *processes, store = config["scrape_configs"]
+    for name, process in zip(("worker", "relay"), processes, strict=True):
+        (found,) = process["dns_sd_configs"]
+        assert found["names"] == [name]
+        assert str(found["port"]) == SERVICES[name]["environment"]["IMPORTS_METRICS_PORT"]
     (target,) = store["static_configs"][0]["targets"]
     assert target == f"exporter:{SERVICES['exporter']['command'][5]}"
 

@@ -5,11 +5,12 @@ from collections.abc import Mapping
 from typing import Final
 
 from worker.metrics.catalogue import WORKER, Metric, Type
+from worker.metrics.relay_catalogue import RELAY
 from worker.metrics.store_catalogue import BATCHES, STORE
 
 OF_PROMETHEUS: Final[Mapping[str, frozenset[str]]] = {
     "up": frozenset(),
-    "ALERTS": frozenset({"alertname", "alertstate", "severity", "lane", "batch", "group"}),
+    "ALERTS": frozenset({"alertname", "alertstate", "severity", "lane", "batch", "group", "sink"}),
 }
 """Series that Prometheus adds itself, and their labels."""
 
@@ -66,7 +67,7 @@ def _problems_of_selector(name: str, matchers: str, labels: frozenset[str] | Non
 
 def _series() -> dict[str, frozenset[str]]:
     found = dict(OF_PROMETHEUS)
-    for metric in (*WORKER, *STORE, *BATCHES):
+    for metric in (*WORKER, *RELAY, *STORE, *BATCHES):
         found |= dict.fromkeys(_names(metric), frozenset(metric.labels))
         if metric.type is Type.HISTOGRAM:
             found[f"{metric.name}_bucket"] = frozenset((*metric.labels, "le"))

@@ -2,7 +2,7 @@
 
 import asyncio
 import json
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import asdict
 from typing import Final
 
@@ -33,8 +33,10 @@ from worker.cli.client import (
 from worker.cli.factlist import fact_checks, undecided_checks
 from worker.cli.progress import is_plain
 from worker.cli.sending import BROKER_ERRORS, broker_of
+from worker.cli.sinkchecks import check_sinks
 from worker.cli.storechecks import check_clock, check_events, check_memory
 from worker.domain.requests import DEFAULT_ACCOUNT
+from worker.relay.sinksfile import read_sinks
 from worker.store.broker import about_channels
 from worker.store.connection import StoreUnavailableError
 from worker.store.keys import PREFIX, name_on
@@ -80,11 +82,12 @@ async def _examine(accounts: Sequence[str]) -> list[Check]:
     try:
         settings = load_settings()
         lanes = settings.lanes
+        sinks = read_sinks(settings)
     except SettingsError as error:
         remedy = "fix it; the other checks need valid settings"
         return [Check("settings", Verdict.FAIL, str(error), remedy)]
     used: set[str] = set()
-    store = await within(STORE_SECONDS, "store", _check_store(settings, used), START_STORE)
+    store = await within(STORE_SECONDS, "store", _check_store(settings, used, sinks), START_STORE)
     broker = await within(BROKER_SECONDS, "broker", in_thread(_check_broker), START_BROKER)
     configured = {name.rpartition("/")[0] for name in lanes}
     aws = await check_credentials({DEFAULT_ACCOUNT, *accounts, *configured, *used})
@@ -92,7 +95,7 @@ async def _examine(accounts: Sequence[str]) -> list[Check]:
     return [Check("settings", Verdict.OK, "valid"), *store, *broker, *port, *aws]
 
 
-async def _check_store(settings: Settings, used: set[str]) -> list[Check]:
+async def _check_store(settings: Settings, used: set[str], sinks: Collection[str]) -> list[Check]:
     """Check the store; add the accounts of its lanes to `used`."""
     try:
         async with open_store(settings) as redis:
@@ -104,6 +107,7 @@ async def _check_store(settings: Settings, used: set[str]) -> list[Check]:
                 *await _check_lanes(views, used, settings),
                 *await check_clock(views),
                 *await check_events(redis, settings),
+                *await check_sinks(redis, sinks),
             ]
     except (UnreachableError, SettingsError) as error:
         message = str(error)

@@ -38,6 +38,8 @@ COMMANDS: Final = (
     "batches",
     "lanes",
     "events",
+    "relay",
+    "sinks",
     "recover",
     "audit",
     "doctor",
@@ -72,6 +74,8 @@ Examples:
   amplify-import batches resume BATCH          resume a batch that its stop rule has paused
   amplify-import lanes                         limits, queues and pauses, by account and region
   amplify-import events --follow               events as they happen
+  amplify-import relay                         send events to webhooks, EventBridge, SNS or SQS
+  amplify-import sinks                         what waits for them, what they refused
   amplify-import recover apps.csv --since T    continue after the store was lost
   amplify-import doctor                        what to fix in this environment
   amplify-import audit                         check every promise, import by import
