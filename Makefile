@@ -8,7 +8,7 @@ INSTALLED := $(VENV)/.installed
 unexport PYTHONDONTWRITEBYTECODE
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test check coverage docs bench bench-accounts bench-limits bench-memory bench-smoke simulate simulate-limits simulate-polls chaos chaos-fuzz screenshots image-test node-packages sbom audit-packages lint format lock up down
+.PHONY: help install demo test check coverage docs bench bench-accounts bench-limits bench-memory bench-relay bench-smoke simulate simulate-limits simulate-polls chaos chaos-fuzz screenshots image-test node-packages sbom audit-packages lint format lock up down
 
 help: ## List the targets
 	@awk -F':.*## ' '/^[a-z-]+:.*## /{printf "  make %-15s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -59,6 +59,9 @@ bench-accounts: install ## Measure memory, CPU and the first call of 1, 100 and 
 
 bench-memory: install ## Measure the memory of an import, by family of keys, on each server
 	$(BIN)/python -m tests.benchmarks.bench_memory
+
+bench-relay: install ## Measure how many events a second one relay sends, by kind of sink; a minute
+	$(BIN)/python -m tests.benchmarks.bench_relay
 
 bench-limits: install ## Measure how well workers and alternative limiters use hidden quotas; 20 minutes
 	$(BIN)/python -m tests.benchmarks.bench_limits --picture docs/limits.svg

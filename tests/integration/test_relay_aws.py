@@ -32,7 +32,6 @@ def _credentials(monkeypatch: pytest.MonkeyPatch) -> None:
         ("AWS_ACCESS_KEY_ID", "AKIATESTDEFAULT00000"),
         ("AWS_SECRET_ACCESS_KEY", "not-a-secret"),
         ("AWS_REGION", "us-east-1"),
-        ("AWS_DEFAULT_REGION", "us-east-1"),
     ):
         monkeypatch.setenv(name, value)
 

@@ -1,6 +1,7 @@
 """What the sinks at AWS share: a client, batches of ten, and what errors mean."""
 
 import asyncio
+import os
 import re
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
@@ -79,9 +80,9 @@ class AwsSink(ABC):
                     max_pool_connections=self._settings.concurrency,
                     retries={"total_max_attempts": 1, "mode": "standard"},
                 )
-                client = session.client(
-                    self._service, region_name=self._settings.region_name, config=config
-                )
+                # botocore itself reads only AWS_DEFAULT_REGION
+                region = self._settings.region_name or os.environ.get("AWS_REGION") or None
+                client = session.client(self._service, region_name=region, config=config)
                 self._client = await self._opened.enter_async_context(client)
         return self._client
 

@@ -119,11 +119,11 @@ class AwsSettings(SinkSettings):
     profile: str = ""
     """The AWS profile whose credentials to use. Default: the ambient credentials."""
     region: str = ""
-    """The AWS region. Default: that in the ARN or URL, or that of the profile."""
+    """The AWS region. Default: that in the ARN or URL, then `AWS_REGION`, then the profile's."""
 
     @property
     def region_name(self) -> str | None:
-        """The region; None for that of the profile."""
+        """The region; None if neither the member nor the ARN or URL names it."""
         found = _SQS.match(self.place)
         return self.region or (found[1] if found else _region_in(self.place))
 

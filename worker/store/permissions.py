@@ -38,7 +38,8 @@ _CLUSTER_COMMANDS: Final = frozenset(("cluster|slots", "role", "wait"))
 _OF_ANY_KEY: Final = ("get", "hget", "llen", "zadd")
 """A user that may run none of these on a key has no access to the key."""
 
-_CALL: Final = re.compile(r"redis\.call\('(\w+)'")
+_CALL: Final = re.compile(r"redis\.call\('(X(?:INFO|GROUP)', '\w+|\w+)'")
+"""A command in a script, and its subcommand if it has one."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,7 +56,8 @@ async def missing_permissions(redis: "Redis", db: int) -> Missing:
 
     Raises StoreUnavailableError, also if the user may run no script.
     """
-    called = {name.lower() for text in loaded_texts().values() for name in _CALL.findall(text)}
+    found = {name for text in loaded_texts().values() for name in _CALL.findall(text)}
+    called = {name.lower().replace("', '", "|") for name in found}
     in_cluster = is_clustered(redis)  # then Celery's keys and channels are on another server
     commands = sorted(_COMMANDS | called | (_CLUSTER_COMMANDS if in_cluster else set()))
     keys = [name_on(redis, name) for name in _STORE_KEYS]
