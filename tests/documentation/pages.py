@@ -29,6 +29,7 @@ from worker.operations.import_backend_auth import ImportBackendAuthRequest
 from worker.operations.import_backend_storage import ImportBackendStorageRequest
 from worker.relay.sinksfile import (
     EventBridgeSettings,
+    NatsSettings,
     SinkSettings,
     SnsSettings,
     SqsSettings,
@@ -94,6 +95,7 @@ SINKS: Final[Mapping[str, type[SinkSettings]]] = {
     "EventBridge": EventBridgeSettings,
     "SNS": SnsSettings,
     "SQS": SqsSettings,
+    "NATS JetStream": NatsSettings,
 }
 
 

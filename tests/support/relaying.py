@@ -57,11 +57,11 @@ def is_in_order(ids: list[str]) -> bool:
 
 
 def write_sinks(path: Path, **sinks: Mapping[str, Any]) -> Path:
-    """Write a sinks file; a webhook gets a secret and may reach this machine."""
+    """Write a sinks file. A sink of no kind is a webhook, with a secret, to this machine."""
     lines = []
     for name, members in sinks.items():
         lines.append(f"[sinks.{name}]")
-        defaults = WEBHOOK if "url" in members else {}
+        defaults = {} if "kind" in members else WEBHOOK
         for member, value in {**defaults, **members}.items():
             lines.append(f"{member} = {json.dumps(value)}")
     path.write_text("\n".join(lines))
@@ -72,7 +72,7 @@ def write_sinks(path: Path, **sinks: Mapping[str, Any]) -> Path:
 async def relaying(
     redis: Any, directory: Path, name: str = "r1", **sinks: Mapping[str, Any]
 ) -> AsyncIterator[Relay]:
-    """Run a relay that serves sinks, which are webhooks if they have a URL."""
+    """Run a relay that serves sinks, which are webhooks unless they name their kind."""
     path = write_sinks(directory / f"{name}.toml", **sinks)
     found = read_sinks(Settings(sinks_file=path))
     store = RelayStore(redis, name, round(LEASE_SECONDS * 1000))

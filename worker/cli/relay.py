@@ -22,8 +22,8 @@ OLDEST_VERSION: Final = 7
 def relay() -> None:
     """Send events on to the sinks that IMPORTS_SINKS_FILE names, until interrupted.
 
-    Sinks are webhooks, and queues, topics and event buses of AWS. Any number of relays share the
-    sinks. With IMPORTS_METRICS_PORT, a relay serves its metrics and its health.
+    Sinks are webhooks, queues, topics and event buses of AWS, and streams of NATS. Any number of
+    relays share the sinks. With IMPORTS_METRICS_PORT, a relay serves its metrics and its health.
     """
     settings = load_settings()
     sinks = read_sinks(settings)

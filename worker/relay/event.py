@@ -63,6 +63,11 @@ class Event:
         return data if isinstance(data, dict) else {}
 
     @property
+    def data_text(self) -> str:
+        """The data alone, as JSON."""
+        return json.dumps(self.attributes.get("data"), ensure_ascii=False)
+
+    @property
     def batch_id(self) -> str:
         """The batch to which the event belongs; '' if to none."""
         return str(self.data.get("batchId") or "")

@@ -3,8 +3,10 @@
 from collections.abc import Callable
 from functools import partial
 from importlib import import_module
+from importlib.util import find_spec
 from typing import Final
 
+from config.settings import SettingsError
 from worker.relay.delivery import Terms
 from worker.relay.relay import Served
 from worker.relay.sink import Sink
@@ -15,12 +17,18 @@ _CLASSES: Final = {
     "eventbridge": ("worker.relay.eventbridge", "EventBridge"),
     "sns": ("worker.relay.messages", "Sns"),
     "sqs": ("worker.relay.messages", "Sqs"),
+    "nats": ("worker.relay.jetstream", "JetStream"),
 }
 """The module and the class of each kind; the class takes the sink's settings."""
 
 
 def served(name: str, settings: AnySink, most_parked: int) -> Served:
-    """Return a sink to serve, as its settings have it."""
+    """Return a sink to serve, as its settings have it.
+
+    Raises:
+        SettingsError: if a package that this kind needs is not installed.
+
+    """
     terms = Terms(
         name=name,
         wanted=settings.wants,
@@ -30,5 +38,7 @@ def served(name: str, settings: AnySink, most_parked: int) -> Served:
         most_parked=most_parked,
     )
     module, class_name = _CLASSES[settings.kind]
+    if settings.kind == "nats" and find_spec("nats") is None:
+        raise SettingsError(f"{name}: install the extra: pip install 'amplify-import-worker[nats]'")
     sink: Callable[[AnySink], Sink] = getattr(import_module(module), class_name)
     return Served(terms, partial(sink, settings))

@@ -170,8 +170,35 @@ class SqsSettings(AwsSettings):
         return self.queue_url
 
 
+class NatsSettings(SinkSettings):
+    """A stream of NATS JetStream."""
+
+    kind: Literal["nats"]
+    """`nats`"""
+    url: Annotated[str, Field(pattern=r"^(nats|tls)://[^@\s]+$")]
+    """The server: `nats://HOST:PORT` or `tls://HOST:PORT`, without a user and a password."""
+    prefix: Annotated[str, Field(pattern=r"^[A-Za-z0-9_-]+(\.[A-Za-z0-9_-]+)*$")] = "imports.events"
+    """An event is published to the NATS subject `PREFIX.TYPE`, which a stream must store."""
+    token: Reference | None = None
+    """Where the token of the server is."""
+    credentials_file: Path | None = None
+    """The file with the credentials of a NATS user (`.creds`)."""
+
+    @property
+    def place(self) -> str:
+        """The server and the prefix."""
+        return f"{self.url} {self.prefix}"
+
+    def check_secrets(self) -> None:
+        """Raise SecretError if a secret can't be read."""
+        if self.token:
+            read_secret(self.token)
+        if self.credentials_file and not self.credentials_file.is_file():
+            raise SecretError(f"credentials_file: {self.credentials_file}: no such file")
+
+
 AnySink = Annotated[
-    WebhookSettings | EventBridgeSettings | SnsSettings | SqsSettings,
+    WebhookSettings | EventBridgeSettings | SnsSettings | SqsSettings | NatsSettings,
     Field(discriminator="kind"),
 ]
 
