@@ -125,6 +125,7 @@ def test_a_reader_sees_everything_and_changes_nothing(guarded: Server) -> None:
         ("lanes",),
         ("lanes", "--facts"),
         ("events",),
+        ("sinks",),
         ("audit",),
         ("metrics",),
     )

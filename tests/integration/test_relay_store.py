@@ -9,6 +9,8 @@ from redis import Redis
 
 from tests.support import assert_nothing_left_behind
 from tests.support.relaying import EVENTS, append, event
+from tests.support.stores import MakeStore
+from worker.domain.outcomes import Envelope
 from worker.store.relays import (
     FIRST,
     NEW,
@@ -219,6 +221,14 @@ async def test_a_forgotten_sink_leaves_nothing_behind_and_may_begin_anew(redis: 
     assert await redis.xinfo_groups(EVENTS) == []
     await store.hold(["audit"])
     assert ids((await read(store)).entries) == ["d1/0"]
+
+
+async def test_events_name_their_deployment(make_store: MakeStore, redis: Any) -> None:
+    store = await make_store(event_source="https://a.example/imports")
+    envelope = Envelope(import_id="i1", task_id="i1")
+    await store.reject(envelope, ("d1", "prod"), ("default", "us-east-1"), "no")
+    ((_, fields),) = await redis.xrange(EVENTS)
+    assert json.loads(fields["event"])["source"] == "https://a.example/imports"
 
 
 async def test_the_keys_are_catalogued(redis: Any, store_url: str) -> None:

@@ -255,6 +255,7 @@ class Delivery:
             await self._settled.wait()
             self._settled.clear()
             await self._record()
+        await self._record()  # what came in while the last one was recorded
 
     async def _record(self) -> None:
         """Record what became of events; what comes in meanwhile is recorded together, later."""
