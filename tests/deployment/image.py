@@ -31,7 +31,7 @@ SECRETS: Final = {".env", ".aws", ".git", ".netrc", ".pypirc", "pip.conf", "id_r
 WRITABLE: Final = ("tmp", "proc", "sys", "dev", "run")
 CLIENTS: Final = """
 import boto3
-for service in ("amplifybackend", "sso", "sso-oidc", "sts"):
+for service in ("amplifybackend", "events", "sns", "sqs", "sso", "sso-oidc", "sts"):
     boto3.client(service, region_name="eu-central-1")
 """
 
