@@ -58,7 +58,7 @@ def test_a_webhook_and_its_defaults(path: Path) -> None:
     sink = read(path, GOOD)["audit"]
     assert isinstance(sink, WebhookSettings)
     assert len(sink.keys[0]) == 24
-    assert sink.place == "https://hooks.example.com/events"
+    assert sink.place == "https://hooks.example.com"
     assert (sink.start, sink.concurrency, sink.max_attempts) == ("oldest", 16, 10)
     assert sink.wants(_event("import.failed"))
 

@@ -108,9 +108,9 @@ class WebhookSettings(SinkSettings):
 
     @property
     def place(self) -> str:
-        """The URL without its query, which may hold a token."""
+        """The URL up to its host: path and query of a webhook may hold a token."""
         parts = urlsplit(self.url)
-        return f"{parts.scheme}://{parts.netloc}{parts.path}"
+        return f"{parts.scheme}://{parts.netloc}"
 
 
 class AwsSettings(SinkSettings):
