@@ -50,7 +50,7 @@ class Runtime:
         self._thread = threading.Thread(target=self._loop.run_forever, name="runtime", daemon=True)
         self._redis = connect(settings.redis_url)
         self.measurements = Measurements(recorder_of_process())
-        self.tracing = open_tracing(hostname or socket.gethostname())
+        self.tracing = open_tracing(hostname or socket.gethostname(), settings.event_source)
         self._accounts = Accounts(settings.accounts)
         self._aws = self._make_aws()
         self.store = ImportStore(self._redis, store_config(settings), self.measurements)

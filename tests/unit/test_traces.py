@@ -131,7 +131,7 @@ class Written:
         self._ids = Ids()
         self._provider = TracerProvider(id_generator=self._ids, shutdown_on_exit=False)
         self._provider.add_span_processor(SimpleSpanProcessor(self._exporter))
-        self.spans = Spans(self._provider.get_tracer("tests"), self._ids)
+        self.spans = Spans(self._provider.get_tracer("tests"), self._ids, "tests")
 
     def all(self) -> dict[str, ReadableSpan]:
         """Return what was written since the last call, by name."""
@@ -289,7 +289,7 @@ def test_tracing_is_off_unless_a_collector_is_named(
     for name, value in variables.items():
         environment.setenv(name, value)
     with capture_logs() as lines:
-        assert switch.open_tracing("w1") is switch.OFF
+        assert switch.open_tracing("w1", "tests") is switch.OFF
     assert lines == []
 
 
@@ -297,7 +297,7 @@ def test_a_protocol_that_is_not_supported_is_named(environment: pytest.MonkeyPat
     environment.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", "http://c:4317")
     environment.setenv("OTEL_EXPORTER_OTLP_PROTOCOL", "grpc")
     with capture_logs() as lines:
-        assert switch.open_tracing("w1") is switch.OFF
+        assert switch.open_tracing("w1", "tests") is switch.OFF
     assert lines[0]["error"] == "grpc is not supported, http/protobuf is"
 
 
@@ -305,7 +305,7 @@ def test_a_wrong_variable_does_not_stop_a_worker(environment: pytest.MonkeyPatch
     environment.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", "http://127.0.0.1:1")
     environment.setenv("OTEL_BSP_MAX_QUEUE_SIZE", "0")
     with capture_logs() as lines:
-        assert switch.open_tracing("w1") is switch.OFF
+        assert switch.open_tracing("w1", "tests") is switch.OFF
     (line,) = lines
     assert line["event"] == "tracing.unavailable"
     assert line["error"] == "max_queue_size must be a positive integer."
@@ -316,7 +316,7 @@ def test_without_the_extra_a_worker_says_how_to_get_it(environment: pytest.Monke
     environment.delitem(sys.modules, "worker.tracing.export", raising=False)
     environment.setitem(sys.modules, "opentelemetry.exporter.otlp.proto.http.trace_exporter", None)
     with capture_logs() as lines:
-        assert switch.open_tracing("w1") is switch.OFF
+        assert switch.open_tracing("w1", "tests") is switch.OFF
     (line,) = lines
     assert (line["event"], line["log_level"]) == ("tracing.unavailable", "warning")
     assert "otel" in line["remedy"]

@@ -4,7 +4,7 @@ import time
 from collections.abc import Sequence
 
 from worker.domain.claims import Claim
-from worker.domain.outcomes import Ended
+from worker.domain.imports import Import
 from worker.metrics import relay_catalogue as of
 from worker.metrics.catalogue import SCRIPT_SECONDS
 from worker.metrics.registry import Recorder
@@ -50,5 +50,5 @@ class RelayMeasurements:
     def claimed(self, claims: Sequence[Claim], expired_leases: int) -> None:
         """Do nothing: a relay claims no imports."""
 
-    def took_overdue(self, ended: Sequence[Ended]) -> None:
+    def learned_of_end(self, item: Import) -> None:
         """Do nothing: a relay ends no imports."""

@@ -149,10 +149,12 @@ class RelayStore:
     @translated
     async def wait(self, after: str, block_ms: int) -> str:
         """Wait for an event behind the entry `after`; return the newest entry's id."""
-        reply: Any = await self._redis.xread({EVENTS.name: after}, count=1, block=block_ms)
+        reply: Any = await self._redis.xread(
+            {EVENTS.on(self._redis): after}, count=1, block=block_ms
+        )
         if not reply:
             return after
-        newest: Any = await self._redis.xrevrange(EVENTS.name, count=1)
+        newest: Any = await self._redis.xrevrange(EVENTS.on(self._redis), count=1)
         return str(newest[0][0]) if newest else after
 
 

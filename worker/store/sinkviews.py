@@ -55,9 +55,9 @@ async def read_sinks(redis: "Redis") -> tuple[SinkView, ...]:
     """Return every sink that a relay has served, by name. Takes two round trips."""
     async with redis.pipeline(transaction=False) as pipeline:
         pipeline.time()
-        pipeline.smembers(SINKS.name)
-        pipeline.xinfo_stream(EVENTS.name)
-        pipeline.xinfo_groups(EVENTS.name)
+        pipeline.smembers(SINKS.on(redis))
+        pipeline.xinfo_stream(EVENTS.on(redis))
+        pipeline.xinfo_groups(EVENTS.on(redis))
         replies = await pipeline.execute(raise_on_error=False)
     for reply in replies[:2]:
         if isinstance(reply, Exception):
@@ -70,11 +70,11 @@ async def read_sinks(redis: "Redis") -> tuple[SinkView, ...]:
     async with redis.pipeline(transaction=False) as pipeline:
         for name in ordered:
             group = RELAY_GROUP + name
-            pipeline.hgetall(SINK.name + name)
-            pipeline.xpending(EVENTS.name, group)
-            pipeline.xrange(EVENTS.name, min=f"({read_to.get(group, '0-0')}", count=1)
-            pipeline.xlen(PARKED_EVENTS.name + name)
-            pipeline.zcard(RESEND.name + name)
+            pipeline.hgetall(SINK.on(redis) + name)
+            pipeline.xpending(EVENTS.on(redis), group)
+            pipeline.xrange(EVENTS.on(redis), min=f"({read_to.get(group, '0-0')}", count=1)
+            pipeline.xlen(PARKED_EVENTS.on(redis) + name)
+            pipeline.zcard(RESEND.on(redis) + name)
         replies = await pipeline.execute(raise_on_error=False)
     now_ms = seconds * 1000 + microseconds // 1000
     each = (replies[start : start + 5] for start in range(0, len(replies), 5))
@@ -106,21 +106,21 @@ class SinkControl:
         """Send parked events again, behind those that wait. Unknown ids do nothing."""
         scores: dict[str, float] = {each: int(each.partition("-")[0]) for each in ids}
         if scores:
-            await self._redis.zadd(RESEND.name + sink, scores)
+            await self._redis.zadd(RESEND.on(self._redis) + sink, scores)
 
     async def drop(self, sink: str, ids: Sequence[str]) -> int:
         """Forget parked events; return how many there were."""
         if not ids:
             return 0
         async with self._redis.pipeline(transaction=True) as pipeline:
-            pipeline.xdel(PARKED_EVENTS.name + sink, *ids)
-            pipeline.zrem(RESEND.name + sink, *ids)
+            pipeline.xdel(PARKED_EVENTS.on(self._redis) + sink, *ids)
+            pipeline.zrem(RESEND.on(self._redis) + sink, *ids)
             dropped, _ = await pipeline.execute()
         return int(dropped)
 
     async def enable(self, sink: str) -> bool:
         """Let a disabled sink get events again; return whether it was disabled."""
-        return bool(await self._redis.hdel(SINK.name + sink, "disabled"))
+        return bool(await self._redis.hdel(SINK.on(self._redis) + sink, "disabled"))
 
     async def forget(self, sink: str) -> bool:
         """Remove all that is known of a sink; return whether anything was.
@@ -128,16 +128,22 @@ class SinkControl:
         If a relay still serves it, the sink begins anew.
         """
         async with self._redis.pipeline(transaction=True) as pipeline:
-            pipeline.srem(SINKS.name, sink)
-            pipeline.delete(SINK.name + sink, PARKED_EVENTS.name + sink, RESEND.name + sink)
-            pipeline.xgroup_destroy(EVENTS.name, RELAY_GROUP + sink)
+            pipeline.srem(SINKS.on(self._redis), sink)
+            pipeline.delete(
+                SINK.on(self._redis) + sink,
+                PARKED_EVENTS.on(self._redis) + sink,
+                RESEND.on(self._redis) + sink,
+            )
+            pipeline.xgroup_destroy(EVENTS.on(self._redis), RELAY_GROUP + sink)
             known, *_ = await pipeline.execute(raise_on_error=False)
         if isinstance(known, Exception):
             raise known
         return bool(known)
 
     async def _page(self, sink: str, after: str) -> Any:
-        return await self._redis.xrange(PARKED_EVENTS.name + sink, min=after, count=READ_AT_ONCE)
+        return await self._redis.xrange(
+            PARKED_EVENTS.on(self._redis) + sink, min=after, count=READ_AT_ONCE
+        )
 
 
 def _view(name: str, replies: Sequence[Any], stream: Mapping[str, Any], now_ms: int) -> SinkView:

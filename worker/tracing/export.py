@@ -36,7 +36,7 @@ SAID_AGAIN_SECONDS: Final = 300.0
 class OtlpTracing(Spans):
     """The spans of this process. `instance` names the worker in them. Create it after any fork."""
 
-    def __init__(self, instance: str) -> None:
+    def __init__(self, instance: str, event_source: str) -> None:
         ids = Ids()
         _say_seldom()
         provider = TracerProvider(
@@ -45,7 +45,7 @@ class OtlpTracing(Spans):
         self._exporter = OTLPSpanExporter()
         provider.add_span_processor(BatchSpanProcessor(self._exporter))
         self._provider = provider
-        super().__init__(provider.get_tracer(PACKAGE, RELEASE), ids)
+        super().__init__(provider.get_tracer(PACKAGE, RELEASE), ids, event_source)
 
     def close(self) -> None:
         """Send what is left; give up after a short time."""

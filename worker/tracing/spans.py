@@ -35,7 +35,7 @@ from pydantic.alias_generators import to_pascal
 
 from config.text import mask_text
 from worker.domain.claims import Claim
-from worker.domain.events import SOURCE, EventType
+from worker.domain.events import EventType
 from worker.domain.imports import Import
 from worker.domain.states import State
 from worker.domain.traces import TraceContext, own_span_id
@@ -72,11 +72,15 @@ class Ids(RandomIdGenerator):
 
 
 class Spans:
-    """Starts and ends the spans of imports with `tracer`, whose provider uses `ids`."""
+    """Starts and ends the spans of imports with `tracer`, whose provider uses `ids`.
 
-    def __init__(self, tracer: Tracer, ids: Ids) -> None:
+    `event_source` is the CloudEvents `source` of the events.
+    """
+
+    def __init__(self, tracer: Tracer, ids: Ids, event_source: str) -> None:
         self._tracer = tracer
         self._ids = ids
+        self._event_source = event_source
 
     def begin(self, import_id: str, given: TraceContext | None) -> TraceContext:
         """Return the context of a new import; the sampler decides whether it is kept."""
@@ -118,7 +122,7 @@ class Spans:
             "messaging.operation.type": "send",
             "messaging.destination.name": EVENTS.name,
             "cloudevents.event_id": f"{import_id}/{event.removeprefix('import.')}",
-            "cloudevents.event_source": SOURCE,
+            "cloudevents.event_source": self._event_source,
             "cloudevents.event_type": event.value,
             "imports.id": import_id,
         }

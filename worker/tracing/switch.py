@@ -41,8 +41,11 @@ class _Off(Untraced):
 OFF: Final[Tracing] = _Off()
 
 
-def open_tracing(instance: str) -> Tracing:
-    """Return what writes the spans of this process, or OFF. `instance` names the worker in them."""
+def open_tracing(instance: str, event_source: str) -> Tracing:
+    """Return what writes the spans of this process, or OFF.
+
+    `instance` names the worker in them, and `event_source` is the source of its events.
+    """
     endpoint = _first_of(*ENDPOINTS)
     if not endpoint or not _is_wanted():
         return OFF
@@ -59,7 +62,7 @@ def open_tracing(instance: str) -> Tracing:
         log.warning("tracing.unavailable", error=str(error), remedy=remedy)
         return OFF
     try:
-        tracing: Tracing = export.OtlpTracing(instance)
+        tracing: Tracing = export.OtlpTracing(instance, event_source)
     except Exception as error:  # noqa: BLE001 - no wrong variable of OpenTelemetry's may stop a worker
         log.warning(
             "tracing.unavailable", error=str(error), remedy="correct OpenTelemetry's variables"
