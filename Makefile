@@ -40,7 +40,7 @@ coverage: ## List the lines and branches that the last `make test COVERAGE=1` di
 	$(BIN)/coverage report
 
 check: lint ## Lint, run the unit tests, and test the store on one server, in about a minute
-	$(BIN)/pytest tests/unit tests/integration/test_store.py tests/integration/test_limits.py \
+	$(BIN)/pytest --numprocesses=auto tests/unit tests/integration/test_store.py tests/integration/test_limits.py \
 		tests/integration/test_lanes.py tests/integration/test_views.py tests/integration/test_history.py \
 		-k "not redis"
 
