@@ -6,6 +6,7 @@ import sys
 from functools import partial
 from importlib import import_module
 from pathlib import Path
+from threading import Thread
 from typing import Any, Final
 
 from celery import Celery, bootsteps
@@ -81,7 +82,7 @@ class ConductorStep(bootsteps.StartStopStep):
         runtime.run(worker.conductor.start())
         self._watchdog.start()
         if worker.hub is not None:
-            worker_shutting_down.connect(lambda **_: runtime.begin(_wake(worker.hub)), weak=False)
+            worker_shutting_down.connect(lambda **_: _wake(worker.hub), weak=False)
 
     def stop(self, worker: Any) -> None:
         """Finish the calls in progress, and claim nothing more."""
@@ -111,13 +112,13 @@ def _unconsumed(conductor: Conductor) -> object:
     return None if active_requests else conductor.intake.unconsumed
 
 
-async def _wake(hub: Any) -> None:
+def _wake(hub: Any) -> None:
     """Make Celery's loop look at its flags now, not when its next timer is due.
 
-    A signal does not end its wait. The loop itself can't be called from a signal handler, which
-    may have interrupted it, so another thread calls it.
+    A signal does not end its wait. Another thread wakes it, because the signal's handler may have
+    interrupted the loop itself, with its lock held.
     """
-    hub.call_soon(lambda: None)
+    Thread(target=hub.call_soon, args=(lambda: None,), name="wake", daemon=True).start()
 
 
 class Pulse:
