@@ -40,7 +40,9 @@ async def store(make_store: MakeStore) -> ImportStore:
 async def admit(store: ImportStore, count: int, batch: str = "b", first: int = 0) -> None:
     for n in range(first, first + count):
         request = OPERATIONS.parse(members(f"d{batch}{n}", batchId=batch))
-        await store.admit(Envelope(import_id=f"{batch}{n}", task_id=f"t{n}"), request, "us-east-1")
+        await store.admit(
+            Envelope(import_id=f"{batch}{n}", task_id=f"{batch}{n}"), request, "us-east-1"
+        )
 
 
 async def claimed(store: ImportStore) -> list[Claim]:
@@ -81,7 +83,7 @@ async def test_canaries_start_alone_and_release_the_batch_when_they_succeed(
     for claim in rest:
         await end(store, claim)
     for n in range(8):
-        await store.note_task_done(f"b{n}", f"t{n}")
+        await store.note_task_done(f"b{n}", f"b{n}")
     await redis.zadd("imports:lanes", {"default/us-east-1": 0})  # when the leases would end
     await store.claim(10)
     await store.wait_for_hint(0.01)
