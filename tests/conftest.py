@@ -30,11 +30,6 @@ settings.register_profile("tests", deadline=None)  # a busy machine is slow, not
 settings.load_profile("tests")
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Begin with the long tests, so that no process runs one while the others have nothing left."""
-    items.sort(key=lambda item: item.get_closest_marker("long") is None)
-
-
 @pytest.fixture(scope="session")
 def valkey_url() -> Iterator[str]:
     """The embedded server, one for each session."""

@@ -22,8 +22,6 @@ from tests.chaos.situations import SITUATIONS
 from tests.chaos.trial import Trial
 from worker.store.scripts import script_texts
 
-pytestmark = pytest.mark.long
-
 OTHERS_SCRIPTS = {
     *("hold_sinks", "read_events", "release_sinks", "settle_events"),
     "close_batch",

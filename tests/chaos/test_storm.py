@@ -7,8 +7,6 @@ from tests.chaos.freeze import freeze
 from tests.chaos.storm import Size as StormSize
 from tests.chaos.storm import storm
 
-pytestmark = pytest.mark.long
-
 SEED = 1
 STORM = StormSize(
     imports=120, workers=2, spares=1, kills=3, restarts=1, lifetime_seconds=(1, 2), seconds=30

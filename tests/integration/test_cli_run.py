@@ -17,8 +17,6 @@ from tests.support import BIN, WAIT_SECONDS, Sandbox, environment_for, members, 
 from tests.support.forking import ForkedProcess, Streams
 from worker.sandbox.scenario import Scenario
 
-pytestmark = pytest.mark.long
-
 NO_ROOM = os.strerror(errno.ENOSPC)
 MARK = "TEST_PROCESS_TREE"
 SLOW_JOBS = Scenario.model_validate({"jobs": {"min_seconds": 0.8, "max_seconds": 1.2}})

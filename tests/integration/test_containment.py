@@ -8,8 +8,6 @@ import pytest
 from tests.support import ACCESS_KEY, Producer, Sandbox, StartWorker, members, wait_until
 from worker.sandbox.scenario import Scenario
 
-pytestmark = pytest.mark.long
-
 LANE = "default/us-east-1"
 SKEWED = "tests.chaos.skewed_clock"
 CALM: dict[str, Any] = {"jobs": {"min_seconds": 0.2, "max_seconds": 0.3}}

@@ -21,8 +21,6 @@ from tests.support import CommandLine, Sandbox, Worker, environment_for, members
 from tests.support.servers import Certificates, RetryingProducer, SentinelSet, Server, tls_program
 from worker.store.connection import SOCKET_TIMEOUT_SECONDS
 
-pytestmark = pytest.mark.long
-
 TERMINAL = {f"import.{state}" for state in ("succeeded", "failed", "rejected", "timed_out")}
 SLOW_STARTS = {"IMPORTS_START_RATE": "12", "IMPORTS_START_BURST": "2"}
 """So slow that an outage meets imports in every state."""
