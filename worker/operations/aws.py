@@ -12,12 +12,11 @@ from collections import OrderedDict
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from dataclasses import replace
-from functools import cache, partial
+from functools import partial
 from typing import Any, Final
 
 import aioboto3
 from botocore.exceptions import NoCredentialsError
-from botocore.loaders import create_loader
 
 from worker.domain.accounts import Standing, refusal_of
 from worker.domain.answers import Answer, Kind
@@ -234,10 +233,7 @@ class Aws:
         return self._accounts[name]
 
     def _session(self, account: str) -> AccountSession:
-        profile = "" if account == DEFAULT_ACCOUNT else account
-        return AccountSession(
-            profile, _loader(os.environ.get("AWS_DATA_PATH")), self._acknowledged_seconds
-        )
+        return AccountSession(account, self._acknowledged_seconds)
 
     async def _forget(self, name: str, used: "_Account") -> None:
         """Drop a session that failed. The next call, a probe, reads the configuration anew."""
@@ -245,11 +241,6 @@ class Aws:
             del self._accounts[name]
             self._open.pop(name, None)
             await used.retire()
-
-
-@cache
-def _loader(search_path: str | None) -> Any:
-    return create_loader(search_path)
 
 
 class _Account:

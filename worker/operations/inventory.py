@@ -59,14 +59,13 @@ class InventoryError(Exception):
 
 
 class Inventory:
-    """Lists what an account (an AWS profile; '' for the ambient credentials) has in a region.
+    """Lists what an account has in a region.
 
-    Use it with `async with`, which raises what the SDK raises if the profile can't be used.
-    `loader` is botocore's loader of service descriptions.
+    Use it with `async with`, which raises what the SDK raises if the account can't be used.
     """
 
-    def __init__(self, profile: str, region: str, loader: object) -> None:
-        session = AccountSession(profile, loader, ANSWER_SECONDS)
+    def __init__(self, account: str, region: str) -> None:
+        session = AccountSession(account, ANSWER_SECONDS)
         self._session = aioboto3.Session(botocore_session=session)
         self._region = region
         self._exits = AsyncExitStack()

@@ -10,7 +10,7 @@ import signal
 from asyncio.subprocess import DEVNULL, PIPE, Process
 from collections.abc import Iterable
 from contextlib import suppress
-from functools import partial
+from functools import cache, partial
 from typing import Any, Final, NoReturn, Self
 
 from aiobotocore.config import AioConfig
@@ -26,7 +26,9 @@ from aiobotocore.credentials import (
 from aiobotocore.session import AioSession
 from botocore.config import Config
 from botocore.exceptions import InvalidConfigError
+from botocore.loaders import create_loader
 
+from worker.domain.requests import DEFAULT_ACCOUNT
 from worker.operations.files import config_in, configuration_files, credentials_in, read_once
 from worker.operations.transport import CREDENTIALS, PunctualSession, progress_of_call
 
@@ -69,15 +71,16 @@ class ClientConfig(AioConfig):  # type: ignore[misc]  # it publishes no annotati
 
 
 class AccountSession(AioSession):  # type: ignore[misc]  # it publishes no annotations
-    """A session of a profile ('' for the ambient credentials).
+    """A session of an account: the name of a profile, or the ambient credentials.
 
     It shares the data loader and the parsed configuration with other sessions.
     """
 
-    def __init__(self, profile: str, loader: object, acknowledged_seconds: float) -> None:
+    def __init__(self, account: str, acknowledged_seconds: float) -> None:
         pinned = {name: (None, None, value, None) for name, value in PINNED.items()}
-        super().__init__(session_vars=pinned, profile=profile or None)
-        self.register_component("data_loader", loader)
+        profile = None if account == DEFAULT_ACCOUNT else account
+        super().__init__(session_vars=pinned, profile=profile)
+        self.register_component("data_loader", _loader(os.environ.get("AWS_DATA_PATH")))
         transport = partial(PunctualSession, acknowledged_seconds=acknowledged_seconds)
         self.set_default_client_config(ClientConfig(http_session_cls=transport))
 
@@ -108,6 +111,11 @@ class AccountSession(AioSession):  # type: ignore[misc]  # it publishes no annot
                 provider._prompter = _refuse_to_ask  # noqa: SLF001 - as above
                 provider._profile_provider_builder = _Providers(self, cache, region)  # noqa: SLF001
         return resolver
+
+
+@cache
+def _loader(search_path: str | None) -> Any:
+    return create_loader(search_path)
 
 
 def _drop_stray_blanks(providers: Iterable[object]) -> None:

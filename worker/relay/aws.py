@@ -13,6 +13,9 @@ import aioboto3
 from aiobotocore.config import AioConfig
 from botocore.exceptions import BotoCoreError, ClientError
 
+from worker.domain.requests import DEFAULT_ACCOUNT
+from worker.operations.sessions import AccountSession
+from worker.operations.transport import Progress, progress_of_call
 from worker.relay.event import Event
 from worker.relay.sink import Failed, Fault, Outcome
 from worker.relay.sinksfile import AwsSettings
@@ -46,6 +49,7 @@ class AwsSink(ABC):
 
     async def send(self, events: Sequence[Event]) -> Sequence[Outcome]:
         """Send up to ten events with one call."""
+        progress_of_call.set(Progress())
         try:
             async with asyncio.timeout(self._settings.timeout_seconds):
                 return await self._send(await self._open(), events)
@@ -72,8 +76,9 @@ class AwsSink(ABC):
     async def _open(self) -> Any:
         async with self._opening:
             if self._client is None:
-                session = aioboto3.Session(profile_name=self._settings.profile or None)
                 seconds = self._settings.timeout_seconds
+                account = AccountSession(self._settings.profile or DEFAULT_ACCOUNT, seconds)
+                session = aioboto3.Session(botocore_session=account)
                 config = AioConfig(
                     connect_timeout=seconds,
                     read_timeout=seconds,

@@ -50,7 +50,7 @@ def parse_body(operation: Operation, raw: bytes) -> dict[str, Any]:
         ApiError: the answer 400, which names the first invalid member.
 
     """
-    body = _read_object(raw)
+    body = read_object(raw)
     members = _MEMBERS[operation]
     for name, value in body.items():
         if name not in members:
@@ -68,7 +68,13 @@ def parse_body(operation: Operation, raw: bytes) -> dict[str, Any]:
     return body
 
 
-def _read_object(raw: bytes) -> dict[str, Any]:
+def read_object(raw: bytes) -> dict[str, Any]:
+    """Read a request's body: a JSON object, or nothing.
+
+    Raises:
+        ApiError: the answer 400, if it is something else.
+
+    """
     try:
         body = json.loads(raw) if raw else {}
     except (ValueError, RecursionError) as error:

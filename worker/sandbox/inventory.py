@@ -6,13 +6,13 @@ ledger.
 
 import json
 from collections.abc import Callable, Sequence
-from typing import Any
 
 from aiohttp import web
 
 from worker.sandbox import wire
 from worker.sandbox.answers import Body
 from worker.sandbox.api import ApiError, Target, bad_request, not_found
+from worker.sandbox.bodies import read_object
 from worker.sandbox.signature import SERVICE, check_time, parse_authorization
 from worker.sandbox.simulation import Simulation
 
@@ -46,11 +46,11 @@ class Inventory:
 
         return self._answer(request, AMPLIFY, "ListBackendEnvironments", execute)
 
-    def get_backend(self, request: web.Request, body: Any) -> web.Response:
+    def get_backend(self, request: web.Request, raw_body: bytes) -> web.Response:
         """Answer GetBackend. Of the environment's configuration, it shows imported user pools."""
 
         def execute(target: Target) -> Body:
-            environment = str(body.get("backendEnvironmentName") if isinstance(body, dict) else "")
+            environment = str(read_object(raw_body).get("backendEnvironmentName", ""))
             if environment not in self._environments_of(target.app_id):
                 raise not_found("Environment", environment)
             asked = Target(target.account, target.region, target.app_id, environment)

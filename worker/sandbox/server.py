@@ -152,7 +152,7 @@ class SandboxServer:
         return Inventory(self._simulation).list_environments(request)
 
     async def _get_backend(self, request: web.Request) -> web.Response:
-        return Inventory(self._simulation).get_backend(request, await request.json())
+        return Inventory(self._simulation).get_backend(request, await request.read())
 
     async def _health(self, _request: web.Request) -> web.Response:
         ledger = self.ledger

@@ -8,11 +8,10 @@ from dataclasses import dataclass, field
 from typing import Any, Final
 
 from botocore.exceptions import BotoCoreError
-from botocore.loaders import create_loader
 
 from worker.cli.plan.pools import APP_NAME, POOLS, PoolMap
 from worker.cli.report.results import safe_cell
-from worker.domain.requests import DEFAULT_ACCOUNT, DEFAULT_OPERATION, InvalidRequestError
+from worker.domain.requests import DEFAULT_OPERATION, InvalidRequestError
 from worker.operations.inventory import Auth, Environment, Inventory, InventoryError
 from worker.operations.registry import OPERATIONS
 
@@ -83,12 +82,9 @@ async def list_environments(
     With `everything`, list these, too. Calls `advance` for each app.
     """
     listing = Listing()
-    loader = create_loader()
     for place in places:
-        account, region = place
-        profile = "" if account == DEFAULT_ACCOUNT else account
         try:
-            async with Inventory(profile, region, loader) as inventory:
+            async with Inventory(*place) as inventory:
                 async for found in inventory.apps():
                     listing.apps += 1
                     _note(listing, place, found.problems)
