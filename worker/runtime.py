@@ -16,6 +16,7 @@ from celery import Celery
 from redis.asyncio import Redis
 
 from config.settings import Settings, load_settings
+from worker.announcer.celery import CeleryAnnouncer
 from worker.engine.admit import Admitter
 from worker.engine.advance import Advancer
 from worker.engine.own_clock import OwnClock
@@ -25,7 +26,6 @@ from worker.operations.accounts import Accounts
 from worker.operations.aws import Aws
 from worker.operations.registry import OPERATIONS
 from worker.parameters import policy_of, store_config
-from worker.sinks.celery import CeleryAnnouncer
 from worker.store.broker import keep_time
 from worker.store.connection import connect
 from worker.store.messages import ImportsQueue

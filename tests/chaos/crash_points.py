@@ -29,10 +29,10 @@ from kombu.transport.redis import QoS
 
 from tests.chaos.crashing_worker import FROZEN_MESSAGE
 from worker import conductor
+from worker.announcer.celery import CeleryAnnouncer
+from worker.announcer.states import TaskStates
 from worker.celery import app
 from worker.operations.aws import Aws
-from worker.sinks.celery import CeleryAnnouncer
-from worker.sinks.states import TaskStates
 from worker.store.group_commit import GroupCommit
 from worker.store.messages import ImportsQueue
 from worker.store.requests import RequestsStream

@@ -7,7 +7,7 @@ import pytest
 from celery import Celery, states
 
 from tests.support.counting import CommandCounter
-from worker.sinks.states import RUNNING, WAITING, TaskStates
+from worker.announcer.states import RUNNING, WAITING, TaskStates
 
 
 @pytest.fixture

@@ -10,6 +10,7 @@ from celery import Celery
 
 from tests.support import recording
 from tests.support.stores import SEEN
+from worker.announcer.celery import CeleryAnnouncer
 from worker.domain.answers import Job
 from worker.domain.claims import Claim
 from worker.domain.decisions import End, PollAgain, Run
@@ -17,7 +18,6 @@ from worker.domain.outcomes import Envelope, LaneLimits
 from worker.domain.requests import derive_import_id
 from worker.domain.states import State
 from worker.operations.registry import OPERATIONS
-from worker.sinks.celery import CeleryAnnouncer
 from worker.store.config import StoreConfig
 from worker.store.keys import EVENTS
 from worker.store.store import ImportStore

@@ -10,7 +10,7 @@ from celery.canvas import Signature
 from celery.worker.request import Request
 from kombu.utils.json import dumps
 
-from worker.sinks.completion import Completion
+from worker.announcer.completion import Completion
 
 TRANSIENT = ("hostname", "delivery_info", "properties", "lang")
 

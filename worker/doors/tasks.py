@@ -1,7 +1,7 @@
 """The Celery tasks: two entry points, and the native end of every import.
 
 An import's task is deferred. It admits the request and steps aside (`Ignore`). The worker that ends
-the import then runs the task again, in its own process (`worker.sinks.completion`). So results,
+the import then runs the task again, in its own process (`worker.announcer.completion`). So results,
 links, chains, groups and chords work as for any task, and a waiting import occupies no worker slot
 and no place in the broker.
 
@@ -29,6 +29,8 @@ from config.names import (
     TRACEPARENT_HEADER,
     TRACESTATE_HEADER,
 )
+from worker.announcer.completion import import_in_completion, outcome_of
+from worker.announcer.states import WAITING
 from worker.domain.batches import BatchMessage
 from worker.domain.errors import ImportEndedError, ImportRejected
 from worker.domain.imports import Import, ImportResult
@@ -37,8 +39,6 @@ from worker.domain.requests import InvalidRequestError
 from worker.domain.traces import TraceContext, read_trace
 from worker.operations.registry import OPERATIONS
 from worker.runtime import Runtime, runtime_of_process
-from worker.sinks.completion import import_in_completion, outcome_of
-from worker.sinks.states import WAITING
 from worker.store.connection import StoreUnavailableError
 from worker.store.keys import FORMAT
 

@@ -15,11 +15,11 @@ from celery import Celery, states
 from celery.exceptions import TaskRevokedError
 from celery.worker.state import revoked as revoked_tasks
 
+from worker.announcer.completion import Completion
+from worker.announcer.events import ImportEvents
+from worker.announcer.states import RUNNING, WAITING, TaskStates
 from worker.domain.imports import Import
 from worker.domain.outcomes import Ended, Envelope
-from worker.sinks.completion import Completion
-from worker.sinks.events import ImportEvents
-from worker.sinks.states import RUNNING, WAITING, TaskStates
 
 log = structlog.get_logger()
 

@@ -1,0 +1,1 @@
+"""Tells Celery about imports: task states, results, events and completions."""

@@ -1,1 +1,0 @@
-"""Where workers announce imports besides the event stream."""
