@@ -348,5 +348,8 @@ def test_the_demo_shows_everything_and_leaves_nothing(start: Start, tmp_path: Pa
     assert "d0missing00039" in printed
     assert '"type": "import.' in printed
     assert "39 jobs for 39 targets: none was imported twice" in printed
+    assert "40 x import.accepted" in printed
+    assert "1 x batch.completed" in printed
+    assert "events: all had a valid signature" in printed
     assert list(temporary.iterdir()) == []
     assert not tree.pids()

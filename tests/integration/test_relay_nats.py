@@ -63,6 +63,7 @@ async def test_events_are_stored_in_order_and_repeats_are_dropped(
     assert is_in_order([each["ce-id"] for each in headers])
     assert headers[0]["ce-type"] == "import.failed"
     assert headers[0]["ce-specversion"] == "1.0"
+    assert headers[0]["ce-dataschema"] == "urn:amplify-import-worker:import.failed:1"
     assert headers[0]["content-type"] == "application/json"
     first = {each["id"]: each["data"] for each in sent}[headers[0]["ce-id"]]
     assert json.loads(messages[0].data) == first

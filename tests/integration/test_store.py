@@ -571,6 +571,7 @@ async def test_an_event_is_a_cloudevent_with_the_members_of_the_result(
         "type": "import.started",
         "subject": "d1/staging",
         "datacontenttype": "application/json",
+        "dataschema": "urn:amplify-import-worker:import.started:1",
         "data": {
             **item.result(),
             "account": "default",

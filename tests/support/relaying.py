@@ -33,6 +33,7 @@ def event(subject: str, number: int, kind: str = "import.started", **data: Any) 
         "subject": subject,
         "time": "2026-11-24T08:01:07.003Z",
         "datacontenttype": "application/json",
+        "dataschema": f"urn:amplify-import-worker:{kind}:1",
         "data": {"appId": subject, "batchId": None, **data},
     }
 

@@ -7,11 +7,12 @@ import json
 import os
 import shutil
 import socket
+import sys
 import tempfile
 import time
 from collections import Counter
 from collections.abc import Iterator, Mapping
-from contextlib import AsyncExitStack, contextmanager
+from contextlib import AsyncExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any, Final
 
@@ -20,7 +21,9 @@ import click
 from worker.cli.batchfile import read_batch
 from worker.cli.client import FailedHereError, UnreachableError, open_views
 from worker.cli.run import INTERRUPTED, Plan, import_rows, interruptible, write_results
+from worker.domain.events import EventType
 from worker.local.guard import GuardedProcess
+from worker.local.receiver import WebhookReceiver
 from worker.local.sandbox import LocalSandbox
 from worker.local.server import EmbeddedServer
 from worker.local.workers import celery_command, code_directory, settings_of, store_environment
@@ -31,6 +34,7 @@ BATCH_ID: Final = "demo"
 SCENARIO: Final = "demo"
 FLOWER_PORT: Final = 5555
 EVENTS_SHOWN: Final = 3
+DELIVERY_SECONDS: Final = 10.0
 MISSING_EVERY: Final = 40
 """One app in this many does not exist in the sandbox, which answers with 404."""
 
@@ -55,6 +59,8 @@ DEMO_SETTINGS: Final = {
 @click.pass_context
 def demo(context: click.Context, apps: int, *, keep: bool) -> None:
     """Import 200 apps into three simulated accounts, with throttling, faults and failing jobs.
+
+    A relay sends the events to a webhook, whose receiver checks their signatures.
 
     It needs no AWS account, no Redis and no configuration, and leaves nothing behind.
     """
@@ -81,6 +87,8 @@ async def _demonstrate(directory: Path, apps: int) -> int:
         await stack.enter_async_context(simulated)
         env = simulated.environment(_without_settings(os.environ) | DEMO_SETTINGS)
         stack.enter_context(_flower(server, env))
+        receiver = await stack.enter_async_context(WebhookReceiver())
+        stack.enter_context(_relay(server, {**env, **receiver.settings}))
         plan = Plan(
             batch_id=BATCH_ID,
             rows=read_batch(file).rows,
@@ -91,6 +99,7 @@ async def _demonstrate(directory: Path, apps: int) -> int:
         await write_results(plan, settings_of(server.url))
         await _show_lanes(server, scenario)
         await _show_events(server)
+        await _show_received(receiver)
         _show_ledger(simulated.sandbox.snapshot())
     return 0
 
@@ -180,6 +189,15 @@ def _flower(server: EmbeddedServer, env: Mapping[str, str]) -> GuardedProcess:
     )
 
 
+def _relay(server: EmbeddedServer, env: Mapping[str, str]) -> GuardedProcess:
+    return GuardedProcess(
+        [sys.executable, "-c", "from amplify_import import main; main()", "relay"],
+        log_path=server.directory / "relay.log",
+        env=store_environment(env, server.url),
+        cwd=code_directory(),
+    )
+
+
 def _free_port_near(port: int) -> int:
     """Return this port if it is free, else any free port.
 
@@ -220,6 +238,32 @@ async def _show_events(server: EmbeddedServer) -> None:
     ends = [event for _, event in entries if event["data"].get("outcome")]
     for event in ends[:EVENTS_SHOWN]:
         click.echo(f"  {json.dumps(event)}")
+
+
+async def _show_received(receiver: WebhookReceiver) -> None:
+    """Print what the relay has delivered. The last events come a moment after the batch's end."""
+    with suppress(TimeoutError):
+        async with asyncio.timeout(DELIVERY_SECONDS):
+            await receiver.until(lambda: _has_all(receiver))
+    received = Counter(event["type"] for event in receiver.events.values())
+    shown = ", ".join(f"{number} x {kind}" for kind, number in sorted(received.items()))
+    click.echo("\nWhat the webhook receiver got from `amplify-import relay`:")
+    click.echo(f"  {shown}.")
+    verdict = "all had a valid signature" if not receiver.refused else "SOME HAD NO VALID SIGNATURE"
+    click.echo(f"  {len(receiver.events)} events: {verdict}.")
+
+
+def _has_all(receiver: WebhookReceiver) -> bool:
+    """Return whether the batch's end has come, and as many ends of imports as it counts.
+
+    Events are in order for each app environment, not among them.
+    """
+    events = receiver.events.values()
+    ends = sum(1 for event in events if event["data"].get("outcome"))
+    return any(
+        event["type"] == EventType.BATCH_COMPLETED and event["data"]["total"] <= ends
+        for event in events
+    )
 
 
 def _show_ledger(ledger: Mapping[str, Any]) -> None:

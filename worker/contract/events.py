@@ -141,7 +141,13 @@ ATTRIBUTES: Final[Mapping[str, Mapping[str, Any]]] = {
 }
 """The attributes that every event has."""
 
-EXTENSIONS: Final[Mapping[str, Mapping[str, Any]]] = {
+OPTIONAL: Final[Mapping[str, Mapping[str, Any]]] = {
+    "dataschema": {
+        "type": "string",
+        "format": "uri",
+        "description": "Names the schema of `data`: the type of the event, and a version that"
+        " changes if readers must. Events of older releases lack it.",
+    },
     "traceparent": {
         "type": "string",
         "pattern": "^00-[0-9a-f]{32}-[0-9a-f]{16}-[0-9a-f]{2}$",
@@ -153,4 +159,9 @@ EXTENSIONS: Final[Mapping[str, Mapping[str, Any]]] = {
         "description": "What tracing tools add to it, if they do.",
     },
 }
-"""The attributes that some events have, by CloudEvents' extension for distributed tracing."""
+"""The attributes that some events have. Traces are CloudEvents' extension for them."""
+
+
+def dataschema_of(kind: EventType) -> str:
+    """Return the URI that names the schema of the data of this type of event."""
+    return f"urn:amplify-import-worker:{kind}:1"

@@ -6,7 +6,7 @@ from typing import Any, Final
 from pydantic import BaseModel
 from pydantic.json_schema import models_json_schema
 
-from worker.contract.events import ATTRIBUTES, DATA, EXTENSIONS
+from worker.contract.events import ATTRIBUTES, DATA, OPTIONAL, dataschema_of
 from worker.domain.batches import BatchMessage
 from worker.domain.events import EventType
 from worker.domain.requests import DEFAULT_OPERATION, IDENTIFIER_PATTERN, LONGEST_IDENTIFIER
@@ -54,7 +54,7 @@ def event_with(definitions: str) -> Schema:
     return {
         "type": "object",
         "required": [*ATTRIBUTES, "data"],
-        "properties": {**ATTRIBUTES, **EXTENSIONS, "data": {"type": "object"}},
+        "properties": {**ATTRIBUTES, **OPTIONAL, "data": {"type": "object"}},
         "allOf": [_case(kind, definitions + model.__name__) for kind, model in DATA.items()],
     }
 
@@ -69,7 +69,9 @@ def _case(kind: EventType, data: str) -> Schema:
     """Return the rule that events of a type have data by this schema."""
     return {
         "if": {"properties": {"type": {"const": str(kind)}}, "required": ["type"]},
-        "then": {"properties": {"data": {"$ref": data}}},
+        "then": {
+            "properties": {"data": {"$ref": data}, "dataschema": {"const": dataschema_of(kind)}}
+        },
     }
 
 

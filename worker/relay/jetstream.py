@@ -20,7 +20,6 @@ from worker.relay.sink import Delivered, Failed, Fault, Outcome
 from worker.relay.sinksfile import NatsSettings
 from worker.relay.text import shown_reason
 
-ATTRIBUTES: Final = ("specversion", "id", "source", "type", "subject", "time")
 _PLAIN: Final = "".join(chr(code) for code in range(0x21, 0x7F) if chr(code) not in '"%')
 """What stands for itself in a header, by the CloudEvents bindings."""
 
@@ -99,7 +98,11 @@ async def _ignore(_error: Exception) -> None:
 
 def headers_of(event: Event) -> dict[str, str]:
     """Return an event's attributes as headers, and its id, by which a stream drops repeats."""
-    attributes = {f"ce-{name}": str(event.attributes[name]) for name in ATTRIBUTES}
+    attributes = {
+        f"ce-{name}": str(value)
+        for name, value in event.attributes.items()
+        if name not in {"data", "datacontenttype"}
+    }
     headers = {"Nats-Msg-Id": f"{event.source}/{event.id}", **attributes}
     encoded = {name: quote(value, safe=_PLAIN) for name, value in headers.items()}
     return {**encoded, "content-type": "application/json"}

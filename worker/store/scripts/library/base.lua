@@ -93,6 +93,7 @@ local function append_event(type, id, subject, now, data, trace)
       subject = subject,
       time = iso_time(now),
       datacontenttype = 'application/json',
+      dataschema = 'urn:amplify-import-worker:' .. type .. ':1',
       traceparent = trace and trace.traceparent,
       tracestate = trace and trace.tracestate,
       data = data,
