@@ -29,6 +29,7 @@ _CONTROL: Final = re.compile(
     r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u200e\u200f\u202a-\u202e\u2066-\u2069\ud800-\udfff]"
 )
 MASK: Final = "***"
+LONGEST_REASON: Final = 200
 _MASKED: Final = (
     (_URL_PASSWORD, rf"\1:{MASK}"),
     (_HEADER, rf"\1{MASK}"),
@@ -60,3 +61,12 @@ def shown(text: str) -> str:
 def shown_on_one_line(text: str) -> str:
     """Return `text` with its control characters as escapes, line feeds and tabs among them."""
     return shown(text).replace("\n", "\\n").replace("\t", "\\t")
+
+
+def shown_reason(said: BaseException | str) -> str:
+    """Return what an error or a server said, as a reason for people.
+
+    It is short, on one line, and without secrets.
+    """
+    text = said if isinstance(said, str) else str(said) or type(said).__name__
+    return shown_on_one_line(mask_text(" ".join(text.split())))[:LONGEST_REASON]

@@ -21,6 +21,7 @@ from tests.support import (
     producing,
 )
 from tests.support.brokers import RABBITMQ_VHOST, machine_redis, virtual_host
+from tests.support.cloud import Cloud, moto_serving
 from tests.support.stores import GENEROUS, KnownLanes, MakeStore, TimedRedis
 from worker.domain.outcomes import LaneLimits
 from worker.store.config import StoreConfig
@@ -79,6 +80,19 @@ def make_store(redis: Any) -> MakeStore:
         return store
 
     return make
+
+
+@pytest.fixture(scope="session")
+def moto_url() -> Iterator[str]:
+    """One server with AWS's services for each session."""
+    with moto_serving() as url:
+        yield url
+
+
+@pytest.fixture
+def cloud(moto_url: str) -> Cloud:
+    """Its queues, topics and buses."""
+    return Cloud(moto_url)
 
 
 @pytest.fixture

@@ -1,14 +1,12 @@
 """A relay in this process, and AWS's services: moto's server, and a server with chosen answers."""
 
 import json
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import boto3
 import pytest
-from moto.server import ThreadedMotoServer
 
+from tests.support.cloud import Cloud
 from tests.support.receiving import Answer, Receiver
 from tests.support.relaying import append, event, is_in_order, relaying, until
 from worker.store.sinkviews import SinkControl, read_sinks
@@ -16,69 +14,15 @@ from worker.store.sinkviews import SinkControl, read_sinks
 LONG = "d" * 200
 
 
-@pytest.fixture(scope="session")
-def moto_url() -> Iterator[str]:
-    """One server with all services for each session."""
-    server = ThreadedMotoServer("127.0.0.1", port=0)
-    server.start()
-    host, port = server.get_host_and_port()
-    yield f"http://{host}:{port}"
-    server.stop()
-
-
 @pytest.fixture(autouse=True)
-def _credentials(monkeypatch: pytest.MonkeyPatch) -> None:
+def _aws(monkeypatch: pytest.MonkeyPatch, moto_url: str) -> None:
     for name, value in (
+        ("AWS_ENDPOINT_URL", moto_url),
         ("AWS_ACCESS_KEY_ID", "AKIATESTDEFAULT00000"),
         ("AWS_SECRET_ACCESS_KEY", "not-a-secret"),
         ("AWS_REGION", "us-east-1"),
     ):
         monkeypatch.setenv(name, value)
-
-
-class Cloud:
-    """Queues, topics and buses, and what arrives in a queue."""
-
-    def __init__(self, url: str) -> None:
-        self.clients: dict[str, Any] = {
-            name: boto3.client(name, endpoint_url=url, region_name="us-east-1")
-            for name in ("sqs", "sns", "events")
-        }
-
-    def queue(self, name: str) -> tuple[str, str]:
-        """Create a queue; return its URL and its ARN."""
-        attributes = {"FifoQueue": "true"} if name.endswith(".fifo") else {}
-        sqs = self.clients["sqs"]
-        url = sqs.create_queue(QueueName=name, Attributes=attributes)["QueueUrl"]
-        sqs.purge_queue(QueueUrl=url)
-        found = sqs.get_queue_attributes(QueueUrl=url, AttributeNames=["QueueArn"])
-        return url, found["Attributes"]["QueueArn"]
-
-    def messages(self, url: str) -> list[dict[str, Any]]:
-        """Return the messages that are in a queue now."""
-        found = self.clients["sqs"].receive_message(
-            QueueUrl=url,
-            MaxNumberOfMessages=10,
-            VisibilityTimeout=0,
-            AttributeNames=["All"],
-            MessageAttributeNames=["All"],
-        )
-        return list(found.get("Messages", []))
-
-    def take(self, url: str) -> list[dict[str, Any]]:
-        """Take some messages off a queue."""
-        sqs, taken = self.clients["sqs"], []
-        for message in self.messages(url):
-            sqs.delete_message(QueueUrl=url, ReceiptHandle=message["ReceiptHandle"])
-            taken.append(message)
-        return taken
-
-
-@pytest.fixture
-def cloud(moto_url: str, monkeypatch: pytest.MonkeyPatch) -> Cloud:
-    """The services, to which the relay's clients go, too."""
-    monkeypatch.setenv("AWS_ENDPOINT_URL", moto_url)
-    return Cloud(moto_url)
 
 
 async def collected(cloud: Cloud, url: str, number: int) -> list[dict[str, Any]]:

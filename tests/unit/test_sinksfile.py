@@ -9,6 +9,7 @@ import pytest
 from config.settings import Settings, SettingsError
 from tests.support.receiving import SECRET
 from tests.support.relaying import event
+from worker.operations.services import open_client
 from worker.relay.event import Event
 from worker.relay.sinksfile import (
     EventBridgeSettings,
@@ -75,13 +76,21 @@ def test_a_secret_may_be_in_a_file(path: Path, tmp_path: Path) -> None:
         ('kind = "sns"\ntopic_arn = "arn:aws:sns:eu-west-1:123456789012:t.fifo"', "eu-west-1"),
         ('kind = "sqs"\nqueue_url = "https://sqs.eu-west-1.amazonaws.com/1/q"', "eu-west-1"),
         ('kind = "sqs"\nqueue_url = "http://127.0.0.1:9/1/q"\nregion = "us-east-1"', "us-east-1"),
-        ('kind = "sqs"\nqueue_url = "http://127.0.0.1:9/1/q"', None),
-        ('kind = "eventbridge"\nbus = "default"', None),
+        ('kind = "sqs"\nqueue_url = "http://127.0.0.1:9/1/q"', "eu-north-1"),
+        ('kind = "eventbridge"\nbus = "default"', "eu-north-1"),
         ('kind = "eventbridge"\nbus = "arn:aws:events:eu-west-1:1:event-bus/b"', "eu-west-1"),
     ],
 )
-def test_the_region_of_a_sink_at_aws(path: Path, table: str, region: str | None) -> None:
-    assert read(path, f"[sinks.a]\n{table}")["a"].region_name == region
+async def test_the_region_of_a_sink_at_aws(
+    path: Path, table: str, region: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("AWS_REGION", "eu-north-1")
+    sink = read(path, f"[sinks.a]\n{table}")["a"]
+    opened = open_client(
+        "sqs", sink.place, region=sink.region, timeout_seconds=1, max_connections=1
+    )
+    async with opened as client:
+        assert client.meta.region_name == region
 
 
 def test_variables_configure_a_sink_each(monkeypatch: pytest.MonkeyPatch) -> None:

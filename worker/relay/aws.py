@@ -1,7 +1,6 @@
 """What the sinks at AWS share: a client, batches of ten, and what errors mean."""
 
 import asyncio
-import os
 import re
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
@@ -9,17 +8,14 @@ from contextlib import AsyncExitStack
 from hashlib import sha256
 from typing import Any, Final
 
-import aioboto3
-from aiobotocore.config import AioConfig
 from botocore.exceptions import BotoCoreError, ClientError
 
-from worker.domain.requests import DEFAULT_ACCOUNT
-from worker.operations.sessions import AccountSession
+from config.text import shown_reason
+from worker.operations.services import open_client
 from worker.operations.transport import Progress, progress_of_call
 from worker.relay.event import Event
 from worker.relay.sink import Failed, Fault, Outcome
 from worker.relay.sinksfile import AwsSettings
-from worker.relay.text import shown_reason
 
 LARGEST_BATCH: Final = 10
 BATCH_BYTES: Final = 200_000
@@ -76,18 +72,14 @@ class AwsSink(ABC):
     async def _open(self) -> Any:
         async with self._opening:
             if self._client is None:
-                seconds = self._settings.timeout_seconds
-                account = AccountSession(self._settings.profile or DEFAULT_ACCOUNT, seconds)
-                session = aioboto3.Session(botocore_session=account)
-                config = AioConfig(
-                    connect_timeout=seconds,
-                    read_timeout=seconds,
-                    max_pool_connections=self._settings.concurrency,
-                    retries={"total_max_attempts": 1, "mode": "standard"},
+                client = open_client(
+                    self._service,
+                    self._settings.place,
+                    profile=self._settings.profile,
+                    region=self._settings.region,
+                    timeout_seconds=self._settings.timeout_seconds,
+                    max_connections=self._settings.concurrency,
                 )
-                # botocore itself reads only AWS_DEFAULT_REGION
-                region = self._settings.region_name or os.environ.get("AWS_REGION") or None
-                client = session.client(self._service, region_name=region, config=config)
                 self._client = await self._opened.enter_async_context(client)
         return self._client
 

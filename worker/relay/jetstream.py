@@ -14,11 +14,11 @@ from nats.aio.client import Client
 from nats.js.client import JetStreamContext
 from nats.js.errors import APIError, NoStreamResponseError
 
+from config.text import shown_reason
 from worker.relay.event import Event
 from worker.relay.secrets import read_secret
 from worker.relay.sink import Delivered, Failed, Fault, Outcome
 from worker.relay.sinksfile import NatsSettings
-from worker.relay.text import shown_reason
 
 _PLAIN: Final = "".join(chr(code) for code in range(0x21, 0x7F) if chr(code) not in '"%')
 """What stands for itself in a header, by the CloudEvents bindings."""

@@ -19,7 +19,6 @@ from worker.relay.signature import key_of
 
 LOOPBACK: Final = frozenset({"127.0.0.1", "::1", "localhost"})
 NAME: Final = re.compile(r"[a-z0-9][a-z0-9_-]{0,62}")
-_SQS: Final = re.compile(r"https?://sqs\.([a-z0-9-]+)\.")
 
 
 class SinkSettings(BaseModel):
@@ -120,12 +119,6 @@ class AwsSettings(SinkSettings):
     """The AWS profile whose credentials to use. Default: the ambient credentials."""
     region: str = ""
     """The AWS region. Default: that in the ARN or URL, then `AWS_REGION`, then the profile's."""
-
-    @property
-    def region_name(self) -> str | None:
-        """The region; None if neither the member nor the ARN or URL names it."""
-        found = _SQS.match(self.place)
-        return self.region or (found[1] if found else _region_in(self.place))
 
 
 class EventBridgeSettings(AwsSettings):
@@ -295,8 +288,3 @@ def _key_at(reference: Reference) -> bytes:
         return key_of(secret)
     except ValueError as error:
         raise SecretError(f"{reference}: {error}") from None
-
-
-def _region_in(arn: str) -> str | None:
-    parts = arn.split(":")
-    return parts[3] if parts[0] == "arn" and len(parts) > 3 else None

@@ -9,12 +9,12 @@ from typing import Final
 
 import aiohttp
 
+from config.text import shown_reason
 from worker.relay.addresses import PublicResolver
 from worker.relay.event import Event
 from worker.relay.signature import message_id, signed_headers
 from worker.relay.sink import Delivered, Failed, Fault, Gone, Outcome
 from worker.relay.sinksfile import WebhookSettings
-from worker.relay.text import shown_reason
 
 CONTENT_TYPE: Final = "application/cloudevents+json; charset=utf-8"
 SHOWN_BYTES: Final = 1024
