@@ -8,7 +8,7 @@ ARG REQUIREMENTS=run
 RUN python -m venv --without-pip /opt/venv
 COPY requirements requirements
 RUN pip --python /opt/venv install --require-hashes -r requirements/${REQUIREMENTS}.txt
-# botocore describes 400 services. Workers call one, `plan` two, relays three, and credentials
+# botocore describes 400 services. Workers call two, `plan` two, relays three, and credentials
 # need three more.
 RUN cd /opt/venv/lib/python3*/site-packages/botocore/data && \
     find . -mindepth 1 -maxdepth 1 -type d \

@@ -39,6 +39,10 @@ SOURCE: Final = re.compile(r"[A-Za-z0-9._~:/?#\[\]@!$&'()*+,;=%-]{1,256}")
 """The characters of a URI reference."""
 
 
+QUEUE_URL: Final = re.compile(r"https?://[^/@?#\s]+(/[^/@?#\s]+)+")
+"""The URL of a queue, without credentials."""
+
+
 class SettingsError(ValueError):
     """An invalid setting. The message names the variable, or the file and its member."""
 
@@ -176,6 +180,9 @@ class Settings(BaseSettings):
     event_source: str = "amplify-import-worker"
     """The CloudEvents `source` of every event: a URI that names this deployment. All workers of a
     store need the same. A source and an `id` together name one event."""
+    sqs_requests_url: str = ""
+    """The URL of a queue of Amazon SQS from which workers take requests. They need the ambient
+    credentials, and the policy in `config/aws/iam-policy-sqs.json`."""
     sinks_file: Path | None = None
     """A TOML file with the sinks to which `amplify-import relay` sends events. Each of the next
     settings configures one sink without a file."""
@@ -234,6 +241,13 @@ class Settings(BaseSettings):
             )
         if is_cluster(url) and field.field_name != "redis_url":
             raise ValueError("must not be a cluster, which Celery can't use")
+        return url
+
+    @field_validator("sqs_requests_url")
+    @classmethod
+    def _is_a_queue(cls, url: str) -> str:
+        if url and not QUEUE_URL.fullmatch(url):
+            raise ValueError("must look like https://sqs.eu-central-1.amazonaws.com/123456789012/q")
         return url
 
     @field_validator("event_source")

@@ -107,6 +107,7 @@ class Conductor:
         for loop in others:
             loop.cancel()
         await asyncio.gather(claiming, *others, return_exceptions=True)
+        await self.intake.close()
         if self._in_flight:
             log.info("conductor.draining", calls=len(self._in_flight))
             await asyncio.wait(self._in_flight, timeout=self._lease_seconds)

@@ -79,20 +79,16 @@ class Monitor:
         watched part has made no progress, and `stuck` those of them that are silent for too long.
         """
         measurements = runtime.measurements
-        health = Health(stuck, lambda: measurements.store_answered_at)
+        health = Health(
+            stuck,
+            lambda: measurements.store_answered_at,
+            queue_failing_since=lambda: measurements.queue_failing_since,
+        )
         self._health = health
         receive_measurements()
         runtime.begin(self._lag.start())
 
-        def gauges() -> Iterator[Sample]:
-            yield (of.IN_FLIGHT, (), in_flight())
-            yield (of.IN_FLIGHT_LIMIT, (), self._settings.max_in_flight)
-            yield (of.LOOP_LAG, (), self._lag.seconds())
-            yield from ((of.SILENCE, (part,), seconds) for part, seconds in silence().items())
-            if (seconds := health.store_silent_seconds()) is not None:
-                yield (of.CONTACT, (), seconds)
-
-        self._values.read_from(gauges)
+        self._values.read_from(lambda: self._gauges(health, in_flight(), silence()))
         if self._settings.metrics_store:
             self._read_store(runtime)
         self._server.start(
@@ -112,6 +108,18 @@ class Monitor:
     def close(self) -> None:
         """Answer no more."""
         self._server.close()
+
+    def _gauges(
+        self, health: Health, in_flight: int, silence: Mapping[str, float]
+    ) -> Iterator[Sample]:
+        yield (of.IN_FLIGHT, (), in_flight)
+        yield (of.IN_FLIGHT_LIMIT, (), self._settings.max_in_flight)
+        yield (of.LOOP_LAG, (), self._lag.seconds())
+        yield from ((of.SILENCE, (part,), seconds) for part, seconds in silence.items())
+        if (seconds := health.store_silent_seconds()) is not None:
+            yield (of.CONTACT, (), seconds)
+        if self._settings.sqs_requests_url:
+            yield (of.SQS_FAILING, (), health.queue_failing_seconds())
 
     def _read_store(self, runtime: Runtime) -> None:
         samples = StoreSamples(

@@ -25,6 +25,7 @@ from worker.metrics.registry import recorder_of_process
 from worker.operations.accounts import Accounts
 from worker.operations.aws import Aws
 from worker.operations.registry import OPERATIONS
+from worker.operations.requests_queue import RequestsQueue
 from worker.parameters import policy_of, store_config
 from worker.store.broker import keep_time
 from worker.store.connection import connect
@@ -56,6 +57,7 @@ class Runtime:
         self.store = ImportStore(self._redis, store_config(settings), self.measurements)
         consumer = f"{hostname or socket.gethostname()}-{os.getpid()}"
         self.requests = RequestsStream(self._redis, consumer)
+        self.requests_queue = self._make_requests_queue()
         self._broker: Redis | None = None
         self.messages: ImportsQueue | None = None
         if settings.broker_is_redis:
@@ -124,6 +126,10 @@ class Runtime:
         self._loop.close()
         self.tracing.close()
 
+    def _make_requests_queue(self) -> RequestsQueue | None:
+        url = self.settings.sqs_requests_url
+        return RequestsQueue(url, self.measurements.called_queue) if url else None
+
     def _make_aws(self) -> Aws:
         return Aws(
             self.settings.call_timeout_seconds,
@@ -139,6 +145,8 @@ class Runtime:
 
     async def _close_connections(self) -> None:
         await self._aws.close()
+        if self.requests_queue is not None:
+            await self.requests_queue.close()
         await self._redis.aclose()
         if self._broker is not None:
             await self._broker.aclose()

@@ -9,6 +9,8 @@ from tests.support import PROJECT
 from worker.operations.registry import OPERATIONS
 
 POLICY = (PROJECT / "config" / "aws" / "iam-policy.json").read_text()
+QUEUE_POLICY = (PROJECT / "config" / "aws" / "iam-policy-sqs.json").read_text()
+QUEUE_PAGE = (PROJECT / "docs" / "guides" / "sqs.md").read_text()
 PAGE = (PROJECT / "docs" / "guides" / "credentials.md").read_text()
 
 
@@ -26,6 +28,21 @@ def test_the_policy_allows_the_calls_that_workers_make_and_no_other() -> None:
     made = {*OPERATIONS.operations, *calls()}
     assert {"GetBackendJob", "ListBackendJobs"} <= made
     assert sorted(statement["Action"]) == sorted(f"amplifybackend:{call}" for call in made)
+
+
+def test_the_policy_of_the_queue_allows_the_calls_to_it_and_no_other() -> None:
+    code = (PROJECT / "worker" / "operations" / "requests_queue.py").read_text()
+    made = {"".join(map(str.title, name.split("_"))) for name in re.findall(r'"(\w+_\w+)"', code)}
+    known = set(Session().get_service_model("sqs").operation_names)
+    (statement,) = json.loads(QUEUE_POLICY)["Statement"]
+    # the permission for a single message includes that for a batch
+    allowed = sorted(f"sqs:{call.removesuffix('Batch')}" for call in made & known)
+    assert sorted(statement["Action"]) == allowed
+    assert statement["Resource"].startswith("arn:aws:sqs:")
+
+
+def test_the_page_of_the_queue_shows_its_policy() -> None:
+    assert f"```json\n{QUEUE_POLICY}```" in QUEUE_PAGE
 
 
 def test_the_page_shows_the_policy() -> None:

@@ -337,6 +337,17 @@ def test_health_says_what_is_wrong() -> None:
     assert health.live() == ["conductor: no progress for 95 s", "queues: no progress for 91 s"]
 
 
+def test_health_names_a_queue_whose_calls_fail_for_longer_than_a_minute() -> None:
+    failing: dict[str, float | None] = {"since": 40.0}
+    health = Health(dict, lambda: 99.0, lambda: 100.0, queue_failing_since=lambda: failing["since"])
+    assert health.ready() == []
+    failing["since"] = 39.0
+    assert health.ready() == ["queue of requests: calls have failed for 61 s"]
+    assert health.live() == []
+    failing["since"] = None
+    assert health.ready() == []
+
+
 def test_a_watchdog_says_which_part_is_silent(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("worker.watchdog.PATIENCE_MIN_SECONDS", 3 * CHECK_SECONDS)
     monkeypatch.setattr("worker.watchdog._end", lambda *_: None)

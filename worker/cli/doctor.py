@@ -32,6 +32,8 @@ from worker.cli.client import (
 )
 from worker.cli.factlist import fact_checks, undecided_checks
 from worker.cli.progress import is_plain
+from worker.cli.queuechecks import NAME as QUEUE
+from worker.cli.queuechecks import check_queue
 from worker.cli.sending import BROKER_ERRORS, broker_of
 from worker.cli.sinkchecks import check_sinks
 from worker.cli.storechecks import check_clock, check_events, check_memory
@@ -50,9 +52,11 @@ PING_SECONDS: Final = 1.0
 CONNECT_SECONDS: Final = 3
 STORE_SECONDS: Final = 10.0
 BROKER_SECONDS: Final = 10.0
+QUEUE_SECONDS: Final = 15.0
 
 START_STORE: Final = "start the server, or set IMPORTS_REDIS_URL to where it is"
 START_BROKER: Final = "start the broker, or set IMPORTS_BROKER_URL to where it is"
+START_QUEUE: Final = "let this machine reach it, or correct IMPORTS_SQS_REQUESTS_URL"
 NO_KEY: Final = f"{PREFIX}nothing"
 
 
@@ -91,8 +95,9 @@ async def _examine(accounts: Sequence[str]) -> list[Check]:
     broker = await within(BROKER_SECONDS, "broker", in_thread(_check_broker), START_BROKER)
     configured = {name.rpartition("/")[0] for name in lanes}
     aws = await check_credentials({DEFAULT_ACCOUNT, *accounts, *configured, *used})
+    queue = await within(QUEUE_SECONDS, QUEUE, check_queue(settings), START_QUEUE)
     port = await asyncio.to_thread(check_metrics_port, settings)
-    return [Check("settings", Verdict.OK, "valid"), *store, *broker, *port, *aws]
+    return [Check("settings", Verdict.OK, "valid"), *store, *broker, *queue, *port, *aws]
 
 
 async def _check_store(settings: Settings, used: set[str], sinks: Collection[str]) -> list[Check]:

@@ -40,32 +40,16 @@ def asyncapi_document() -> dict[str, Any]:
         "info": {
             "title": "amplify-import-worker",
             "version": RELEASE,
-            "description": "Imports existing Cognito user pools into Amplify apps, in bulk. Three"
-            " entry points take requests, and a stream reports what becomes of them.",
+            "description": "Imports existing Cognito user pools into Amplify apps, in bulk."
+            " Entry points take requests, and a stream reports what becomes of them.",
             "license": {"name": "Apache-2.0"},
         },
         "defaultContentType": JSON_TEXT,
-        "channels": {
-            "tasks": _channel(
-                "imports",
-                "The Celery queue, on Redis or RabbitMQ. A message asks for one import, or for"
-                " those of a batch.",
-                {name: _task(name) for name in OPERATIONS.operations} | {"Batch": _batch_task()},
-            ),
-            "requests": _channel(
-                "imports:requests",
-                "The Redis stream of requests. An entry asks for one import.",
-                {"Entry": _entry("request", "An import request.", _bare(request_schema()), TRACE)},
-            ),
-            "events": _channel(
-                "imports:events",
-                "The Redis stream of events, as CloudEvents 1.0 in JSON.",
-                {"Event": _entry("event", "An event.", event_with(COMPONENTS))},
-            ),
-        },
+        "channels": _channels(),
         "operations": {
             "takeTasks": _operation("receive", "tasks", "Workers admit what messages ask for."),
             "takeRequests": _operation("receive", "requests", "Workers admit each request."),
+            "takeMessages": _operation("receive", "queue", "Workers admit each request."),
             "reportEvents": _operation(
                 "send", "events", f"Workers report: {', '.join(EventType)}."
             ),
@@ -74,7 +58,33 @@ def asyncapi_document() -> dict[str, Any]:
     }
 
 
-def _channel(address: str, description: str, messages: dict[str, Any]) -> dict[str, Any]:
+def _channels() -> dict[str, Any]:
+    return {
+        "tasks": _channel(
+            "imports",
+            "The Celery queue, on Redis or RabbitMQ. A message asks for one import, or for"
+            " those of a batch.",
+            {name: _task(name) for name in OPERATIONS.operations} | {"Batch": _batch_task()},
+        ),
+        "requests": _channel(
+            "imports:requests",
+            "The Redis stream of requests. An entry asks for one import.",
+            {"Entry": _entry("request", "An import request.", _bare(request_schema()), TRACE)},
+        ),
+        "queue": _channel(
+            None,
+            "The queue of Amazon SQS in IMPORTS_SQS_REQUESTS_URL. A message asks for one import.",
+            {"Message": _queued(_bare(request_schema()))},
+        ),
+        "events": _channel(
+            "imports:events",
+            "The Redis stream of events, as CloudEvents 1.0 in JSON.",
+            {"Event": _entry("event", "An event.", event_with(COMPONENTS))},
+        ),
+    }
+
+
+def _channel(address: str | None, description: str, messages: dict[str, Any]) -> dict[str, Any]:
     return {"address": address, "description": description, "messages": messages}
 
 
@@ -116,6 +126,16 @@ def _message(task: str, summary: str, arguments: Schema) -> dict[str, Any]:
         ],
     }
     return {"name": task, "summary": summary, "headers": headers, "payload": body}
+
+
+def _queued(request: Schema) -> dict[str, Any]:
+    attributes = {
+        "type": "object",
+        "description": "Attributes of the message.",
+        "properties": TRACE,
+    }
+    summary = "An import request."
+    return {"name": "message", "summary": summary, "headers": attributes, "payload": request}
 
 
 def _entry(

@@ -1,10 +1,11 @@
-"""The loops that take in requests: messages on a Redis broker, and entries of the stream."""
+"""The loops that take in requests: from a Redis broker, the stream, and a queue of Amazon SQS."""
 
 import asyncio
 from collections.abc import Awaitable, Callable, Mapping
 from functools import partial
 from typing import Final
 
+from worker.doors.sqs import SqsDoor
 from worker.runtime import Runtime
 from worker.store.messages import ImportsQueue
 from worker.store.requests import Entry
@@ -42,10 +43,20 @@ class Intake:
         if runtime.messages is not None:
             self.loops["take_messages"] = partial(self._take_messages, runtime.messages)
             self.loops["look_at_queues"] = partial(self._look_at_queues, runtime.messages)
+        self._sqs: SqsDoor | None = None
+        if runtime.requests_queue is not None:
+            seen = runtime.measurements
+            self._sqs = SqsDoor(runtime.requests_queue, runtime.admitter, seen, sleep)
+            self.loops["take_from_sqs"] = self._sqs.take
 
     async def open(self) -> None:
         """Create what the loops read."""
         await self._requests.open()
+
+    async def close(self) -> None:
+        """Finish with what was taken, after the loops have ended."""
+        if self._sqs is not None:
+            await self._sqs.close()
 
     async def _take_messages(self, messages: ImportsQueue) -> None:
         taken, left, junk = await messages.take()

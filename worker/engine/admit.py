@@ -99,16 +99,16 @@ class Admitter:
         return await self._admit_all(list(parcels.values()))
 
     async def admit_entries(
-        self, entries: Sequence[tuple[str, str, TraceContext | None]]
+        self, entries: Sequence[tuple[str, str, TraceContext | None]], origin: str = "stream"
     ) -> list[Admission]:
-        """Admit stream entries, given as id, text and trace.
+        """Admit entries of a stream or messages of a queue, given as id, text and trace.
 
-        Invalid entries become rejected imports.
+        An id is unique within its `origin`. Invalid entries become rejected imports.
         """
         return await self._admit_all(
             [
                 self._check.unpack(
-                    decode(text), _envelope(derive_import_id("stream", entry), trace=trace)
+                    decode(text), _envelope(derive_import_id(origin, entry), trace=trace)
                 )
                 for entry, text, trace in entries
             ]

@@ -32,7 +32,12 @@ _PATH_VARIABLES: Final = (
     "AWS_WEB_IDENTITY_TOKEN_FILE",
     "IMPORTS_LANES_FILE",
 )
-_STORE_VARIABLES: Final = ("IMPORTS_BROKER_URL", "IMPORTS_RESULT_BACKEND")
+_SERVICE_VARIABLES: Final = (
+    "IMPORTS_BROKER_URL",
+    "IMPORTS_RESULT_BACKEND",
+    "IMPORTS_SQS_REQUESTS_URL",
+)
+"""Of the service. Local workers use the embedded store, and take no requests from elsewhere."""
 _PORT_VARIABLE: Final = "IMPORTS_METRICS_PORT"
 """Local workers serve no metrics: there are several, and they can't share a port."""
 
@@ -118,7 +123,7 @@ def store_environment(env: Mapping[str, str], url: str) -> dict[str, str]:
         for name in _PATH_VARIABLES
         if env.get(name)
     }
-    dropped = (*_STORE_VARIABLES, _PORT_VARIABLE)
+    dropped = (*_SERVICE_VARIABLES, _PORT_VARIABLE)
     kept = {name: value for name, value in env.items() if name not in dropped}
     retention = {"IMPORTS_RETENTION_SECONDS": str(RETENTION_SECONDS)}
     return {**retention, **kept, **paths, "IMPORTS_REDIS_URL": url}

@@ -55,6 +55,7 @@ LABELS: Final[Mapping[str, str]] = {
     "limit_type": (
         f"The limit that AWS named; `none` if it named none. After {LIMIT_TYPES_SHOWN}, `{OTHER}`."
     ),
+    "method": "The method of the AWS SDK, such as `receive_message`.",
     "script": "The name of a Lua script in `worker/store/scripts`.",
     "step": "What was to be announced: `waiting`, `running` or `ended`.",
     "part": "The part of the worker that its watchdog watches.",
@@ -180,6 +181,22 @@ SCRIPT_SECONDS: Final = Metric(
     ("script",),
     _SCRIPT_SECONDS,
 )
+SQS_CALLS: Final = Metric(
+    "imports_sqs_calls_total",
+    Type.COUNTER,
+    "Calls to the queue in `IMPORTS_SQS_REQUESTS_URL`.",
+    ("method", "status"),
+)
+SQS_MESSAGES: Final = Metric(
+    "imports_sqs_received_total",
+    Type.COUNTER,
+    "Messages that this worker received from that queue, also those that were delivered again.",
+)
+SQS_FAILING: Final = Metric(
+    "imports_sqs_failing_seconds",
+    Type.GAUGE,
+    "For how long calls to that queue have failed; 0 if they succeed. Absent without a queue.",
+)
 ANNOUNCEMENT_FAILURES: Final = Metric(
     "imports_announcement_failures_total",
     Type.COUNTER,
@@ -233,6 +250,9 @@ WORKER: Final = (
     RECONCILIATIONS,
     ADOPTIONS,
     SCRIPT_SECONDS,
+    SQS_CALLS,
+    SQS_MESSAGES,
+    SQS_FAILING,
     ANNOUNCEMENT_FAILURES,
     LOST_MEASUREMENTS,
     IN_FLIGHT,

@@ -41,6 +41,8 @@ class Measurements:
         self._recorder = recorder
         self.store_answered_at: float | None = None
         """When the store answered last (`time.monotonic`); None until it has."""
+        self.queue_failing_since: float | None = None
+        """Since when calls to the queue of requests fail (`time.monotonic`); None if none do."""
 
     def admitted(self, verdict: Verdict, operation: str) -> None:
         """Count a request that was accepted, or rejected, for the first time."""
@@ -92,6 +94,18 @@ class Measurements:
         call = _CALL_OF_METHOD.get(method, Call.START)
         self._recorder.add(of.CALLS, 1, call, status_class(status), f"{account}/{region}")
         self._recorder.add(of.CALL_SECONDS, seconds, call, exemplar=_exemplar())
+
+    def called_queue(self, method: str, status: int, seconds: float) -> None:  # noqa: ARG002 - a long poll's duration means nothing
+        """Count a call to the queue of requests; a status of 0 stands for no answer."""
+        self._recorder.add(of.SQS_CALLS, 1, method, status_class(status))
+
+    def received(self, messages: int) -> None:
+        """Count messages that were received from the queue of requests."""
+        self._recorder.add(of.SQS_MESSAGES, messages)
+
+    def queue_failing(self, since: float | None) -> None:
+        """Note since when calls to the queue of requests fail; None if none do."""
+        self.queue_failing_since = since
 
     def announcement_failed(self, step: str) -> None:
         """Count an announcement that failed."""
