@@ -92,8 +92,9 @@ IMAGE_BASE ?= registry
 image-test: install ## Build the image with buildah, as root, and try it; IMAGE_BASE=debian needs mmdebstrap and no registry
 	$(BIN)/python -m tests.deployment.image --base $(IMAGE_BASE) --build='$(IMAGE_BUILD)'
 
-node-packages: ## Install the packages of the tests that need Node.js
+node-packages: ## Install the packages of the tests and examples that need Node.js
 	npm ci --prefix tests/contract --ignore-scripts --no-audit --no-fund
+	npm ci --prefix examples/node --ignore-scripts --no-audit --no-fund
 
 sbom: install ## Write build/sbom.json (CycloneDX) and build/licenses.tsv, of the packages that run in production
 	@mkdir -p build

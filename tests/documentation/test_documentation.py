@@ -7,6 +7,7 @@ from pathlib import Path
 import click
 import pytest
 
+from tests.documentation.examples import shown_in, with_examples
 from tests.documentation.messages import messages
 from tests.documentation.pages import DIRECTORY, PAGES
 from tests.support import PROJECT
@@ -25,6 +26,15 @@ SETTING = re.compile(r"\bIMPORTS_[A-Z_]*[A-Z]\b")
 @pytest.mark.parametrize("name", PAGES)
 def test_a_page_that_the_code_defines_is_up_to_date(name: str) -> None:
     assert (DIRECTORY / name).read_text() == PAGES[name](), "run `make docs`"
+
+
+def test_every_example_is_shown_as_it_is() -> None:
+    shown = {name for page in TEXTS.values() for name in shown_in(page)}
+    for path, page in TEXTS.items():
+        assert page == with_examples(page), f"{path}: run `make docs`"
+    sources = (".go", ".mjs", ".py", ".sh")
+    examples = (PROJECT / "examples").glob("*/*")
+    assert shown == {str(path.relative_to(PROJECT)) for path in examples if path.suffix in sources}
 
 
 @pytest.mark.parametrize("path", TEXTS, ids=lambda path: path.stem)
