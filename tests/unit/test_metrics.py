@@ -418,10 +418,15 @@ def test_a_port_that_is_taken_is_an_error(server: PageServer) -> None:
         PageServer("127.0.0.1", server.port)
 
 
-def test_local_workers_serve_no_metrics() -> None:
-    given = {"IMPORTS_METRICS_PORT": "9464", "IMPORTS_LEASE_SECONDS": "9"}
+def test_local_workers_serve_no_metrics_and_take_no_requests_of_the_service() -> None:
+    given = {
+        "IMPORTS_METRICS_PORT": "9464",
+        "IMPORTS_SQS_REQUESTS_URL": "https://sqs.eu-west-1.amazonaws.com/1/q",
+        "IMPORTS_LEASE_SECONDS": "9",
+    }
     kept = store_environment(given, "redis://127.0.0.1:1/0")
     assert "IMPORTS_METRICS_PORT" not in kept
+    assert "IMPORTS_SQS_REQUESTS_URL" not in kept
     assert kept["IMPORTS_LEASE_SECONDS"] == "9"
 
 

@@ -32,6 +32,7 @@ DEFAULTS: dict[str, Any] = {
     "retention_seconds": 604800,
     "events_max_length": 100_000,
     "event_source": "amplify-import-worker",
+    "sqs_requests_url": "",
     "sinks_file": None,
     "webhook_url": "",
     "webhook_secret": None,
@@ -85,6 +86,17 @@ def test_a_list_without_an_account_is_not_a_list_of_all(monkeypatch: pytest.Monk
     assert errors == "IMPORTS_ACCOUNTS: lists no account; unset it to allow all"
 
 
+@pytest.mark.parametrize(
+    "url", ["requests", "arn:aws:sqs:eu-west-1:1:q", "https://a.example", "https://u:p@a.example/q"]
+)
+def test_what_is_no_url_of_a_queue_stops_the_start(
+    monkeypatch: pytest.MonkeyPatch, url: str
+) -> None:
+    error = refusal(monkeypatch, IMPORTS_SQS_REQUESTS_URL=url)
+    assert error.startswith("IMPORTS_SQS_REQUESTS_URL: must look like https://sqs.eu-central-1.")
+    assert url not in error
+
+
 def test_settings_and_requests_accept_the_same_regions() -> None:
     assert f"^{REGION.pattern}$" == REGION_PATTERN.pattern
 
@@ -120,6 +132,7 @@ def test_every_setting_has_its_default(name: str, value: object) -> None:
         ("IMPORTS_POLL_MAX_SECONDS", "600", 600),
         ("IMPORTS_LEASE_SECONDS", "15", 15),
         ("IMPORTS_EVENT_SOURCE", "https://a.example/imports", "https://a.example/imports"),
+        ("IMPORTS_SQS_REQUESTS_URL", "http://[::1]:9324/0/q.fifo\n", "http://[::1]:9324/0/q.fifo"),
         ("IMPORTS_MAX_ATTEMPTS", "9", 9),
         ("IMPORTS_STUCK_SECONDS", "60", 60),
         ("IMPORTS_DEADLINE_SECONDS", "90", 90),
