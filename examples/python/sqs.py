@@ -12,7 +12,7 @@ import boto3
 
 sqs = boto3.client("sqs")
 with Path(sys.argv[1]).open() as file:
-    lines = (line.strip() for line in file)
+    lines = filter(None, map(str.strip, file))
     while batch := list(islice(lines, 10)):  # as many as a call may have
         entries = [{"Id": str(n), "MessageBody": request} for n, request in enumerate(batch)]
         answer = sqs.send_message_batch(QueueUrl=os.environ["QUEUE_URL"], Entries=entries)

@@ -19,11 +19,5 @@ request = {
     "nativeClientId": "6k1b2urk1ft4fl3mg5e62d9xyz",
 }
 url = os.environ.get("REDIS_URL", "redis://127.0.0.1:6379/0")
-with (
-    Redis.from_url(url, decode_responses=True) as redis,
-    redis.pipeline(transaction=False) as pipeline,  # one connection, as WAIT needs
-):
-    pipeline.xadd("imports:requests", {"request": json.dumps(request)})
-    pipeline.wait(1, 1000)  # with replicas only: waits up to 1,000 ms for one of them
-    entry_id, replicas = pipeline.execute()
-print(entry_id)
+with Redis.from_url(url, decode_responses=True) as redis:
+    print(redis.xadd("imports:requests", {"request": json.dumps(request)}))

@@ -69,7 +69,7 @@ def by_node(_: Path) -> Command:
 def by_go(directory: Path) -> Command:
     library = GO_PACKAGES / "src" / "github.com" / "gomodule" / "redigo"
     go = need("go", library, "golang-github-gomodule-redigo-dev")
-    build = [go, "build", "-o", directory / "stream", EXAMPLES / "go" / "stream.go"]
+    build: Command = [go, "build", "-o", directory / "stream", EXAMPLES / "go" / "stream.go"]
     run(build, GO111MODULE="off", GOPATH=str(GO_PACKAGES), GOCACHE=str(directory / "cache"))
     return [directory / "stream"]
 
