@@ -17,7 +17,7 @@ RUN cd /opt/venv/lib/python3*/site-packages/botocore/data && \
 COPY pyproject.toml README.md LICENSE ./
 COPY config config
 COPY worker worker
-COPY amplify_import.py .
+COPY amplify_import amplify_import
 RUN pip --python /opt/venv install --no-deps --no-build-isolation .
 
 FROM docker.io/library/python:3.11-slim

@@ -1,4 +1,4 @@
-"""The Redis users for producers, readers and Flower: each can do its work, and nothing else."""
+"""The Redis users for producers, clients, readers and Flower: each can do its work only."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -9,6 +9,7 @@ from celery import chord, group
 from redis import Redis
 from redis.exceptions import NoPermissionError, ResponseError
 
+from amplify_import import Cancellation, ImportClient
 from tests.integration.test_flower import Flower
 from tests.support import (
     PROJECT,
@@ -22,6 +23,7 @@ from tests.support import (
     wait_until,
 )
 from tests.support.servers import DURABLE, Server
+from worker.domain.outcomes import RetryVerdict
 
 FILES = ("redis-acl.conf", "redis-acl-roles.conf")
 PASSWORD = "change-me"
@@ -110,6 +112,39 @@ def signature(producer: Producer, app: str) -> Any:
 )
 def test_a_producer_can_do_nothing_else(guarded: Server, command: tuple[str | int, ...]) -> None:
     assert refused_to(guarded, "imports-producer", *command)
+
+
+@pytest.mark.usefixtures("worker")
+def test_a_client_submits_and_follows_imports(guarded: Server) -> None:
+    request = members("done", region="us-east-1", idempotencyKey="key")
+    with ImportClient(url_of(guarded, "imports-client")) as client:
+        (import_id,) = client.submit_batch("b", [request], canary=1)
+        assert client.wait(import_id, timeout=60).succeeded
+        assert client.cancel(import_id) is Cancellation.OVER
+        assert client.retry(import_id).verdict is RetryVerdict.SUCCEEDED
+        assert next(iter(client.events(after="0"))).type == "import.accepted"
+        assert client.batch("b").accepted == 1
+        assert client.submit(request) == import_id
+    with guarded.client() as redis:
+        assert redis.acl_log() == []
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        ("LPUSH", "imports", "{}"),
+        ("LRANGE", "imports", 0, -1),
+        ("GET", "celery-task-meta-done"),
+        ("HGETALL", "unacked"),
+        ("EVAL", "return redis.call('DEL', 'unacked')", 0),
+        ("KEYS", "*"),
+        ("FLUSHALL",),
+        ("CONFIG", "GET", "*"),
+        ("PUBLISH", "/0.celery.pidbox", "{}"),
+    ],
+)
+def test_a_client_can_do_nothing_else(guarded: Server, command: tuple[str | int, ...]) -> None:
+    assert refused_to(guarded, "imports-client", *command)
 
 
 @pytest.mark.usefixtures("worker")

@@ -8,6 +8,7 @@ from typing import Any, Final
 
 import pytest
 
+from amplify_import import Cancellation, ConflictError, ImportClient
 from tests.support import (
     PROJECT,
     CommandLine,
@@ -112,6 +113,22 @@ def ended(producer: ClusterProducer) -> set[str]:
 
 def some_run(sandbox: Sandbox, part: str) -> None:
     wait_until(lambda: sandbox.calls(app=f"d{part}"), "some of the imports have started")
+
+
+def test_a_client_submits_and_follows_imports(
+    store: Cluster, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("AWS_REGION", "us-east-1")
+    with ImportClient(store.url) as client:
+        (import_id,) = client.submit_many([members("d1", idempotencyKey="key")])
+        with pytest.raises(ConflictError):
+            client.submit(members("d2", idempotencyKey="key"))
+        store.fail_over()
+        assert client.submit(members("d1", idempotencyKey="key")) == import_id
+        assert client.cancel(import_id) is Cancellation.CANCELLED
+        assert client.wait(import_id).outcome == "cancelled"
+        kinds = [event.type for _, event in zip(range(2), client.events(after="0"), strict=False)]
+    assert kinds == ["import.accepted", "import.cancelled"]
 
 
 TakeOver = Callable[[Cluster], None]

@@ -10,7 +10,7 @@ import click
 from config.settings import Settings
 from worker.cli.batchfile import BatchFile, Problem, Row
 from worker.cli.client import UnreachableError, open_views
-from worker.domain.accounts import Standing, is_among
+from worker.domain.accounts import NO_WORKER_ACCEPTS, Standing, is_among
 from worker.domain.requests import DEFAULT_ACCOUNT
 from worker.operations.accounts import Accounts
 
@@ -73,7 +73,7 @@ async def _accepted(settings: Settings) -> frozenset[str]:
 def _refusal_of(account: str, accepted: Collection[str]) -> str:
     if is_among(account, accepted):
         return ""
-    return f"no worker accepts {account}; amplify-import doctor lists the accounts they accept"
+    return NO_WORKER_ACCEPTS.format(account)
 
 
 def _check(batch: BatchFile, refusal_of: Callable[[str], str]) -> BatchFile:

@@ -13,7 +13,6 @@ from config.text import shown_on_one_line
 from worker.cli.lanelist import span
 from worker.cli.listing import cell, first_of, make_table
 from worker.cli.waiting import what_it_waits_for
-from worker.cli.watch import counts_as_json
 from worker.domain.imports import iso_time
 from worker.domain.states import UNFINISHED, State
 from worker.store.batchlist import an_unfinished_import, batches_after
@@ -137,7 +136,7 @@ def as_json(batch: ListedBatch) -> dict[str, Any]:
     """Return a batch for JSON output. Values that do not apply are null."""
     counts, standing = batch.counts, batch.standing
     return {
-        **counts_as_json(counts),
+        **counts.as_json(),
         "state": standing.state,
         "stalled": standing.is_stalled,
         "unsuccessful": counts.unsuccessful,

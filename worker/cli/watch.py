@@ -114,20 +114,4 @@ def print_end(
 
 def batch_as_json(counts: BatchCounts, failures: Sequence[Import]) -> dict[str, Any]:
     """Return a batch for JSON output; `failures` are imports that did not succeed."""
-    return {**counts_as_json(counts), "failures": [item.result() for item in failures]}
-
-
-def counts_as_json(counts: BatchCounts) -> dict[str, Any]:
-    """Return the counts of a batch for JSON output."""
-    return {
-        "batchId": counts.batch_id,
-        "total": counts.total,
-        "accepted": counts.accepted,
-        "known": counts.known,
-        "expected": counts.expected,
-        "finished": counts.finished,
-        "completed": counts.completed,
-        "held": counts.held,
-        "stoppedReason": counts.paused_reason or None,
-        "states": {str(state): number for state, number in counts.by_state.items()},
-    }
+    return {**counts.as_json(), "failures": [item.result() for item in failures]}

@@ -3,6 +3,12 @@
 from collections.abc import Collection
 from enum import StrEnum
 from fnmatch import fnmatchcase
+from typing import Final
+
+NO_WORKER_ACCEPTS: Final = (
+    "no worker accepts {}; amplify-import doctor lists the accounts they accept"
+)
+"""Why an account is refused by a process that is no worker."""
 
 
 class Standing(StrEnum):

@@ -5,7 +5,7 @@ from dataclasses import asdict, dataclass, field, fields
 from enum import StrEnum
 
 from worker.domain.imports import Import
-from worker.domain.requests import DEFAULT_OPERATION, ImportRequest
+from worker.domain.requests import DEFAULT_OPERATION, ImportRequest, Problems
 from worker.domain.traces import TraceContext
 
 
@@ -50,13 +50,15 @@ class ValidRequest:
 class InvalidRequest:
     """A request that can't be imported, with what is known of its target and its lane.
 
-    `target` is appId and environment name, `lane` account and region.
+    `target` is appId and environment name, `lane` account and region. `problems` has a member and
+    the reason for each part of the error.
     """
 
     envelope: Envelope
     target: tuple[str, str]
     lane: tuple[str, str]
     error: str
+    problems: Problems = ()
 
 
 class Action(StrEnum):

@@ -1,9 +1,18 @@
 """Refuses requests of accounts that may not be used."""
 
 from collections.abc import Collection, Mapping
+from typing import Protocol
 
-from worker.domain.accounts import Standing, is_among, refusal_of
+from worker.domain.accounts import NO_WORKER_ACCEPTS, Standing, is_among, refusal_of
 from worker.engine.ports import Accounts, AdmissionStore
+
+
+class Refusals(Protocol):
+    """Decides which accounts are refused."""
+
+    async def refusals(self, names: Collection[str]) -> Mapping[str, str]:
+        """Return the accounts of these that are refused, each with the reason."""
+        ...
 
 
 class AccountCheck:
@@ -32,3 +41,20 @@ class AccountCheck:
                 if standing is Standing.FORBIDDEN or not is_among(name, known)
             }
         return {name: refusal_of(name, standing) for name, standing in refused.items()}
+
+
+class WorkersCheck:
+    """Decides by what the running workers say, for processes that make no calls to AWS.
+
+    If no worker has said which accounts it accepts, all are accepted.
+    """
+
+    def __init__(self, store: AdmissionStore) -> None:
+        self._store = store
+
+    async def refusals(self, names: Collection[str]) -> Mapping[str, str]:
+        """Return the accounts of these that are refused, each with the reason."""
+        known = await self._store.accepted_accounts()
+        if not known:
+            return {}
+        return {name: NO_WORKER_ACCEPTS.format(name) for name in names if not is_among(name, known)}

@@ -11,7 +11,7 @@ from worker.domain.requests import (
     problem_of_import_id,
 )
 from worker.domain.traces import read_trace
-from worker.engine.accounts import AccountCheck
+from worker.engine.accounts import Refusals
 from worker.engine.ports import Regions, Requests
 from worker.engine.reading import batch_id_of, readable, target_of, with_batch
 
@@ -25,20 +25,28 @@ class Parcel:
     problem: str = ""
 
 
-def invalid(members: object, envelope: Envelope, error: str) -> InvalidRequest:
+def invalid(
+    members: object, envelope: Envelope, error: str | InvalidRequestError
+) -> InvalidRequest:
     """Return what an invalid request becomes."""
     return InvalidRequest(
         replace(envelope, batch_id=envelope.batch_id or batch_id_of(members)),
         target_of(members),
         (readable(members, "account"), readable(members, "region")),
-        error,
+        str(error),
+        error.problems if isinstance(error, InvalidRequestError) else (_problem_in(error),),
     )
+
+
+def _problem_in(error: str) -> tuple[str, str]:
+    member, _, reason = error.partition(": ")
+    return member, reason
 
 
 class RequestCheck:
     """Checks requests. What is wrong with one is in the InvalidRequest that it becomes."""
 
-    def __init__(self, requests: Requests, accounts: AccountCheck, regions: Regions) -> None:
+    def __init__(self, requests: Requests, accounts: Refusals, regions: Regions) -> None:
         self._requests = requests
         self._accounts = accounts
         self._regions = regions
@@ -68,7 +76,7 @@ class RequestCheck:
             members = with_batch(members, envelope.batch_id)
             return self._requests.parse(members, envelope.operation)
         except InvalidRequestError as error:
-            return invalid(members, envelope, str(error))
+            return invalid(members, envelope, error)
 
     def _placed(
         self, parcel: Parcel, request: ImportRequest, refusal: str
@@ -78,7 +86,7 @@ class RequestCheck:
         except InvalidRequestError as error:
             problems = (("account", refusal),) if refusal else ()
             both = InvalidRequestError((*problems, *error.problems))
-            return invalid(parcel.members, parcel.envelope, str(both))
+            return invalid(parcel.members, parcel.envelope, both)
 
     def unpack(self, members: object, envelope: Envelope) -> Parcel:
         """Take the importId out of a request, or use that of `envelope` if it has none."""

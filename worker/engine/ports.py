@@ -67,6 +67,14 @@ class AdmissionStore(Protocol):
         ...
 
 
+class SubmissionStore(AdmissionStore, Protocol):
+    """The part of the store that submission needs."""
+
+    async def conflicts(self, valid: Sequence[ValidRequest]) -> list[str]:
+        """Return for each request the import that has its id or key with other members, or ''."""
+        ...
+
+
 class ClaimStore(Protocol):
     """The part of the store with which claims are carried out."""
 

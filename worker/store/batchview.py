@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Self
+from typing import Any, Self
 
 from worker.domain.imports import Import
 from worker.domain.states import TERMINAL, State
@@ -49,6 +49,21 @@ class BatchCounts:
             created_at_ms=int(float(fields.get("created_at_ms", 0))),
             progressed_at_ms=int(float(fields.get("progressed_at_ms", 0))),
         )
+
+    def as_json(self) -> dict[str, Any]:
+        """Return the counts as the JSON object that users get."""
+        return {
+            "batchId": self.batch_id,
+            "total": self.total,
+            "accepted": self.accepted,
+            "known": self.known,
+            "expected": self.expected,
+            "finished": self.finished,
+            "completed": self.completed,
+            "held": self.held,
+            "stoppedReason": self.paused_reason or None,
+            "states": {str(state): number for state, number in self.by_state.items()},
+        }
 
     @property
     def is_paused(self) -> bool:

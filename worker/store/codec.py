@@ -1,7 +1,7 @@
 """Writes records for the scripts, and reads the scripts' replies."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from hashlib import sha256
 from typing import Any
@@ -37,6 +37,21 @@ def milliseconds(seconds: float) -> int:
 def digest(key: str | None) -> str:
     """Return the digest of an idempotencyKey for the name of its Redis key; '' for none."""
     return sha256(key.encode()).hexdigest() if key else ""
+
+
+def conflict_of(
+    valid: ValidRequest, earlier: str, by_id: Sequence[Any], by_key: Sequence[Any]
+) -> str:
+    """Return the import that conflicts with a request; '' for none, as the script `admit` decides.
+
+    `by_id` and `by_key` are state and fingerprint of the imports with its id and with its key;
+    `earlier` is the id of the latter.
+    """
+    state, fingerprint = by_id
+    if state:
+        return "" if fingerprint == valid.request.fingerprint else valid.envelope.import_id
+    state, fingerprint = by_key
+    return earlier if state and fingerprint != valid.request.fingerprint else ""
 
 
 def script_request(received: ValidRequest | InvalidRequest) -> dict[str, Any]:

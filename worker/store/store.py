@@ -30,6 +30,8 @@ from worker.domain.requests import IDENTIFIER_PATTERN, ImportRequest
 from worker.store.codec import (
     admissions_in,
     claims_in,
+    conflict_of,
+    digest,
     ended_in,
     milliseconds,
     recorded_in,
@@ -39,7 +41,7 @@ from worker.store.codec import (
 from worker.store.config import StoreConfig
 from worker.store.connection import StoreUnavailableError, translated
 from worker.store.group_commit import GroupCommit
-from worker.store.keys import ACCOUNTS, IMPORT, WAKE
+from worker.store.keys import ACCOUNTS, IDEMPOTENCY, IMPORT, WAKE
 from worker.store.observer import NOBODY, StoreObserver
 from worker.store.recording import answer_to, step_of
 from worker.store.records import import_of
@@ -95,6 +97,27 @@ class ImportStore:
             if admission.is_new and admission.item:
                 self._observer.learned_of_end(admission.item)
         return admissions
+
+    @translated
+    async def conflicts(self, valid: Sequence[ValidRequest]) -> list[str]:
+        """Return for each request the import that has its id or key with other members, or ''.
+
+        Two round trips. Nothing is written, so another producer may still be faster.
+        """
+        keys = [digest(each.request.idempotency_key) for each in valid]
+        async with self._redis.pipeline(transaction=False) as pipeline:
+            for key in filter(None, keys):
+                pipeline.get(IDEMPOTENCY.on(self._redis) + key)
+            with_key = iter(await pipeline.execute())
+            earlier = [(key and next(with_key)) or "" for key in keys]
+            for each, other in zip(valid, earlier, strict=True):
+                for import_id in (each.envelope.import_id, other):
+                    pipeline.hmget(IMPORT.on(self._redis) + import_id, "state", "fingerprint")
+            found = iter(await pipeline.execute())
+        return [
+            conflict_of(each, other, next(found), next(found))
+            for each, other in zip(valid, earlier, strict=True)
+        ]
 
     async def announce_batch(self, batch_id: str, expected: int, rule: StopRule = NO_RULE) -> None:
         """Keep the batch open until `expected` of its imports were admitted.

@@ -1,20 +1,65 @@
-"""The program `amplify-import`: checks that it imports its own packages, then runs the commands.
+"""The program `amplify-import`, and the clients for other programs (`worker.client`).
 
-`worker` and `config` are common package names. Python may find other packages of these names first,
-in the current directory or on PYTHONPATH.
+It checks that it imports its own packages. `worker` and `config` are common package names. Python
+may find other packages of these names first, in the current directory or on PYTHONPATH.
 """
 
 import gc
 import os
 import signal
 import sys
+from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
-from typing import NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
+
+if TYPE_CHECKING:
+    from worker.client import (
+        AsyncImportClient,
+        BatchCounts,
+        Cancellation,
+        ConflictError,
+        Event,
+        ImportClient,
+        ImportResult,
+        InvalidSubmissionError,
+        NotKnownError,
+        Problem,
+        Retried,
+        State,
+        StoreUnavailableError,
+        SubmissionError,
+    )
+
+__all__ = [
+    "AsyncImportClient",
+    "BatchCounts",
+    "Cancellation",
+    "ConflictError",
+    "Event",
+    "ImportClient",
+    "ImportResult",
+    "InvalidSubmissionError",
+    "NotKnownError",
+    "Problem",
+    "Retried",
+    "State",
+    "StoreUnavailableError",
+    "SubmissionError",
+]
 
 PACKAGES = ("worker", "config")
 BAD_INPUT = 2
 INTERRUPTED = 130
+
+
+def __getattr__(name: str) -> Any:
+    """Import the clients when they are first used: the command line does not need them."""
+    if name not in __all__:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    if problem := what_is_in_the_way():
+        raise ImportError(problem)
+    return getattr(import_module("worker.client"), name)
 
 
 def main() -> None:
@@ -39,7 +84,7 @@ def what_is_in_the_way() -> str:
     """Return an error message if Python finds another file instead of our packages; else ''."""
     for name in PACKAGES:
         found = find_spec(name)
-        ours = Path(__file__).with_name(name) / "__init__.py"
+        ours = Path(__file__).parents[1] / name / "__init__.py"
         if found and found.origin and Path(found.origin).resolve() != ours.resolve():
             return (
                 f"{found.origin} is in the way of our own package {name}: rename it, start from"

@@ -1,0 +1,174 @@
+"""Submission: admission for callers that wait for the verdict.
+
+All requests of a call are admitted, or none. What can't be admitted raises an error that names the
+members, and leaves no import behind.
+"""
+
+import time
+from collections.abc import Iterable, Sequence
+from dataclasses import replace
+from itertools import chain
+
+from worker.domain.batches import BatchMessage
+from worker.domain.events import EventType
+from worker.domain.outcomes import (
+    Admission,
+    Envelope,
+    InvalidRequest,
+    StopRule,
+    ValidRequest,
+    Verdict,
+)
+from worker.domain.requests import derive_import_id
+from worker.domain.submissions import (
+    ConflictError,
+    InvalidSubmissionError,
+    Problem,
+    SubmissionError,
+)
+from worker.domain.traces import TraceContext
+from worker.engine.admit import ADMITTED_TOGETHER
+from worker.engine.checking import Parcel, RequestCheck
+from worker.engine.ports import SubmissionStore
+from worker.engine.tracing import UNTRACED, Tracer
+
+IS_TAKEN = "belongs to import {}, which has other members"
+IS_TWICE = "is that of request {}, which has other members"
+
+
+class Submitter:
+    """Validates requests and admits them to the store. Every method is safe to repeat.
+
+    All methods raise InvalidSubmissionError and ConflictError, with the position of each request,
+    and StoreUnavailableError. If the store fails midway, some of the requests may be admitted.
+    """
+
+    def __init__(
+        self, check: RequestCheck, store: SubmissionStore, tracer: Tracer = UNTRACED
+    ) -> None:
+        self._check = check
+        self._store = store
+        self._tracer = tracer
+
+    async def submit(
+        self, requests: Sequence[object], ids: Sequence[str], trace: TraceContext | None = None
+    ) -> list[str]:
+        """Admit requests; return their import ids. Those without an importId get one of `ids`.
+
+        The import id is that of an earlier import if the request repeats its idempotencyKey.
+        """
+        valid = await self._valid(
+            [
+                self._check.unpack(members, Envelope(import_id=each, task_id=each, trace=trace))
+                for members, each in zip(requests, ids, strict=True)
+            ]
+        )
+        return await self._admit(valid)
+
+    async def submit_batch(self, messages: Sequence[BatchMessage]) -> list[str]:
+        """Admit the requests of a batch's messages; return their import ids."""
+        valid = await self._valid(list(chain.from_iterable(map(self._parcels_of, messages))))
+        for batch_id, expected, rule in _announcements(messages):
+            await self._store.announce_batch(batch_id, expected, rule)
+        return await self._admit(valid)
+
+    def _parcels_of(self, message: BatchMessage) -> Iterable[Parcel]:
+        for position, members in enumerate(message.requests, message.first):
+            import_id = derive_import_id(message.batch_id, position)
+            envelope = Envelope(import_id=import_id, task_id=import_id, batch_id=message.batch_id)
+            yield self._check.unpack(members, envelope)
+
+    async def _valid(self, parcels: Sequence[Parcel]) -> list[ValidRequest]:
+        """Return what parcels hold. Raises an error if any of them can't be admitted."""
+        checked = await self._check.check_all(parcels)
+        problems = [
+            Problem(member, message, position)
+            for position, each in enumerate(checked)
+            for member, message in _problems_of(each)
+        ]
+        valid = [each for each in checked if isinstance(each, ValidRequest)]
+        _raise_if(problems or _repeated(valid), InvalidSubmissionError)
+        _raise_if(_taken(valid, await self._store.conflicts(valid)), ConflictError)
+        return valid
+
+    async def _admit(self, valid: Sequence[ValidRequest]) -> list[str]:
+        admissions: list[Admission] = []
+        for start in range(0, len(valid), ADMITTED_TOGETHER):
+            admissions += await self._admit_together(valid[start : start + ADMITTED_TOGETHER])
+        _raise_if(_overtaken(admissions), ConflictError)
+        return [each.import_id for each in admissions]
+
+    async def _admit_together(self, valid: Sequence[ValidRequest]) -> list[Admission]:
+        traced = [_with_trace(each, self._tracer) for each in valid]
+        began_ns = time.time_ns()
+        admissions = await self._store.admit_all(traced)
+        for each, admission in zip(traced, admissions, strict=True):
+            if admission.verdict is Verdict.ACCEPTED:
+                trace = each.envelope.trace
+                self._tracer.appended(admission.import_id, trace, EventType.ACCEPTED, began_ns)
+        return admissions
+
+
+def _with_trace(valid: ValidRequest, tracer: Tracer) -> ValidRequest:
+    """Give a request the context of its import in place of the producer's."""
+    envelope = valid.envelope
+    trace = tracer.begin(envelope.import_id, envelope.trace)
+    return replace(valid, envelope=replace(envelope, trace=trace))
+
+
+def _announcements(messages: Sequence[BatchMessage]) -> list[tuple[str, int, StopRule]]:
+    """Return what the store must know of batches before their first import."""
+    return list(dict.fromkeys((each.batch_id, each.expected, each.rule) for each in messages))
+
+
+def _problems_of(checked: ValidRequest | InvalidRequest) -> Iterable[tuple[str, str]]:
+    if isinstance(checked, InvalidRequest):
+        return checked.problems
+    return (("account", checked.refusal),) if checked.refusal else ()
+
+
+def _repeated(valid: Sequence[ValidRequest]) -> list[Problem]:
+    """Return where an id or a key appears twice, with different requests."""
+    problems: list[Problem] = []
+    seen: dict[tuple[str, str], tuple[int, str]] = {}
+    for position, each in enumerate(valid):
+        key = each.request.idempotency_key
+        names = [("importId", each.envelope.import_id), *([("idempotencyKey", key)] if key else [])]
+        for name in names:
+            first, fingerprint = seen.setdefault(name, (position, each.request.fingerprint))
+            if fingerprint != each.request.fingerprint:
+                problems.append(Problem(name[0], IS_TWICE.format(first), position))
+    return problems
+
+
+def _taken(valid: Sequence[ValidRequest], others: Sequence[str]) -> list[Problem]:
+    """Return the problems of requests whose id or key belongs to another import, '' for none."""
+    return [
+        Problem(
+            "importId" if other == each.envelope.import_id else "idempotencyKey",
+            IS_TAKEN.format(other),
+            position,
+        )
+        for position, (each, other) in enumerate(zip(valid, others, strict=True))
+        if other
+    ]
+
+
+def _overtaken(admissions: Sequence[Admission]) -> list[Problem]:
+    """Return the problems of requests whose id or key another producer has used meanwhile.
+
+    If it was the key, the request has become a rejected import, as at the other entry points.
+    """
+    problems = []
+    for position, each in enumerate(admissions):
+        if each.verdict is Verdict.REUSED:
+            problems.append(Problem("importId", IS_TAKEN.format(each.import_id), position))
+        elif each.verdict is Verdict.REJECTED and each.item:
+            member, _, message = each.item.error.partition(": ")
+            problems.append(Problem(member, message, position))
+    return problems
+
+
+def _raise_if(problems: Sequence[Problem], error: type[SubmissionError]) -> None:
+    if problems:
+        raise error(tuple(problems))
