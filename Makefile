@@ -8,7 +8,7 @@ INSTALLED := $(VENV)/.installed
 unexport PYTHONDONTWRITEBYTECODE
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test check coverage docs bench bench-accounts bench-limits bench-memory bench-relay bench-smoke simulate simulate-limits simulate-polls chaos chaos-fuzz screenshots image-test node-packages sbom audit-packages lint format lock up down
+.PHONY: help install demo test check coverage docs bench bench-accounts bench-http bench-limits bench-memory bench-relay bench-smoke simulate simulate-limits simulate-polls chaos chaos-fuzz screenshots image-test node-packages sbom audit-packages lint format lock up down
 
 help: ## List the targets
 	@awk -F':.*## ' '/^[a-z-]+:.*## /{printf "  make %-15s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -62,6 +62,9 @@ bench-memory: install ## Measure the memory of an import, by family of keys, on 
 
 bench-relay: install ## Measure how many events a second one relay sends, by kind of sink; a minute
 	$(BIN)/python -m tests.benchmarks.bench_relay
+
+bench-http: install ## Measure how many imports a second one HTTP server admits; a minute
+	$(BIN)/python -m tests.benchmarks.bench_http
 
 bench-limits: install ## Measure how well workers and alternative limiters use hidden quotas; 20 minutes
 	$(BIN)/python -m tests.benchmarks.bench_limits --picture docs/limits.svg

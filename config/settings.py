@@ -42,6 +42,9 @@ SOURCE: Final = re.compile(r"[A-Za-z0-9._~:/?#\[\]@!$&'()*+,;=%-]{1,256}")
 QUEUE_URL: Final = re.compile(r"https?://[^/@?#\s]+(/[^/@?#\s]+)+")
 """The URL of a queue, without credentials."""
 
+BEARER_TOKEN: Final = re.compile(r"[A-Za-z0-9._~+/-]+=*")
+"""The syntax of a bearer token (RFC 6750, section 2.1)."""
+
 
 class SettingsError(ValueError):
     """An invalid setting. The message names the variable, or the file and its member."""
@@ -199,6 +202,12 @@ class Settings(BaseSettings):
     """The topic of Amazon SNS to which `amplify-import relay` sends events, as the sink `sns`."""
     sqs_events_url: str = ""
     """The queue of Amazon SQS to which `amplify-import relay` sends events, as the sink `sqs`."""
+    http_token: SecretStr | None = None
+    """The bearer token that requests to `amplify-import serve` carry, or several, separated by
+    commas, so that a token can be replaced. Required by `serve`."""
+    http_rate: Rate = 100.0
+    """How many HTTP requests a second each token may make, on average. It may make twice as many at
+    once."""
     max_in_flight: Annotated[int, Field(ge=1, le=1000)] = 100
     """How many calls to AWS a worker makes at once."""
     worker_pool: Literal["threads", "prefork", "solo"] = "threads"
@@ -259,6 +268,16 @@ class Settings(BaseSettings):
             raise ValueError('must not begin with "aws.": EventBridge keeps it for AWS')
         return source
 
+    @field_validator("http_token")
+    @classmethod
+    def _is_a_token(cls, token: SecretStr | None) -> SecretStr | None:
+        for part in token.get_secret_value().split(",") if token else ():
+            if not BEARER_TOKEN.fullmatch(part.strip()):
+                raise ValueError(
+                    "holds a token with other characters than letters, digits, -._~+/="
+                )
+        return token
+
     @field_validator("success_statuses", "failure_statuses", mode="before")
     @classmethod
     def _split(cls, value: object) -> object:
@@ -293,6 +312,12 @@ class Settings(BaseSettings):
         if not self.success_statuses or not self.failure_statuses:
             raise ValueError("IMPORTS_SUCCESS_STATUSES and IMPORTS_FAILURE_STATUSES need a status")
         return self
+
+    @property
+    def http_tokens(self) -> tuple[str, ...]:
+        """The bearer tokens; none if the variable is not set."""
+        text = self.http_token.get_secret_value() if self.http_token else ""
+        return tuple(part.strip() for part in text.split(",") if part.strip())
 
     @property
     def celery_broker_url(self) -> str:

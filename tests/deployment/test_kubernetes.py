@@ -188,6 +188,7 @@ def test_the_command_runs_and_the_probes_pass(
         **variables_of(container),
         **environment_for(sandbox, store_url),
         "FLOWER_BASIC_AUTH": "user:password",
+        "IMPORTS_HTTP_TOKEN": "token",
         "IMPORTS_LANES_FILE": str(DIRECTORY / "lanes.toml"),
         "IMPORTS_SINKS_FILE": str(DIRECTORY / "sinks.toml"),
     }

@@ -22,6 +22,7 @@ PROBES = {
     "amplify-import-worker@.service": ("9464", "/readyz"),
     "amplify-import-flower.service": ("5555", "/healthcheck"),
     "amplify-import-exporter.service": ("9465", "/livez"),
+    "amplify-import-http.service": ("8080", "/readyz"),
     "amplify-import-relay.service": ("9466", "/readyz"),
 }
 """The port that each service uses here, and a path that answers when it works."""
@@ -84,7 +85,9 @@ def test_the_command_runs_and_stops(
     (command,) = values_of(unit, "ExecStart")
     command = command.replace(INSTALLED, str(BIN)).replace("%i", "1").replace("%%", "%")
     words = [word.replace(inside, port) for word in shlex.split(command)]
-    environment = environment_for(sandbox, store_url, IMPORTS_METRICS_PORT=port)
+    environment = environment_for(
+        sandbox, store_url, IMPORTS_METRICS_PORT=port, IMPORTS_HTTP_TOKEN="token"
+    )
     if "worker" not in unit.name and "relay" not in unit.name:
         del environment["IMPORTS_METRICS_PORT"]
     if "relay" in unit.name:

@@ -19,6 +19,7 @@ from tests.documentation.messages import messages
 from tests.support import PROJECT
 from worker.cli.main import main
 from worker.contract.asyncapi import asyncapi_document
+from worker.contract.openapi import openapi_document
 from worker.contract.schemas import DOCUMENTS
 from worker.domain.batches import BatchMessage
 from worker.domain.requests import ImportRequest
@@ -146,9 +147,9 @@ def requests_page() -> str:
         "Member names are those of the AWS API; snake_case spellings work too. An unknown member or"
         " an invalid value makes the request a `rejected` import whose error names the member."
         " [Enqueue imports](../guides/produce.md) shows how to send requests.",
-        "A request in a batch or on the stream may also carry its own `importId`: up to 128"
-        " letters, digits and `._:@+=-`, beginning with a letter or digit. A Celery task takes no"
-        " `importId`, because the task id is the import id. Such a request may also carry"
+        "A request in a batch, on the stream or by HTTP may also carry its own `importId`: up to"
+        " 128 letters, digits and `._:@+=-`, beginning with a letter or digit. A Celery task takes"
+        " no `importId`, because the task id is the import id. Such a request may also carry"
         " `traceparent` and `tracestate`, which [tie it to a trace]"
         "(../guides/tracing.md#continue-the-producers-trace). A Celery task has them in its"
         " headers.",
@@ -257,6 +258,7 @@ PAGES: Final[Mapping[str, Callable[[], str]]] = {
     "metrics.md": metrics_page,
     **{f"schemas/{name}.json": partial(_json, make) for name, make in DOCUMENTS.items()},
     "schemas/asyncapi.json": partial(_json, asyncapi_document),
+    "schemas/openapi.json": partial(_json, openapi_document),
 }
 
 

@@ -41,7 +41,16 @@ def test_the_compose_file_is_valid() -> None:
     program = shutil.which("docker-compose")
     if program is None:
         pytest.skip("NO docker-compose here, the Compose file is not validated")
-    profiles = ["--profile", "sandbox", "--profile", "relay", "--profile", "observability"]
+    profiles = [
+        "--profile",
+        "sandbox",
+        "--profile",
+        "relay",
+        "--profile",
+        "http",
+        "--profile",
+        "observability",
+    ]
     command = [program, "--file", "docker-compose.yml", *profiles, "config", "--quiet"]
     environment = {**os.environ, "FLOWER_BASIC_AUTH": "user:password"}
     done = subprocess.run(
@@ -122,6 +131,14 @@ def test_the_relay_runs_and_its_health_check_works(store_url: str, tmp_path: Pat
     }
     with running(SERVICES["relay"]["command"], environment, tmp_path):
         wait_until(lambda: healthy("relay", tmp_path, **{inside: port}), "it is healthy")
+
+
+def test_the_http_server_runs_and_its_health_check_works(store_url: str, tmp_path: Path) -> None:
+    port = free_port()
+    command = [word.replace("8080", port) for word in SERVICES["http"]["command"]]
+    environment = {"IMPORTS_REDIS_URL": store_url, "IMPORTS_HTTP_TOKEN": "token"}
+    with running(command, environment, tmp_path):
+        wait_until(lambda: healthy("http", tmp_path, **{"8080": port}), "it is healthy")
 
 
 def test_prometheus_scrapes_what_the_services_serve() -> None:

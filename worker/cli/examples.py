@@ -64,6 +64,7 @@ EXAMPLES: Final = {
         "events --follow --type import.failed --type import.rejected",
         "events --from 0 --batch wave-1 --json > wave-1.jsonl",
     ),
+    "serve": ("guides/http.md", "serve", "serve --host 0.0.0.0 --port 8081"),
     "relay": ("guides/sinks.md", "relay"),
     "sinks": ("guides/sinks.md", "sinks", "sinks --json"),
     "sinks parked": ("guides/sinks.md", "sinks parked audit", "sinks parked audit --json"),

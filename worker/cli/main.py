@@ -38,6 +38,7 @@ COMMANDS: Final = (
     "batches",
     "lanes",
     "events",
+    "serve",
     "relay",
     "sinks",
     "recover",
@@ -74,6 +75,7 @@ Examples:
   amplify-import batches resume BATCH          resume a batch that its stop rule has paused
   amplify-import lanes                         limits, queues and pauses, by account and region
   amplify-import events --follow               events as they happen
+  amplify-import serve --port 8080             take requests by HTTP
   amplify-import relay                         send events to webhooks, EventBridge, SNS or SQS
   amplify-import sinks                         what waits for them, what they refused
   amplify-import recover apps.csv --since T    continue after the store was lost

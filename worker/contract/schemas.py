@@ -39,7 +39,7 @@ def request_schema() -> Schema:
 
 def batch_schema() -> Schema:
     """Return the schema of a batch message: the keyword arguments of `imports.import_batch`."""
-    schema = _of(BatchMessage, "validation")
+    schema = schema_of(BatchMessage, "validation")
     schema["properties"]["requests"]["items"] = _request()
     return _document("A batch message", schema)
 
@@ -62,7 +62,7 @@ def event_with(definitions: str) -> Schema:
 def data_schemas() -> dict[str, Schema]:
     """Return the schemas of the data of events, by their names."""
     models = dict.fromkeys(DATA.values())
-    return {model.__name__: _of(model, "serialization") for model in models}
+    return {model.__name__: schema_of(model, "serialization") for model in models}
 
 
 def _case(kind: EventType, data: str) -> Schema:
@@ -80,7 +80,7 @@ def _request() -> Schema:
 
 
 def _request_of(operation: str) -> Schema:
-    schema = _of(OPERATIONS.operations[operation].request, "validation")
+    schema = schema_of(OPERATIONS.operations[operation].request, "validation")
     schema["title"] = operation
     if operation != DEFAULT_OPERATION:
         schema["required"] = ["operation", *schema["required"]]
@@ -88,7 +88,7 @@ def _request_of(operation: str) -> Schema:
     return schema
 
 
-def _of(model: type[BaseModel], mode: Any) -> Schema:
+def schema_of(model: type[BaseModel], mode: Any) -> Schema:
     """Return a model's schema without references, and without titles that repeat names."""
     _, schemas = models_json_schema([(model, mode)], by_alias=True)
     definitions: Mapping[str, Schema] = schemas["$defs"]

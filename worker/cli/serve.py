@@ -1,0 +1,57 @@
+"""`amplify-import serve`: the HTTP door."""
+
+import asyncio
+import signal
+import socket
+
+import click
+
+from config.logging import configure_logging
+from config.settings import Settings, load_settings
+from worker.cli.client import BadInputError, FailedHereError
+from worker.client import AsyncImportClient
+from worker.doors.http.server import HttpServer
+from worker.tracing.switch import open_tracing
+
+
+@click.command()
+@click.option("--host", default="127.0.0.1", show_default=True, help="Address to listen on.")
+@click.option(
+    "--port",
+    default=8080,
+    show_default=True,
+    type=click.IntRange(0, 65535),
+    help="Port to listen on; 0 for any.",
+)
+def serve(host: str, port: int) -> None:
+    """Serve the HTTP door, by which programs submit imports and follow them, until interrupted.
+
+    Requests carry the token of IMPORTS_HTTP_TOKEN, at most IMPORTS_HTTP_RATE a second. The server
+    speaks plain HTTP: put a proxy with TLS in front of it. /openapi.json describes its paths.
+    """
+    settings = load_settings()
+    if not settings.http_tokens:
+        raise BadInputError(
+            "IMPORTS_HTTP_TOKEN is not set, and requests need one. Make it: openssl rand -hex 32"
+        )
+    try:
+        asyncio.run(_serve(settings, host, port))
+    except OSError as error:
+        raise FailedHereError(f"Cannot listen on {host}:{port}: {error.strerror}") from error
+
+
+async def _serve(settings: Settings, host: str, port: int) -> None:
+    configure_logging(settings)
+    stopped = asyncio.Event()
+    for signal_number in (signal.SIGINT, signal.SIGTERM):
+        asyncio.get_running_loop().add_signal_handler(signal_number, stopped.set)
+    tracing = open_tracing(socket.gethostname(), settings.event_source)
+    try:
+        async with (
+            AsyncImportClient(tracer=tracing) as client,
+            HttpServer(settings, client, host, port) as server,
+        ):
+            click.echo(f"Listening on {server.url}")
+            await stopped.wait()
+    finally:
+        tracing.close()

@@ -1,0 +1,1 @@
+"""The HTTP door: requests from programs that have neither Celery nor Redis."""
