@@ -24,6 +24,7 @@ from worker.contract.schemas import DOCUMENTS
 from worker.domain.batches import BatchMessage
 from worker.domain.requests import ImportRequest
 from worker.metrics.catalogue import LABELS, WORKER, Metric
+from worker.metrics.http_catalogue import HTTP
 from worker.metrics.relay_catalogue import RELAY
 from worker.metrics.store_catalogue import BATCHES, STORE
 from worker.operations.import_backend_auth import ImportBackendAuthRequest
@@ -206,6 +207,9 @@ def metrics_page() -> str:
         "Each `amplify-import relay` serves these if `IMPORTS_METRICS_PORT` is set. The metrics of"
         " the store say what waits for the sinks.",
         *_metrics(RELAY),
+        "## Metrics of an HTTP server",
+        "Each `amplify-import serve` serves these if `IMPORTS_METRICS_PORT` is set.",
+        *_metrics(HTTP),
         "## Metrics of the store",
         "These are about all imports in the store. `amplify-import metrics` prints or serves them."
         " A worker also serves them if `IMPORTS_METRICS_STORE` is `true`. They are read at each"

@@ -209,6 +209,8 @@ async def test_what_http_itself_forbids(door: Door) -> None:
         "/v1/batches/unknown",
         "/v1/batches/u/events",
         "/v1/%00",
+        "/v1/imports/%ff",
+        "/v1/batches/%ed%a0%80/events",
     ):
         await assert_problem(await door.ask("GET", path), 404)
     assert (await door.post(members("d1", batchId="b"))).status == 202
@@ -308,7 +310,7 @@ async def test_a_reader_that_reads_nothing_is_left_behind(
     _, silent = await asyncio.open_connection(host, int(port))
     request = f"GET /v1/batches/b/events HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {TOKEN}"
     silent.write(f"{request}\r\n\r\n".encode())
-    open_streams = door.server._streams  # noqa: SLF001 - the test looks at what it holds
+    open_streams = door.server.streams
     await until(lambda: open_streams.number == 1, "the stream is open")
     async with await door.stream("b") as response:
         reader = messages(response)
@@ -363,13 +365,19 @@ def test_a_server_that_dies_before_it_answers_has_not_admitted_twice(
         with pytest.raises(ConnectionError):
             post(port, "ticket")
         assert dying.wait(60) == -signal.SIGKILL
-    command.environment.update(environment)
+    metrics = free_port()
+    command.environment.update({**environment, "IMPORTS_METRICS_PORT": metrics})
     with command.running("serve", "--port", port) as process:
         wait_until(lambda: Scraper(port).probe("/readyz") == 200, "the server is ready")
         import_id = post(port, "ticket")["importId"]
         with Redis.from_url(store_url, decode_responses=True) as redis:
             assert redis.keys("imports:import:*") == [f"imports:import:{import_id}"]
             assert redis.xlen("imports:events") == 1
+        scraped = Scraper(metrics).samples()
+        post_labels = {"route": "/v1/imports", "code": "202"}
+        assert scraped.value("imports_http_answers_total", **post_labels) == 1
+        assert scraped.value("imports_http_answer_seconds_count") == 1
+        assert scraped.labels("imports_http_streams") == [{}]
         process.send_signal(signal.SIGTERM)
         assert process.wait(60) == 0
         assert process.stdout
@@ -389,5 +397,10 @@ def test_serve_says_what_it_needs(command: CommandLine) -> None:
     assert "a b" not in done.stderr
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = str(taken.getsockname()[1])
-        done = command("serve", "--port", port, IMPORTS_HTTP_TOKEN=TOKEN)
-    assert (done.returncode, "Cannot listen on" in done.stderr) == (3, True)
+        metrics = {"IMPORTS_METRICS_PORT": port, "IMPORTS_HTTP_TOKEN": TOKEN}
+        for done in (
+            command("serve", "--port", port, IMPORTS_HTTP_TOKEN=TOKEN),
+            command("serve", "--port", "0", **metrics),
+        ):
+            assert done.returncode == 3
+            assert f"Cannot listen on 127.0.0.1:{port}" in done.stderr

@@ -23,9 +23,13 @@ from tests.support import Sandbox, StartWorker, members, storage_members, wait_u
 from tests.support.relaying import until
 from tests.support.stores import MakeStore
 from worker.client import feed
+from worker.domain.events import EventType
 from worker.domain.outcomes import RetryVerdict
+from worker.domain.traces import TraceContext, read_trace
+from worker.engine.tracing import Untraced
 
 SERVERS = pytest.mark.parametrize("store_url", ["valkey", "redis"], indirect=True)
+TRACEPARENT = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01"
 RACING = 40
 WAITING = 50
 
@@ -237,6 +241,48 @@ async def test_events_resume_and_a_slow_reader_misses_none(
     assert (event.type, event.subject) == ("import.accepted", "d1/staging")
     for each in (slow, fast, one):
         await each.aclose()
+
+
+async def test_a_tracer_gives_an_import_its_place_in_a_trace(
+    store_url: str, redis: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("AWS_REGION", "us-east-1")
+    seen: list[tuple[str, TraceContext | None, EventType]] = []
+
+    class Noting(Untraced):
+        def begin(self, import_id: str, given: TraceContext | None) -> TraceContext | None:
+            return given or read_trace(TRACEPARENT, None) if import_id else None
+
+        def appended(
+            self, import_id: str, trace: TraceContext | None, event: EventType, began_ns: int
+        ) -> None:
+            assert began_ns > 0
+            seen.append((import_id, trace, event))
+
+    async with AsyncImportClient(store_url, tracer=Noting()) as client:
+        import_id = await client.submit(members("d1"), idempotency_key="k")
+        await client.submit(members("d1"), idempotency_key="k")
+        own = await client.submit(members("d1", traceparent=TRACEPARENT.replace("4bf9", "5555")))
+    assert [(each, event) for each, _, event in seen] == [
+        (import_id, EventType.ACCEPTED),
+        (own, EventType.ACCEPTED),
+    ]
+    stored = [
+        await redis.hget(f"imports:import:{each}", "traceparent") for each in (import_id, own)
+    ]
+    assert [text[:39] for text in stored] == [
+        TRACEPARENT[:39],
+        TRACEPARENT.replace("4bf9", "5555")[:39],
+    ]
+
+
+async def test_closing_ends_those_who_wait(store_url: str) -> None:
+    client = AsyncImportClient(store_url)
+    waiting = asyncio.create_task(anext(client.events(after="0")))
+    await until(lambda: client.feed.is_read, "the client waits for events")
+    await client.close()
+    with pytest.raises(StoreUnavailableError, match="closed"):
+        await waiting
 
 
 async def test_one_error_says_that_the_store_is_away(monkeypatch: pytest.MonkeyPatch) -> None:

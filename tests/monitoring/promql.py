@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from typing import Final
 
 from worker.metrics.catalogue import WORKER, Metric, Type
+from worker.metrics.http_catalogue import HTTP
 from worker.metrics.relay_catalogue import RELAY
 from worker.metrics.store_catalogue import BATCHES, STORE
 
@@ -67,7 +68,7 @@ def _problems_of_selector(name: str, matchers: str, labels: frozenset[str] | Non
 
 def _series() -> dict[str, frozenset[str]]:
     found = dict(OF_PROMETHEUS)
-    for metric in (*WORKER, *RELAY, *STORE, *BATCHES):
+    for metric in (*WORKER, *RELAY, *HTTP, *STORE, *BATCHES):
         found |= dict.fromkeys(_names(metric), frozenset(metric.labels))
         if metric.type is Type.HISTOGRAM:
             found[f"{metric.name}_bucket"] = frozenset((*metric.labels, "le"))

@@ -39,6 +39,7 @@ from worker.metrics.catalogue import (
     Type,
 )
 from worker.metrics.health import READY_SECONDS, Health
+from worker.metrics.http_catalogue import HTTP
 from worker.metrics.labels import Cap
 from worker.metrics.measurements import Measurements, status_class
 from worker.metrics.registry import Forwarder, take_in
@@ -91,7 +92,7 @@ class Added:
         return [name for name, _, _ in self.rows]
 
 
-ALL = [*dict.fromkeys((*WORKER, *RELAY)), *STORE, *BATCHES]
+ALL = [*dict.fromkeys((*WORKER, *RELAY, *HTTP)), *STORE, *BATCHES]
 
 
 @pytest.mark.parametrize("metric", ALL, ids=lambda metric: metric.name)

@@ -3,6 +3,8 @@
 import asyncio
 import signal
 import socket
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import click
 
@@ -11,6 +13,9 @@ from config.settings import Settings, load_settings
 from worker.cli.client import BadInputError, FailedHereError
 from worker.client import AsyncImportClient
 from worker.doors.http.server import HttpServer
+from worker.metrics.http_catalogue import HTTP, STREAMS
+from worker.metrics.server import Page, PageServer
+from worker.metrics.values import Values
 from worker.tracing.switch import open_tracing
 
 
@@ -27,7 +32,8 @@ def serve(host: str, port: int) -> None:
     """Serve the HTTP door, by which programs submit imports and follow them, until interrupted.
 
     Requests carry the token of IMPORTS_HTTP_TOKEN, at most IMPORTS_HTTP_RATE a second. The server
-    speaks plain HTTP: put a proxy with TLS in front of it. /openapi.json describes its paths.
+    speaks plain HTTP: put a proxy with TLS in front of it. /openapi.json describes its paths. With
+    IMPORTS_METRICS_PORT, it serves its metrics there.
     """
     settings = load_settings()
     if not settings.http_tokens:
@@ -42,6 +48,7 @@ def serve(host: str, port: int) -> None:
 
 async def _serve(settings: Settings, host: str, port: int) -> None:
     configure_logging(settings)
+    values = Values(HTTP)
     stopped = asyncio.Event()
     for signal_number in (signal.SIGINT, signal.SIGTERM):
         asyncio.get_running_loop().add_signal_handler(signal_number, stopped.set)
@@ -49,9 +56,29 @@ async def _serve(settings: Settings, host: str, port: int) -> None:
     try:
         async with (
             AsyncImportClient(tracer=tracing) as client,
-            HttpServer(settings, client, host, port) as server,
+            HttpServer(settings, client, host, port, values) as server,
         ):
-            click.echo(f"Listening on {server.url}")
-            await stopped.wait()
+            values.read_from(lambda: [(STREAMS, (), server.streams.number)])
+            with _showing(settings, values):
+                click.echo(f"Listening on {server.url}")
+                await stopped.wait()
     finally:
         tracing.close()
+
+
+@contextmanager
+def _showing(settings: Settings, values: Values) -> Iterator[None]:
+    """Serve the metrics on a port of their own, if the settings have one."""
+    if not settings.metrics_port:
+        yield
+        return
+    try:
+        pages = PageServer(settings.metrics_host, settings.metrics_port)
+    except OSError as error:
+        where = f"{settings.metrics_host}:{settings.metrics_port}"
+        raise FailedHereError(f"Cannot listen on {where}: {error.strerror}") from error
+    pages.start({"/metrics": lambda accept: Page(*values.text(accept))})
+    try:
+        yield
+    finally:
+        pages.close()

@@ -77,7 +77,8 @@ class AsyncImportClient:
         await self.close()
 
     async def close(self) -> None:
-        """Close the connections."""
+        """Close the connections. Whoever still waits for events gets StoreUnavailableError."""
+        self.feed.close()
         await self._redis.aclose()
 
     async def submit(

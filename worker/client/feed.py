@@ -55,6 +55,18 @@ class EventFeed:
                 self._reading.cancel()
                 self._stop_reading()
 
+    @property
+    def is_read(self) -> bool:
+        """Whether there is a reader whose window begins now or earlier."""
+        return self._window_begins is not None
+
+    def close(self) -> None:
+        """End the reading, and each wait for events with an error."""
+        if self._reading:
+            self._reading.cancel()
+        self._stop_reading()
+        self._fail(StoreUnavailableError("the client is closed"))
+
     def wake(self) -> None:
         """End each wait for events, as if there were news."""
         news, self._news = self._news, None

@@ -8,6 +8,7 @@ import time
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from itertools import chain
+from typing import TypeVar
 
 from worker.domain.batches import BatchMessage
 from worker.domain.events import EventType
@@ -31,6 +32,8 @@ from worker.engine.admit import ADMITTED_TOGETHER
 from worker.engine.checking import Parcel, RequestCheck
 from worker.engine.ports import SubmissionStore
 from worker.engine.tracing import UNTRACED, Tracer
+
+T = TypeVar("T")
 
 IS_TAKEN = "belongs to import {}, which has other members"
 IS_TWICE = "is that of request {}, which has other members"
@@ -80,7 +83,9 @@ class Submitter:
 
     async def _valid(self, parcels: Sequence[Parcel]) -> list[ValidRequest]:
         """Return what parcels hold. Raises an error if any of them can't be admitted."""
-        checked = await self._check.check_all(parcels)
+        checked: list[ValidRequest | InvalidRequest] = []
+        for some in _groups(parcels):
+            checked += await self._check.check_all(some)
         problems = [
             Problem(member, message, position)
             for position, each in enumerate(checked)
@@ -88,13 +93,16 @@ class Submitter:
         ]
         valid = [each for each in checked if isinstance(each, ValidRequest)]
         _raise_if(problems or _repeated(valid), InvalidSubmissionError)
-        _raise_if(_taken(valid, await self._store.conflicts(valid)), ConflictError)
+        others: list[str] = []
+        for group in _groups(valid):
+            others += await self._store.conflicts(group)
+        _raise_if(_taken(valid, others), ConflictError)
         return valid
 
     async def _admit(self, valid: Sequence[ValidRequest]) -> list[str]:
         admissions: list[Admission] = []
-        for start in range(0, len(valid), ADMITTED_TOGETHER):
-            admissions += await self._admit_together(valid[start : start + ADMITTED_TOGETHER])
+        for group in _groups(valid):
+            admissions += await self._admit_together(group)
         _raise_if(_overtaken(admissions), ConflictError)
         return [each.import_id for each in admissions]
 
@@ -107,6 +115,12 @@ class Submitter:
                 trace = each.envelope.trace
                 self._tracer.appended(admission.import_id, trace, EventType.ACCEPTED, began_ns)
         return admissions
+
+
+def _groups(items: Sequence[T]) -> Iterable[Sequence[T]]:
+    """Return parts of a list, after each of which others may use the event loop and the store."""
+    starts = range(0, len(items), ADMITTED_TOGETHER)
+    return (items[start : start + ADMITTED_TOGETHER] for start in starts)
 
 
 def _with_trace(valid: ValidRequest, tracer: Tracer) -> ValidRequest:

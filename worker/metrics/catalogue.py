@@ -67,6 +67,8 @@ LABELS: Final[Mapping[str, str]] = {
         "What may have been at fault: `event`, `sink`, or `unclear`. See"
         " [Send events on](../guides/sinks.md#failures)."
     ),
+    "route": f"A path of the HTTP server, as its OpenAPI document has it; `{OTHER}` for all else.",
+    "code": "The HTTP status of an answer; `none` if the client was gone before.",
     "group": (f"A consumer group of the event stream. After {GROUPS_SHOWN} groups, `{OTHER}`."),
 }
 

@@ -9,6 +9,7 @@ import structlog
 from aiohttp import hdrs, web
 
 from worker.client import ConflictError, NotKnownError, StoreUnavailableError, SubmissionError
+from worker.domain.requests import IDENTIFIER_PATTERN
 
 log = structlog.get_logger()
 
@@ -54,6 +55,14 @@ class ProblemError(Exception):
             content_type=PROBLEM,
             headers=self.headers,
         )
+
+
+def identifier_in(request: web.Request, name: str) -> str:
+    """Return an import id or a batchId in the path. Raises NotKnownError if it can't be one."""
+    value = request.match_info[name]
+    if not IDENTIFIER_PATTERN.fullmatch(value):
+        raise NotKnownError("there is no import or batch with such an id")
+    return value
 
 
 @web.middleware

@@ -13,9 +13,12 @@ from worker.client import AsyncImportClient, StoreUnavailableError
 from worker.contract.openapi import openapi_document
 from worker.doors.http.access import OPEN_PATHS, Access
 from worker.doors.http.bodies import MAX_BODY_BYTES
-from worker.doors.http.problems import Handler, answer_problems
+from worker.doors.http.problems import Handler, answer_problems, identifier_in
 from worker.doors.http.requests import Intake
 from worker.doors.http.streams import BatchStreams
+from worker.metrics import http_catalogue as of
+from worker.metrics.catalogue import OTHER
+from worker.metrics.registry import Recorder, recorder_of_process
 
 log = structlog.get_logger()
 
@@ -27,14 +30,23 @@ SHUTDOWN_SECONDS: Final = 30.0
 class HttpServer:
     """Serves the HTTP door while its `async with` block runs. Port 0 means any free port.
 
-    Entering the block raises OSError if it can't listen there.
+    `recorder` takes its measurements. Entering the block raises OSError if it can't listen there.
     """
 
-    def __init__(self, settings: Settings, client: AsyncImportClient, host: str, port: int) -> None:
+    def __init__(
+        self,
+        settings: Settings,
+        client: AsyncImportClient,
+        host: str,
+        port: int,
+        recorder: Recorder | None = None,
+    ) -> None:
         self._client = client
+        self._recorder = recorder or recorder_of_process()
         self._host = host
         self._port = port
-        self._streams = BatchStreams(client)
+        self.streams = BatchStreams(client)
+        """The event streams that are open."""
         self._access = Access(settings.http_tokens, settings.http_rate)
         self._is_stopping = False
         self._runner = web.AppRunner(
@@ -65,15 +77,15 @@ class HttpServer:
 
     def _application(self) -> web.Application:
         app = web.Application(
-            middlewares=[_log_access, answer_problems, self._access.check],
+            middlewares=[self._note_access, answer_problems, self._access.check],
             client_max_size=MAX_BODY_BYTES,
         )
         app.add_routes(
             [
                 web.post("/v1/imports", Intake(self._client).post),
-                web.get("/v1/imports/{import_id}", self._get_import),
-                web.get("/v1/batches/{batch_id}", self._get_batch),
-                web.get("/v1/batches/{batch_id}/events", self._streams.send, allow_head=False),
+                web.get("/v1/imports/{importId}", self._get_import),
+                web.get("/v1/batches/{batchId}", self._get_batch),
+                web.get("/v1/batches/{batchId}/events", self.streams.send, allow_head=False),
                 web.get("/openapi.json", self._get_openapi),
                 web.get("/livez", self._get_livez),
                 web.get("/readyz", self._get_readyz),
@@ -83,12 +95,39 @@ class HttpServer:
         app.on_shutdown.append(self._end_streams)
         return app
 
+    @web.middleware
+    async def _note_access(self, request: web.Request, handler: Handler) -> web.StreamResponse:
+        """Log and count each request when it is over, but no probe and no header."""
+        began, status = time.perf_counter(), 0
+        try:
+            response = await handler(request)
+            status = response.status
+        finally:
+            if request.path not in OPEN_PATHS:
+                self._note(request, status, time.perf_counter() - began)
+        return response
+
+    def _note(self, request: web.Request, status: int, seconds: float) -> None:
+        resource = request.match_info.route.resource
+        route = resource.canonical if resource else OTHER
+        self._recorder.add(of.ANSWERS, 1, route, str(status or "none"))
+        if not route.endswith("/events"):
+            self._recorder.add(of.ANSWER_SECONDS, seconds, route)
+        log.info(
+            "http.answered",
+            method=request.method,
+            path=request.path,
+            status=status or None,
+            seconds=round(seconds, 4),
+            client=request.remote,
+        )
+
     async def _get_import(self, request: web.Request) -> web.Response:
-        item = await self._client.get(request.match_info["import_id"])
+        item = await self._client.get(identifier_in(request, "importId"))
         return web.json_response(item.as_json())
 
     async def _get_batch(self, request: web.Request) -> web.Response:
-        counts = await self._client.batch(request.match_info["batch_id"])
+        counts = await self._client.batch(identifier_in(request, "batchId"))
         return web.json_response(counts.as_json())
 
     async def _get_openapi(self, _: web.Request) -> web.Response:
@@ -116,27 +155,7 @@ class HttpServer:
         return ""
 
     async def _end_streams(self, _: Any) -> None:
-        self._streams.close()
-
-
-@web.middleware
-async def _log_access(request: web.Request, handler: Handler) -> web.StreamResponse:
-    """Log each request when it is over, but no probe and no header."""
-    began, status = time.perf_counter(), 0
-    try:
-        response = await handler(request)
-        status = response.status
-    finally:
-        if request.path not in OPEN_PATHS:
-            log.info(
-                "http.answered",
-                method=request.method,
-                path=request.path,
-                status=status or None,
-                seconds=round(time.perf_counter() - began, 4),
-                client=request.remote,
-            )
-    return response
+        self.streams.close()
 
 
 async def _add_headers(request: web.Request, response: web.StreamResponse) -> None:

@@ -16,7 +16,7 @@ from aiohttp import web
 from worker.client import AsyncImportClient, BatchCounts, NotKnownError, StoreUnavailableError
 from worker.client.feed import START, Entry, Follower
 from worker.domain.events import EventType
-from worker.doors.http.problems import ProblemError
+from worker.doors.http.problems import ProblemError, identifier_in
 
 LAST_EVENT_ID: Final = "Last-Event-ID"
 POSITION: Final = re.compile(r"[0-9]{1,18}(-[0-9]{1,18})?")
@@ -54,7 +54,7 @@ class BatchStreams:
             detail = f"{MOST_STREAMS} event streams are open already."
             headers = {"Retry-After": str(AGAIN_SECONDS)}
             raise ProblemError(HTTPStatus.SERVICE_UNAVAILABLE, detail, headers=headers)
-        counts = await self._client.batch(request.match_info["batch_id"])
+        counts = await self._client.batch(identifier_in(request, "batchId"))
         last = request.headers.get(LAST_EVENT_ID, "")
         if last and not POSITION.fullmatch(last):
             detail = f"The header {LAST_EVENT_ID} must be the id of an event of this stream."
