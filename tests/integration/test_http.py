@@ -19,7 +19,15 @@ from openapi_spec_validator import OpenAPIV31SpecValidator
 from redis import Redis
 from referencing import Registry, Resource
 
-from tests.support import CommandLine, StartWorker, free_port, members, storage_members, wait_until
+from tests.support import (
+    CommandLine,
+    Producer,
+    StartWorker,
+    free_port,
+    members,
+    storage_members,
+    wait_until,
+)
 from tests.support.contract import problems_of_event
 from tests.support.relaying import append, event, until
 from tests.support.scraping import Scraper
@@ -67,7 +75,7 @@ def test_the_document_is_valid() -> None:
 
 
 async def test_requests_are_admitted_and_followed(
-    door: Door, start_worker: StartWorker, redis: Any
+    door: Door, start_worker: StartWorker, producer: Producer, redis: Any
 ) -> None:
     start_worker()
     one = await door.post(
@@ -95,6 +103,8 @@ async def test_requests_are_admitted_and_followed(
             found = [message async for message in messages(response)]
     assert_stream_is_complete(found, imports=3)
 
+    task = producer.app.AsyncResult(one.json["importId"])
+    assert (await asyncio.to_thread(task.get, timeout=60))["outcome"] == "succeeded"
     ended = await door.ask("GET", location)
     assert_documented(ended, "/v1/imports/{importId}")
     assert (ended.json["outcome"], ended.json["metadata"]) == ("succeeded", {"a": "b"})

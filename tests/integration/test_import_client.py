@@ -24,9 +24,10 @@ from tests.support.relaying import until
 from tests.support.stores import MakeStore
 from worker.client import feed
 from worker.domain.events import EventType
-from worker.domain.outcomes import RetryVerdict
+from worker.domain.outcomes import Envelope, RetryVerdict
 from worker.domain.traces import TraceContext, read_trace
 from worker.engine.tracing import Untraced
+from worker.operations.registry import OPERATIONS
 
 SERVERS = pytest.mark.parametrize("store_url", ["valkey", "redis"], indirect=True)
 TRACEPARENT = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01"
@@ -172,6 +173,7 @@ async def test_the_same_key_is_the_same_import_or_a_conflict(client: Any, redis:
         with pytest.raises(ConflictError, match=f"belongs to import {first}"):
             await again
     assert await records(redis) == before
+    assert not await redis.exists(f"imports:tasks:{first}"), "repeats add no Celery tasks"
     three = [members(f"d{n}") for n in range(3)]
     ids = await client.submit_many(three, idempotency_key="list")
     assert await client.submit_many(three, idempotency_key="list") == ids
@@ -186,7 +188,20 @@ async def test_the_same_key_is_the_same_import_or_a_conflict(client: Any, redis:
     assert (counts.accepted, counts.expected) == (4, 4)
 
 
-async def test_of_many_that_race_for_a_key_one_wins(client: Any) -> None:
+async def test_a_key_that_another_producer_used_is_known(
+    client: Any, make_store: MakeStore
+) -> None:
+    store = await make_store()
+    request = OPERATIONS.parse(members("d1", idempotencyKey="ticket"))
+    await store.admit(Envelope(import_id="task-1", task_id="task-1"), request, "us-east-1")
+    assert await client.submit(members("d1"), idempotency_key="ticket") == "task-1"
+    with pytest.raises(ConflictError, match="idempotencyKey: belongs to import task-1"):
+        await client.submit(members("d2"), idempotency_key="ticket")
+    with pytest.raises(ConflictError, match="importId: belongs to import task-1"):
+        await client.submit(members("d2", importId="task-1"))
+
+
+async def test_of_many_that_race_for_a_key_one_wins(client: Any, redis: Any) -> None:
     same = [client.submit(members("d1"), idempotency_key="same") for _ in range(RACING)]
     assert len(set(await asyncio.gather(*same))) == 1
     others = [
@@ -196,6 +211,8 @@ async def test_of_many_that_race_for_a_key_one_wins(client: Any) -> None:
     results = await asyncio.gather(*others, return_exceptions=True)
     won = [each for each in results if isinstance(each, str)]
     assert len(won) == 1
+    assert len(await redis.keys("imports:import:*")) == 2
+    assert await redis.xlen("imports:events") == 2
     lost = [each for each in results if isinstance(each, ConflictError)]
     assert len(lost) == RACING - 1
     for each in lost:
@@ -251,7 +268,8 @@ async def test_a_tracer_gives_an_import_its_place_in_a_trace(
 
     class Noting(Untraced):
         def begin(self, import_id: str, given: TraceContext | None) -> TraceContext | None:
-            return given or read_trace(TRACEPARENT, None) if import_id else None
+            assert import_id
+            return given or read_trace(TRACEPARENT, None)
 
         def appended(
             self, import_id: str, trace: TraceContext | None, event: EventType, began_ns: int

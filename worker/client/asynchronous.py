@@ -4,7 +4,6 @@ import asyncio
 from collections.abc import AsyncGenerator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, Final, Self
-from uuid import uuid4
 
 from config.settings import SettingsError, load_settings
 from worker.client.feed import EventFeed
@@ -13,7 +12,7 @@ from worker.client.results import Event, ImportResult
 from worker.domain.batches import MAX_BATCH_REQUESTS, BatchMessage
 from worker.domain.imports import Import
 from worker.domain.outcomes import Cancellation, Retried
-from worker.domain.requests import InvalidRequestError, derive_import_id, shown
+from worker.domain.requests import InvalidRequestError, shown
 from worker.domain.submissions import InvalidSubmissionError, Problem, SubmissionError
 from worker.domain.traces import TraceContext
 from worker.engine.accounts import WorkersCheck
@@ -95,7 +94,7 @@ class AsyncImportClient:
         """
         try:
             members = _with_key(request, idempotency_key)
-            (import_id,) = await self._submitter.submit([members], [str(uuid4())], trace)
+            (import_id,) = await self._submitter.submit([members], trace=trace)
         except SubmissionError as error:
             only = tuple(replace(each, position=None) for each in error.problems)
             raise type(error)(only) from None
@@ -111,20 +110,17 @@ class AsyncImportClient:
         """Admit all of these requests or none; return their import ids, in the same order.
 
         With an idempotency key, each request gets an import id that follows from the key and its
-        position, unless it has an importId. So the same list again is the same imports.
+        position, unless it has an importId or a key of its own. So the same list again is the same
+        imports.
 
         Raises:
             InvalidSubmissionError: if any request is invalid. Nothing is stored.
             ConflictError: if any importId or key belongs to another request.
 
         """
-        if not idempotency_key:
-            ids = [str(uuid4()) for _ in requests]
-        elif _is_key(idempotency_key):
-            ids = [derive_import_id(f"list:{idempotency_key}", n) for n in range(len(requests))]
-        else:
+        if idempotency_key and not _is_key(idempotency_key):
             raise InvalidSubmissionError((Problem("idempotencyKey", BAD_KEY),))
-        return await self._submitter.submit(requests, ids, trace)
+        return await self._submitter.submit(requests, idempotency_key, trace)
 
     async def submit_batch(
         self,

@@ -5,10 +5,11 @@ members, and leaves no import behind.
 """
 
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from itertools import chain
 from typing import TypeVar
+from uuid import uuid4
 
 from worker.domain.batches import BatchMessage
 from worker.domain.events import EventType
@@ -54,12 +55,15 @@ class Submitter:
         self._tracer = tracer
 
     async def submit(
-        self, requests: Sequence[object], ids: Sequence[str], trace: TraceContext | None = None
+        self, requests: Sequence[object], key: str = "", trace: TraceContext | None = None
     ) -> list[str]:
-        """Admit requests; return their import ids. Those without an importId get one of `ids`.
+        """Admit requests; return their import ids.
 
-        The import id is that of an earlier import if the request repeats its idempotencyKey.
+        The id of a request without an importId follows from its idempotencyKey, or from `key` and
+        its position, or is random. If another producer has used its idempotencyKey, the id is that
+        of the earlier import.
         """
+        ids = [_id_for(members, key, position) for position, members in enumerate(requests)]
         valid = await self._valid(
             [
                 self._check.unpack(members, Envelope(import_id=each, task_id=each, trace=trace))
@@ -103,7 +107,7 @@ class Submitter:
         admissions: list[Admission] = []
         for group in _groups(valid):
             admissions += await self._admit_together(group)
-        _raise_if(_overtaken(admissions), ConflictError)
+        _raise_if(_overtaken(valid, admissions), ConflictError)
         return [each.import_id for each in admissions]
 
     async def _admit_together(self, valid: Sequence[ValidRequest]) -> list[Admission]:
@@ -158,29 +162,47 @@ def _repeated(valid: Sequence[ValidRequest]) -> list[Problem]:
 def _taken(valid: Sequence[ValidRequest], others: Sequence[str]) -> list[Problem]:
     """Return the problems of requests whose id or key belongs to another import, '' for none."""
     return [
-        Problem(
-            "importId" if other == each.envelope.import_id else "idempotencyKey",
-            IS_TAKEN.format(other),
-            position,
-        )
+        Problem(_name_of(each, other), IS_TAKEN.format(other), position)
         for position, (each, other) in enumerate(zip(valid, others, strict=True))
         if other
     ]
 
 
-def _overtaken(admissions: Sequence[Admission]) -> list[Problem]:
+def _overtaken(valid: Sequence[ValidRequest], admissions: Sequence[Admission]) -> list[Problem]:
     """Return the problems of requests whose id or key another producer has used meanwhile.
 
     If it was the key, the request has become a rejected import, as at the other entry points.
     """
     problems = []
-    for position, each in enumerate(admissions):
-        if each.verdict is Verdict.REUSED:
-            problems.append(Problem("importId", IS_TAKEN.format(each.import_id), position))
-        elif each.verdict is Verdict.REJECTED and each.item:
-            member, _, message = each.item.error.partition(": ")
+    for position, (each, admission) in enumerate(zip(valid, admissions, strict=True)):
+        if admission.verdict is Verdict.REUSED:
+            other = admission.import_id
+            problems.append(Problem(_name_of(each, other), IS_TAKEN.format(other), position))
+        elif admission.verdict is Verdict.REJECTED and admission.item:
+            member, _, message = admission.item.error.partition(": ")
             problems.append(Problem(member, message, position))
     return problems
+
+
+def _name_of(valid: ValidRequest, other: str) -> str:
+    """Return the member by which a request claims the import `other`."""
+    key = valid.request.idempotency_key
+    is_by_id = other == valid.envelope.import_id and not (key and other == _id_of_key(key))
+    return "importId" if is_by_id else "idempotencyKey"
+
+
+def _id_for(members: object, key: str, position: int) -> str:
+    """Return the import id of a request that has none of its own."""
+    known = members if isinstance(members, Mapping) else {}
+    own = known.get("idempotencyKey", known.get("idempotency_key"))
+    if isinstance(own, str) and own:
+        return _id_of_key(own)
+    return derive_import_id(f"list {key}", position) if key else str(uuid4())
+
+
+def _id_of_key(key: str) -> str:
+    # No batchId has a blank, so that this is the id of no request of a batch.
+    return derive_import_id("idempotency key", ascii(key))
 
 
 def _raise_if(problems: Sequence[Problem], error: type[SubmissionError]) -> None:
