@@ -121,10 +121,17 @@ def test_a_worker_counts_what_it_does(
 def test_the_output_holds_what_the_catalogue_says_and_nothing_private(
     start_worker: StartWorker, producer: Producer, scraper: Scraper, accept: str
 ) -> None:
-    start_worker(IMPORTS_METRICS_PORT=scraper.port, IMPORTS_METRICS_STORE="true")
+    start_worker(
+        IMPORTS_METRICS_PORT=scraper.port,
+        IMPORTS_METRICS_STORE="true",
+        IMPORTS_SQS_REQUESTS_URL=f"http://127.0.0.1:{free_port()}/0/absent",
+    )
     task = producer.send(members("dprivate", batchId="night", metadata={"team": "blue"}))
     producer.redis.xgroup_create("imports:events", "readers", "0", mkstream=True)
     task.get(timeout=60)
+    wait_until(
+        lambda: scraper.samples().value("imports_sqs_failing_seconds") > 0, "the queue has failed"
+    )
     reply = scraper.get("/metrics", accept)
     assert reply.content_type.startswith(accept or "text/plain")
     samples = scraper.samples(accept)
@@ -132,7 +139,11 @@ def test_the_output_holds_what_the_catalogue_says_and_nothing_private(
     documented = {
         metric.name.removesuffix("_total") for metric in (*WORKER, *STORE) if metric not in of_sinks
     }
-    optional = {"imports_lane_pauses", "imports_lane_resumes", "imports_throttled"}
+    optional = {
+        "imports_lane_pauses",
+        "imports_lane_resumes",
+        "imports_throttled",
+    }
     assert {name.removesuffix("_total") for name in samples.families} | optional >= documented
     assert all(name.startswith("imports_") for name in samples.families)
     job = sandbox_ids(producer, task.id)

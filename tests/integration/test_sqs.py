@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import threading
 from collections import Counter
 from collections.abc import Callable
 from contextlib import suppress
@@ -14,7 +15,7 @@ from structlog.testing import capture_logs
 
 from config.settings import Settings
 from tests.proxy import Proxy
-from tests.support import CommandLine, StartWorker, members, wait_until
+from tests.support import WAIT_SECONDS, CommandLine, StartWorker, members, wait_until
 from tests.support.cloud import Cloud
 from tests.support.producer import Producer
 from tests.support.receiving import Answer, Receiver
@@ -38,6 +39,9 @@ from worker.store.store import ImportStore
 TRACE_ID = "4bf92f3577b34da6a3ce929d0e0e4736"
 TRACEPARENT = f"00-{TRACE_ID}-00f067aa0ba902b7-01"
 OWNER = "123456789012"
+CONFIG = StoreConfig(
+    retention_seconds=60, events_max_length=10_000, lease_seconds=30, settle_seconds=0
+)
 
 
 @pytest.fixture(autouse=True)
@@ -203,12 +207,9 @@ async def test_nothing_is_deleted_or_received_while_the_store_is_away(
     await make_store()
     url, _ = cloud.queue("outage", VisibilityTimeout="600")
     cloud.send_many(url, [members(f"d{n}") for n in range(12)])
-    config = StoreConfig(
-        retention_seconds=60, events_max_length=10_000, lease_seconds=30, settle_seconds=0
-    )
     with Proxy(redis.connection_pool.connection_kwargs["port"]) as proxy:
         async with Redis.from_url(proxy.url, decode_responses=True) as client:
-            door = open_door(url, ImportStore(client, config))
+            door = open_door(url, ImportStore(client, CONFIG))
             proxy.refuse()
             for _ in range(3):
                 with pytest.raises(StoreUnavailableError):
@@ -228,19 +229,50 @@ async def test_nothing_is_deleted_or_received_while_the_store_is_away(
             assert cloud.attributes(url)["ApproximateNumberOfMessages"] == "2"
 
 
-async def test_a_long_poll_ends_with_the_worker(
-    make_store: MakeStore, cloud: Cloud, open_door: OpenDoor
-) -> None:
-    url, _ = cloud.queue("empty")
-    door = open_door(url, await make_store(), long_poll_seconds=20)
-    polling = asyncio.create_task(door.door.take())
-    await until(lambda: door.queue.is_open, "the client is open")
-    polling.cancel()
-    async with asyncio.timeout(10):
+async def test_a_long_poll_ends_with_the_worker(make_store: MakeStore, open_door: OpenDoor) -> None:
+    polled, answered = threading.Event(), threading.Event()
+
+    def decide(_: dict[str, Any]) -> Answer:
+        polled.set()
+        assert answered.wait(WAIT_SECONDS)
+        return _answer(200, {})
+
+    with Receiver(decide) as server:
+        door = open_door(f"{server.url}/q", await make_store(), long_poll_seconds=20)
+        polling = asyncio.create_task(door.door.take())
+        await until(polled.is_set, "the poll has arrived")
+        polling.cancel()
         with suppress(asyncio.CancelledError):
             await polling
         await door.close()
-    assert polling.cancelled()
+        assert not server.messages, "the poll was answered first"
+        answered.set()
+
+
+async def test_what_is_being_admitted_is_deleted_before_the_worker_stops(
+    make_store: MakeStore, redis: Any, cloud: Cloud, open_door: OpenDoor
+) -> None:
+    store = await make_store()
+    url, _ = cloud.queue("stopping")
+    cloud.send(url, members("d1", importId="last"))
+    with Proxy(redis.connection_pool.connection_kwargs["port"]) as proxy:
+        async with Redis.from_url(proxy.url, decode_responses=True) as client:
+            door = open_door(url, ImportStore(client, CONFIG))
+            proxy.stall()
+            taking = asyncio.create_task(door.door.take())
+            await until(lambda: has_received(cloud, url), "the message is received")
+            await until(lambda: proxy.accepted > 0, "its admission has begun")
+            taking.cancel()
+            with suppress(asyncio.CancelledError):
+                await taking
+            proxy.flow()
+            await door.close()
+    assert cloud.left(url) == 0
+    assert (await import_of(store, "last")).app_id == "d1"
+
+
+def has_received(cloud: Cloud, url: str) -> bool:
+    return cloud.attributes(url)["ApproximateNumberOfMessagesNotVisible"] == "1"
 
 
 class Sqs:

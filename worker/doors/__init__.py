@@ -1,1 +1,1 @@
-"""The entry points: Celery tasks and their consumer, forwarded messages, the requests stream."""
+"""The entry points: Celery tasks and their consumer, forwarded messages, the stream, SQS."""

@@ -67,11 +67,6 @@ class RequestsQueue:
         """The account and the name of the queue, whatever endpoint it is reached by."""
         return urlsplit(self.url).path.strip("/")
 
-    @property
-    def is_open(self) -> bool:
-        """Whether it has a client."""
-        return self._client is not None
-
     async def receive(self) -> list[QueueMessage]:
         """Return up to ten messages; wait for the first. Return none after the long poll."""
         answer = await self._call(
