@@ -33,9 +33,8 @@ from tests.support.relaying import append, event, until
 from tests.support.scraping import Scraper
 from tests.support.serving import BEARER, TOKEN, Answer, Door, Message, messages, serving
 from worker.contract.openapi import openapi_document
-from worker.doors.http import streams
+from worker.doors.http import bodies, streams
 from worker.doors.http.access import Bucket
-from worker.doors.http.bodies import MAX_BODY_BYTES
 
 PROBLEM = "application/problem+json"
 LONG_EVENTS = 2000
@@ -199,7 +198,7 @@ async def test_hostile_bodies_are_answered_with_400(door: Door, redis: Any) -> N
 
 async def test_what_http_itself_forbids(door: Door) -> None:
     good = json.dumps(members("d1")).encode()
-    await assert_problem(await door.post(b" " * (MAX_BODY_BYTES + 1)), 413)
+    await assert_problem(await door.post(b" " * (bodies.MAX_BODY_BYTES + 1)), 413)
     await assert_problem(await door.post(good, **{"Content-Type": "text/plain"}), 415)
     gzipped = await door.post(gzip.compress(good), **{"Content-Encoding": "gzip"})
     await assert_problem(gzipped, 415)
@@ -332,6 +331,32 @@ async def test_a_reader_that_reads_nothing_is_left_behind(
             seen += (await anext(reader)).event == "import.started"
         await until(lambda: open_streams.number == 1, "the silent reader's stream is closed")
     silent.close()
+
+
+async def test_a_quiet_stream_is_kept_alive_and_streams_and_bodies_have_limits(
+    door: Door, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(streams, "HEARTBEAT_SECONDS", 0.05)
+    monkeypatch.setattr(streams, "MOST_STREAMS", 1)
+    monkeypatch.setattr(bodies, "READ_SECONDS", 0.05)
+    assert (await door.post(members("d1", batchId="b"))).status == 202
+    async with await door.stream("b") as response, asyncio.timeout(60):
+        another = await door.ask("GET", "/v1/batches/b/events")
+        await assert_problem(another, 503)
+        assert_documented(another, "/v1/batches/{batchId}/events")
+        assert int(another.headers["Retry-After"]) > 0
+        async for line in response.content:
+            if line.startswith(b":"):
+                break
+        else:
+            pytest.fail("no comment came")
+    host, port = door.url.removeprefix("http://").split(":")
+    slow = (
+        f"POST /v1/imports HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {TOKEN}\r\n"
+        "Content-Type: application/json\r\nContent-Length: 9\r\n\r\n{"
+    )
+    answer = await asyncio.to_thread(_raw, host, int(port), slow.encode())
+    assert answer.startswith(b"HTTP/1.1 408 ")
 
 
 async def test_a_failure_is_logged_and_says_nothing(

@@ -294,6 +294,17 @@ async def test_a_tracer_gives_an_import_its_place_in_a_trace(
     ]
 
 
+async def test_a_reader_of_events_that_fails_tells_those_who_wait(client: Any, redis: Any) -> None:
+    waiting = asyncio.create_task(anext(client.events()))
+    await until(lambda: client.feed.is_read, "the client waits for events")
+    await redis.xadd("imports:events", {"event": "no JSON"})
+    with pytest.raises(ValueError, match="Expecting value"):
+        await waiting
+    await redis.delete("imports:events")
+    import_id = await client.submit(members("d1"))
+    assert (await anext(client.events(after="0"))).data["importId"] == import_id
+
+
 async def test_closing_ends_those_who_wait(store_url: str) -> None:
     client = AsyncImportClient(store_url)
     waiting = asyncio.create_task(anext(client.events(after="0")))

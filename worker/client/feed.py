@@ -11,8 +11,6 @@ from contextlib import contextmanager
 from itertools import islice
 from typing import Final
 
-from redis.exceptions import RedisError
-
 from worker.store.connection import StoreUnavailableError, translated
 from worker.store.views import READ_AT_ONCE, Event, ImportViews
 
@@ -79,6 +77,7 @@ class EventFeed:
             self._news = asyncio.get_running_loop().create_future()
         if self._reading is None or self._reading.done():
             self._reading = asyncio.create_task(self._read(), name="read_events")
+            self._reading.add_done_callback(self._note_end)
         return self._news
 
     async def behind(self, position: str) -> list[Entry]:
@@ -97,25 +96,29 @@ class EventFeed:
         """Return some of the events that the store has behind an entry, oldest first."""
         return await self._views.events(position)
 
+    @translated
     async def _read(self) -> None:
         this = asyncio.current_task()
-        try:
-            position = await self._views.newest_event_id()
-            self._window.clear()
-            self._window_begins = place_of(position)
-            self.wake()  # an event may have come in before the window began
-            while True:
-                entries = await self._views.events(position, block_ms=BLOCK_MS)
-                # In Python 3.11, the driver may lose a cancellation (python/cpython#86296).
-                if self._reading is not this:
-                    return
-                if entries:
-                    position = entries[-1][0]
-                    self._keep(entries)
-                    self.wake()
-        except (RedisError, OSError) as error:
+        position = await self._views.newest_event_id()
+        self._window.clear()
+        self._window_begins = place_of(position)
+        self.wake()  # an event may have come in before the window began
+        while True:
+            entries = await self._views.events(position, block_ms=BLOCK_MS)
+            # In Python 3.11, the driver may lose a cancellation (python/cpython#86296).
+            if self._reading is not this:
+                return
+            if entries:
+                position = entries[-1][0]
+                self._keep(entries)
+                self.wake()
+
+    def _note_end(self, reading: asyncio.Task[None]) -> None:
+        """Pass a failure of the reader on to those who wait."""
+        if self._reading is reading:
             self._stop_reading()
-            self._fail(StoreUnavailableError(str(error) or type(error).__name__))
+        if not reading.cancelled() and (error := reading.exception()):
+            self._fail(error)
 
     def _stop_reading(self) -> None:
         self._reading = None
@@ -126,7 +129,7 @@ class EventFeed:
         while len(self._window) > WINDOW:
             self._window_begins = place_of(self._window.popleft()[0])
 
-    def _fail(self, error: StoreUnavailableError) -> None:
+    def _fail(self, error: BaseException) -> None:
         news, self._news = self._news, None
         if news and not news.done():
             news.set_exception(error)
