@@ -10,6 +10,7 @@ import socket
 import subprocess
 import sys
 from collections.abc import AsyncIterator
+from random import Random
 from typing import Any
 
 import pytest
@@ -19,6 +20,7 @@ from openapi_spec_validator import OpenAPIV31SpecValidator
 from redis import Redis
 from referencing import Registry, Resource
 
+from tests.chaos.messages import message_of
 from tests.support import (
     CommandLine,
     Producer,
@@ -38,6 +40,7 @@ from worker.doors.http.access import Bucket
 
 PROBLEM = "application/problem+json"
 LONG_EVENTS = 2000
+MUTATED = 400
 TRACEPARENT = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01"
 DOCUMENT = openapi_document()
 REGISTRY: Any = Registry().with_resource(
@@ -194,6 +197,23 @@ async def test_hostile_bodies_are_answered_with_400(door: Door, redis: Any) -> N
         assert_documented(answer, "/v1/imports", "post")
         assert len(answer.text) < 1000, name
     assert await redis.keys("*") == []
+
+
+async def test_mutated_requests_are_admitted_or_refused(door: Door, redis: Any) -> None:
+    seed = Random().randrange(2**32)
+    ids: set[str] = set()
+    for index in range(MUTATED):
+        raw = message_of(seed, "stream", index).raw
+        answer = await door.post(raw if index % 3 else b"[" + raw + b"," + raw + b"]")
+        assert answer.status in {202, 400, 409}, (seed, index, answer)
+        assert_documented(answer, "/v1/imports", "post")
+        if answer.status == 202:
+            found = answer.json if isinstance(answer.json, list) else [answer.json]
+            ids |= {each["importId"] for each in found}
+    known = {key.removeprefix("imports:import:") for key in await redis.keys("imports:import:*")}
+    assert known == ids, seed
+    states = {await redis.hget(f"imports:import:{each}", "state") for each in ids}
+    assert states <= {"waiting"}, (seed, "nothing is rejected after its admission")
 
 
 async def test_what_http_itself_forbids(door: Door) -> None:

@@ -11,12 +11,15 @@ from collections.abc import Callable, Mapping, Sequence
 from http import HTTPStatus
 from typing import Any, Final
 
+import structlog
 from aiohttp import web
 
 from worker.client import AsyncImportClient, BatchCounts, NotKnownError, StoreUnavailableError
 from worker.client.feed import START, Entry, Follower
 from worker.domain.events import EventType
 from worker.doors.http.problems import ProblemError, identifier_in
+
+log = structlog.get_logger()
 
 LAST_EVENT_ID: Final = "Last-Event-ID"
 POSITION: Final = re.compile(r"[0-9]{1,18}(-[0-9]{1,18})?")
@@ -78,8 +81,10 @@ class BatchStreams:
         try:
             await stream.send_to(response, lambda: self._is_closing)
             await response.write_eof()
-        except (ConnectionError, TimeoutError, StoreUnavailableError, NotKnownError):
+        except (ConnectionError, TimeoutError, StoreUnavailableError, NotKnownError) as error:
             # The reader is gone or too slow, or the store is away. It may resume.
+            if isinstance(error, StoreUnavailableError):
+                log.warning("store.unreachable", error=str(error))
             if request.transport is not None:
                 request.transport.abort()
         return response
