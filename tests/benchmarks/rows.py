@@ -122,7 +122,7 @@ ROWS: Final = (
     ),
     Row(
         "admission of a file of 100,000 rows",
-        "seconds, from the rate of 10,000",
+        "seconds, from the rate of 20,000",
         _figure("admission_seconds"),
         most(30),
     ),

@@ -29,7 +29,7 @@ class Size:
 
 FULL: Final = Size(
     imports=600,
-    rows=10_000,
+    rows=20_000,
     polled=3000,
     seconds=5.0,
     trickled=150,

@@ -22,13 +22,15 @@ from worker.store.store import ImportStore
 CLOSED: Final = "eu-central-1"
 """The region of imports that are only admitted: its lane starts next to none of them."""
 
+_STARTS_NOTHING: Final = {"IMPORTS_START_RATE": "0.001", "IMPORTS_START_BURST": "1"}
+
 CLAIMED_AT_ONCE: Final = 10
 
 
 def admission(size: Size) -> Figures:
     """Measure the admission of a file, and how fast redis-cli writes the same records."""
     with rig() as on:
-        on.start_worker(IMPORTS_START_RATE="0.001")
+        on.start_worker(**_STARTS_NOTHING)
         rows = [members(f"drow{n}", region=CLOSED) for n in range(size.rows)]
         path = on.path / "rows.csv"
         with path.open("w", newline="") as file:
@@ -49,7 +51,7 @@ def admission(size: Size) -> Figures:
 def messages(size: Size, requests: int) -> Figures:
     """Measure the admission of batch messages with so many requests each."""
     with rig() as on:
-        on.start_worker(IMPORTS_START_RATE="0.001")
+        on.start_worker(**_STARTS_NOTHING)
         rows = [members(f"d{n}", region=CLOSED, batchId="b") for n in range(size.imports)]
         before = on.usage()
         for offset in range(0, len(rows), requests):

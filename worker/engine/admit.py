@@ -32,6 +32,7 @@ from worker.engine.ports import Accounts, AdmissionStore, Announcer, Regions, Re
 from worker.engine.reading import (
     cut,
     decode,
+    import_id_of,
     is_task_id,
     target_of,
 )
@@ -90,11 +91,12 @@ class Admitter:
         await self._store.announce_batch(batch_id, message.expected, message.rule)
         parcels: dict[str, Parcel] = {}
         for position, members in enumerate(message.requests, message.first):
-            fallback = derive_import_id(batch_id, position)
-            envelope = _envelope(fallback, batch_id, since_ms, not_before_ms, trace)
+            import_id = import_id_of(members) or derive_import_id(batch_id, position)
+            envelope = _envelope(import_id, batch_id, since_ms, not_before_ms, trace)
             parcel = self._check.unpack(members, envelope)
-            if parcel.envelope.import_id in parcels:
-                parcel = Parcel(members, _envelope(fallback, batch_id, trace=trace), _TWICE)
+            if import_id in parcels:
+                own_id = derive_import_id(batch_id, position)
+                parcel = Parcel(members, _envelope(own_id, batch_id, trace=trace), _TWICE)
             parcels[parcel.envelope.import_id] = parcel
         return await self._admit_all(list(parcels.values()))
 

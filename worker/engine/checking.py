@@ -92,18 +92,16 @@ class RequestCheck:
         """Take the importId out of a request, or use that of `envelope` if it has none."""
         if isinstance(members, InvalidRequestError):
             return Parcel({}, envelope, str(members))
-        envelope = replace(envelope, operation=self._requests.name_in(members))
+        operation = self._requests.name_in(members)
         if not isinstance(members, Mapping):
-            return Parcel(members, envelope)
+            return Parcel(members, replace(envelope, operation=operation))
         rest = dict(members)
         own = read_trace(rest.pop("traceparent", None), rest.pop("tracestate", None))
-        envelope = replace(envelope, trace=own or envelope.trace)
         given = rest.pop("importId", rest.pop("import_id", None))
-        if given is None:
-            return Parcel(rest, envelope)
-        if problem := problem_of_import_id(given):
-            return Parcel(rest, envelope, f"importId: {problem}")
-        return Parcel(rest, replace(envelope, import_id=str(given), task_id=str(given)))
+        problem = "" if given is None else problem_of_import_id(given)
+        ids = {} if given is None or problem else {"import_id": given, "task_id": given}
+        envelope = replace(envelope, operation=operation, trace=own or envelope.trace, **ids)
+        return Parcel(rest, envelope, problem and f"importId: {problem}")
 
     def _region_for(self, request: ImportRequest) -> str:
         region = request.region or self._regions.region_of(request.account)

@@ -26,6 +26,13 @@ def decode(text: str) -> object:
         return InvalidRequestError((("request", "is not JSON"),))
 
 
+def import_id_of(members: object) -> str:
+    """Return the importId that a request carries; '' if there is none, or an invalid one."""
+    known = members if isinstance(members, Mapping) else {}
+    given = known.get("importId", known.get("import_id"))
+    return given if isinstance(given, str) and IDENTIFIER_PATTERN.fullmatch(given) else ""
+
+
 def batch_id_of(members: object) -> str:
     """Return the batchId of an invalid request; '' if the batchId is invalid, too."""
     known = members if isinstance(members, Mapping) else {}
@@ -47,7 +54,10 @@ def readable(members: object, *names: str) -> str:
     for name in names:
         value = members.get(name) if isinstance(members, Mapping) else None
         if isinstance(value, str) and value:
-            return "".join(c if c.isascii() and c.isprintable() else "?" for c in value[:64])
+            shown = value[:64]
+            if shown.isascii() and shown.isprintable():
+                return shown
+            return "".join(c if c.isascii() and c.isprintable() else "?" for c in shown)
     return "-"
 
 
