@@ -192,7 +192,7 @@ async def test_grants_from_before_a_reset_teach_nothing(make_store: MakeStore, r
     await LaneControl(redis, _config()).reset(LANE)
     await throttle(store, late)
     limiter = await redis.hgetall(LIMITER)
-    assert (limiter["learned"], limiter["granted"]) == ("0", "1")
+    assert (limiter.get("learned", "0"), limiter["granted"]) == ("0", "1")
 
 
 async def test_the_slots_of_a_conductor_are_divided_between_starts_and_polls(
@@ -279,7 +279,7 @@ async def test_too_many_jobs_delay_starts_until_one_ends_and_do_not_change_the_r
     await end(store, polls[0])
     assert [claim.item.id for claim in await claimed(store)] == ["i-d2"]
     assert await claimed(store) == []
-    assert float(await redis.hget(LIMITER, "mode")) == 0, "the rate is unchanged"
+    assert float(await redis.hget(LIMITER, "mode") or 0) == 0, "the rate is unchanged"
 
 
 async def test_a_ceiling_rises_in_doubling_steps_while_more_is_accepted(

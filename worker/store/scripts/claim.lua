@@ -19,6 +19,8 @@ local claims = {}
 local known_of = {} -- lane -> what it has shown of AWS, for the lanes looked at
 local PASSED_AT_ONCE = 200 -- imports taken from a lane's queue that may not start
 local EXPIRED_AT_ONCE = 50
+-- calls that a lane may take, however many lanes are due, because each lane that is looked at costs time
+local TAKEN_TOGETHER = 2
 local PROBES_TRIED = 20 -- delayed imports that are tried as a probe
 -- silent claims and delayed imports that this call may still move; more would block the server
 local tidied = 200
@@ -107,6 +109,9 @@ local function promote_delayed(lane_name, latest, most)
 end
 
 local function claim_polls(queue, lane_name, limiter, most, probe)
+  if most == 0 then
+    return 0
+  end
   local due = redis.call('ZRANGEBYSCORE', queue .. lane_name, '-inf', now, 'WITHSCORES', 'LIMIT', 0, most)
   local taken = 0
   for i = 1, #due, 2 do
@@ -276,7 +281,8 @@ for position, name in ipairs(names) do
     due = claim_probe(name, lane)
   else
     -- Lanes that are due together share this conductor's slots.
-    local most = slots_for(name, math.ceil(left / (#names - position + 1)))
+    local share = math.max(TAKEN_TOGETHER, math.ceil(left / (#names - position + 1)))
+    local most = slots_for(name, math.min(left, share))
     if most > 0 then
       due = claim_within_limits(name, lane, most)
     else

@@ -23,13 +23,13 @@ local function load_limiter(name, lane, defaults, class, now)
   return limiter
 end
 
--- Store what has changed in a limiter.
+-- Store what has changed in a limiter. A new one has many zeros, which need not be stored.
 local function save_limiter(limiter)
   local changed = {}
   for name in pairs(limiters.NEW_LIMITER) do
-    if tonumber(limiter.fields[name]) ~= limiter[name] then
+    if tonumber(limiter.fields[name] or 0) ~= limiter[name] then
       changed[#changed + 1] = name
-      changed[#changed + 1] = string.format('%.17g', limiter[name])
+      changed[#changed + 1] = limiter[name] -- the server writes numbers exactly
     end
   end
   if #changed > 0 then

@@ -105,13 +105,18 @@ local function close_queue(queue, lane)
   end
   local fields = { turn = queue.turn }
   for _, priority in ipairs(PRIORITIES) do
-    fields['turn_' .. priority] = queue.sizes[priority] > 0 and queue.turns[priority] or false
+    local turn = queue.sizes[priority] > 0 and queue.turns[priority]
+    if turn or lane['turn_' .. priority] then
+      fields['turn_' .. priority] = turn
+    end
   end
   for priority, served in pairs(queue.served) do
     served = math.max(served, tonumber(lane['served_' .. priority] or 0))
     fields['served_' .. priority] = string.format('%.0f', served)
     redis.call('ZREMRANGEBYSCORE', KEY.flows .. queue.name .. ':' .. priority, '-inf', served)
-    forget_flows(queue.name, priority)
+    if queue.sizes[priority] == 0 then
+      forget_flows(queue.name, priority)
+    end
   end
   base.put(KEY.lane .. queue.name, lane, fields)
 end
