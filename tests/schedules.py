@@ -6,7 +6,8 @@
 import heapq
 import math
 import random
-from collections.abc import Callable, Sequence
+from bisect import bisect_right, insort
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from statistics import mean, quantiles
 from typing import Any, Final
@@ -14,7 +15,7 @@ from typing import Any, Final
 import lupa.lua51 as lua
 
 from worker.domain.policy import Policy, spread
-from worker.domain.polling import BINS, BINS_PER_OCTAVE, Durations, next_poll_delay
+from worker.domain.polling import BINS, BINS_PER_OCTAVE, ENOUGH, Durations, next_poll_delay
 from worker.store.scripts import with_library
 
 SEED: Final = 1
@@ -59,12 +60,14 @@ class Learned(Schedule):
 
     def __init__(self) -> None:
         runtime = lua.LuaRuntime()
-        bins: Any = runtime.table_from({"count": BINS, "per_octave": BINS_PER_OCTAVE})
+        bins: Any = runtime.table_from(
+            {"count": BINS, "per_octave": BINS_PER_OCTAVE, "enough": ENOUGH}
+        )
         runtime.globals().BINS = bins
-        text = "-- needs: durations\nreturn durations.with_job"
-        self._with_job: Callable[[str, float, float], str] = runtime.execute(with_library(text))
+        self._lua: Any = runtime.execute(with_library("-- needs: durations\nreturn durations"))
         self.text = ""
         self.durations = Durations()
+        self._survivors: Any = None
 
     def delay(self, age: float, polls: int, jitter: float) -> float:
         """Return what the worker would decide."""
@@ -72,8 +75,15 @@ class Learned(Schedule):
 
     def ended(self, after: float, until: float) -> None:
         """Add the job to the histogram."""
-        self.text = self._with_job(self.text, after, until)
+        self.text = self._lua.with_job(self.text, after, until)
         self.durations = Durations.from_text(self.text)
+        self._survivors = self._lua.survivors_in(self.text)
+
+    def chance(self, after: float, until: float) -> float:
+        """Return the chance that a job ends between two ages; 1 while that is not known."""
+        if self._survivors is None:
+            return 1.0
+        return float(self._lua.chance_of_end(self._survivors, after, until))
 
 
 @dataclass
@@ -114,6 +124,75 @@ def simulate(schedule: Schedule, seconds: Sequence[float]) -> Outcome:
         delay = schedule.delay(age, outcome.polls[number], rng.random())
         heapq.heappush(events, (at + delay, number, age))
     return outcome
+
+
+LOOKED_AT: Final = 8
+PATIENCE: Final = 2
+"""As in worker/store/scripts/library/polls.lua."""
+
+
+class _ShortLimit:
+    """Jobs under way, of which a limit permits fewer polls than the learned schedule asks for."""
+
+    def __init__(
+        self, seconds: Sequence[float], starts: float, polls: float, *, likeliest_first: bool
+    ) -> None:
+        self._seconds, self._starts, self._polls = seconds, starts, polls
+        self._likeliest_first = likeliest_first
+        self._rng = random.Random(SEED)
+        self._schedule = Learned()
+        self._queue: list[tuple[float, int, float]] = []
+        """When a poll falls due, the job's number, and its age at the last poll; in order."""
+        self.outcome = Outcome([0] * len(seconds), [0.0] * len(seconds))
+
+    def run(self) -> None:
+        """Make one poll after the other, as fast as permitted, until all jobs were found."""
+        begun, at = 0, 0.0
+        while begun < len(self._seconds) or self._queue:
+            at += 1 / self._polls
+            while begun < len(self._seconds) and begun / self._starts <= at:
+                self._schedule_poll(begun, 0.0)
+                begun += 1
+            due = bisect_right(self._queue, (at, math.inf))
+            if due:
+                self._poll(at, *self._queue.pop(self._choose(due, at))[1:])
+
+    def _choose(self, due: int, at: float) -> int:
+        waits = due / self._polls
+        if not self._likeliest_first or at - self._queue[0][0] > PATIENCE * waits:
+            return 0
+        step = max(1.0, due / LOOKED_AT)
+        sample = [int(self._rng.random() * step + n * step) for n in range(min(due, LOOKED_AT))]
+        return max(sample, key=lambda place: self._chance(at, *self._queue[place][1:]))
+
+    def _chance(self, at: float, number: int, last_age: float) -> float:
+        return self._schedule.chance(last_age, at - number / self._starts)
+
+    def _poll(self, at: float, number: int, last_age: float) -> None:
+        age = at - number / self._starts
+        self.outcome.polls[number] += 1
+        if age < self._seconds[number]:
+            self._schedule_poll(number, age)
+        else:
+            self.outcome.lags[number] = age - self._seconds[number]
+            self._schedule.ended(last_age, age)
+
+    def _schedule_poll(self, number: int, age: float) -> None:
+        delay = self._schedule.delay(age, self.outcome.polls[number], self._rng.random())
+        insort(self._queue, (number / self._starts + age + delay, number, age))
+
+
+def simulate_short(
+    seconds: Sequence[float], starts: float, polls: float, *, likeliest_first: bool
+) -> Outcome:
+    """Poll jobs while a limit permits fewer polls than the learned schedule asks for.
+
+    `starts` and `polls` are numbers per second. Due polls are made in the order in which they fell
+    due, or those first whose jobs are likeliest to have ended.
+    """
+    limit = _ShortLimit(seconds, starts, polls, likeliest_first=likeliest_first)
+    limit.run()
+    return limit.outcome
 
 
 def with_as_many_polls(polls: float, seconds: Sequence[float]) -> Outcome:

@@ -1,6 +1,6 @@
 """Schedules of polls in simulated time: how late each finds the ends of jobs.
 
-`make simulate-polls` prints the table of docs/decisions/0019 and draws docs/polls.svg. The result
+`make simulate-polls` prints the tables of docs/decisions/0019 and draws docs/polls.svg. The result
 is deterministic, and the same on every machine.
 """
 
@@ -14,9 +14,19 @@ from statistics import mean
 from typing import Final
 
 from tests.benchmarks.plot import draw_lags
-from tests.schedules import SEED, Learned, Outcome, Schedule, simulate, with_as_many_polls
+from tests.schedules import (
+    SEED,
+    Learned,
+    Outcome,
+    Schedule,
+    simulate,
+    simulate_short,
+    with_as_many_polls,
+)
 
 JOBS: Final = 2000
+SHORT_STARTS, SHORT_POLLS = 5.0, 10.0
+"""Per second, where the limit is short: about a quarter of the polls that the schedule wants."""
 
 
 def lognormal(rng: random.Random, median: float, sigma: float) -> float:
@@ -58,10 +68,15 @@ class Comparison:
     learned: Outcome
 
 
+def durations_of(draw: Draw) -> list[float]:
+    """Return how long each job takes, in seconds."""
+    rng = random.Random(SEED)
+    return [draw(rng, number / JOBS) for number in range(JOBS)]
+
+
 def compare(draw: Draw) -> Comparison:
     """Simulate the schedules with jobs of these durations."""
-    rng = random.Random(SEED)
-    seconds = [draw(rng, number / JOBS) for number in range(JOBS)]
+    seconds = durations_of(draw)
     learned = simulate(Learned(), seconds)
     return Comparison(
         plain=simulate(Schedule(), seconds),
@@ -81,6 +96,15 @@ def main() -> None:
         found[name] = compare(draw)
         cells = (_cell(outcome) for outcome in vars(found[name]).values())
         print(f"| {name} | {' | '.join(cells)} |", flush=True)
+    print("\n| durations | in order | likeliest first |\n|---|---|---|")
+    for name, draw in DURATIONS.items():
+        orders = (
+            simulate_short(
+                durations_of(draw), SHORT_STARTS, SHORT_POLLS, likeliest_first=likeliest_first
+            )
+            for likeliest_first in (False, True)
+        )
+        print(f"| {name} | {' | '.join(map(_cell, orders))} |", flush=True)
     print("\nPolls per job: mean, median and 95th percentile of the lag in seconds.")
     if picture:
         draw_lags({name: _percentiles(found[name]) for name in SHOWN}, picture)

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
-from tests.schedules import Learned, Schedule, simulate, with_as_many_polls
+from tests.schedules import Learned, Schedule, simulate, simulate_short, with_as_many_polls
 from worker.domain.answers import Answer, Job, Kind
 from worker.domain.claims import Call, Claim
 from worker.domain.decisions import PollAgain, Run
@@ -116,6 +116,17 @@ def test_the_end_is_found_sooner_than_by_other_schedules_with_as_many_polls() ->
     for other in (fixed, simulate(Schedule(), jobs)):
         assert learned.percentiles[49] < 0.6 * other.percentiles[49]
         assert learned.percentiles[94] < 0.6 * other.percentiles[94]
+
+
+def test_a_short_limit_finds_ends_sooner_if_likely_ones_go_first() -> None:
+    jobs = [55.0 + 10 * (number % 97) / 97 for number in range(600)]
+    in_order, likeliest = (
+        simulate_short(jobs, starts=5.0, polls=10.0, likeliest_first=first)
+        for first in (False, True)
+    )
+    assert likeliest.polls_per_job == pytest.approx(in_order.polls_per_job, rel=0.05)
+    assert likeliest.percentiles[49] < 0.7 * in_order.percentiles[49]
+    assert likeliest.percentiles[98] < 1.1 * in_order.percentiles[98]
 
 
 @pytest.mark.parametrize(("old", "new"), [(20.0, 200.0), (200.0, 20.0)])

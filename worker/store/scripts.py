@@ -17,7 +17,7 @@ from typing import Any, Final
 from redis.asyncio import Redis
 from redis.commands.core import AsyncScript
 
-from worker.domain.polling import BINS, BINS_PER_OCTAVE
+from worker.domain.polling import BINS, BINS_PER_OCTAVE, ENOUGH
 from worker.domain.shares import PRIORITY_WEIGHTS, START_SHARE
 from worker.store.connection import translated
 from worker.store.keys import CATALOGUE, SEQUENCE
@@ -38,6 +38,7 @@ LIBRARY: Final = (
     "lanes",
     "facts",
     "durations",
+    "polls",
     "budget",
     "health",
     "answers",
@@ -70,7 +71,7 @@ class Scripts:
             "KEY": _key_names(redis),
             "CONFIG": config,
             "SHARES": _shares(),
-            "BINS": {"count": BINS, "per_octave": BINS_PER_OCTAVE},
+            "BINS": {"count": BINS, "per_octave": BINS_PER_OCTAVE, "enough": ENOUGH},
             "SAY": SENTENCES,
             "RECORD": script_names(),
         }
@@ -123,8 +124,7 @@ def library_text(name: str) -> str:
 
 def needs_of(text: str) -> tuple[str, ...]:
     """Return the library files that the header of a Lua text names."""
-    found = _NEEDS.search(text)
-    return tuple(found[1].split(", ")) if found else ()
+    return tuple(name for line in _NEEDS.findall(text) for name in line.split(", "))
 
 
 def with_library(text: str) -> str:

@@ -9,7 +9,8 @@
 --       grant, earlier_jobs (JSON list of the jobs of the target's earlier imports), record (its fields)
 -- Atomic, so that any number of conductors claim each call once and spend each token once.
 --
--- needs: base, records, history, limiters, ceiling, lanes, facts, budget, queues, batches, imports, starting
+-- needs: base, records, history, limiters, ceiling, lanes, facts, polls, budget
+-- needs: queues, batches, imports, starting
 
 local args = cjson.decode(ARGV[1])
 local exact = base.exact_ms()
@@ -108,11 +109,18 @@ local function promote_delayed(lane_name, latest, most)
   return #due > 0
 end
 
-local function claim_polls(queue, lane_name, limiter, most, probe)
+-- Claim up to `most` polls. `all`: how many are due, if the likeliest to find an end go first when the limit
+-- permits fewer.
+local function claim_polls(queue, lane_name, limiter, most, probe, all)
   if most == 0 then
     return 0
   end
-  local due = redis.call('ZRANGEBYSCORE', queue .. lane_name, '-inf', now, 'WITHSCORES', 'LIMIT', 0, most)
+  local due
+  if all and limiters.available(limiter) < all then
+    due = polls.likeliest(queue .. lane_name, known_facts(lane_name), limiter, most, all, exact)
+  else
+    due = redis.call('ZRANGEBYSCORE', queue .. lane_name, '-inf', now, 'WITHSCORES', 'LIMIT', 0, most)
+  end
   local taken = 0
   for i = 1, #due, 2 do
     local id = due[i]
@@ -223,21 +231,21 @@ local function claim_within_limits(lane_name, lane, most)
     known_facts(lane_name), now)
   local polls_due = redis.call('ZCOUNT', KEY.polls .. lane_name, '-inf', now)
   local starts_due = math.min(queue.size, room)
-  local polls, starts
+  local taken, starts
   if start == poll then
     local share = lanes.limit_of(lane, defaults, 'start_share') or SHARES.starts
     local granted = math.min(limiters.available(start), most)
-    polls, starts = budget.divide(lane_name, lane, granted, polls_due, starts_due, share)
+    taken, starts = budget.divide(lane_name, lane, granted, polls_due, starts_due, share)
   else
-    polls = math.min(polls_due, limiters.available(poll))
+    taken = math.min(polls_due, limiters.available(poll))
     starts = math.min(starts_due, limiters.available(start))
-    polls, starts = budget.divide(lane_name, lane, most, polls, starts, SHARES.starts)
+    taken, starts = budget.divide(lane_name, lane, most, taken, starts, SHARES.starts)
   end
 
-  polls = claim_polls(KEY.polls, lane_name, poll, polls)
+  taken = claim_polls(KEY.polls, lane_name, poll, taken, false, polls_due)
   starts = claim_starts(queue, start, poll, starts, above)
   -- Ended imports get what is left over.
-  local left_over = math.min(limiters.available(poll), most - polls - starts)
+  local left_over = math.min(limiters.available(poll), most - taken - starts)
   local late = claim_polls(KEY.late, lane_name, poll, left_over)
   queues.close_queue(queue, lane)
   if above and starts > 0 then
@@ -245,10 +253,10 @@ local function claim_within_limits(lane_name, lane, most)
   end
   starts_due = math.min(queue.size + starts, starts_due)
   if start == poll then
-    budget.note_demand(start, polls_due + starts_due, polls + starts + late)
+    budget.note_demand(start, polls_due + starts_due, taken + starts + late)
   else
     budget.note_demand(start, starts_due, starts)
-    budget.note_demand(poll, polls_due, polls)
+    budget.note_demand(poll, polls_due, taken)
   end
   budget.save_limiters(start, poll)
 

@@ -3,7 +3,7 @@
 --   KEY     the key catalogue of worker/store/keys.py: name -> key or key prefix
 --   CONFIG  retention_ms, events_max_length, lease_ms, settle_ms, source, format, operations
 --   SHARES  the shares of worker/domain/shares.py
---   BINS    count and per_octave: the bins of worker/domain/polling.py
+--   BINS    count, per_octave and enough: the bins of worker/domain/polling.py
 --   SAY     the texts of worker/store/sentences.py
 --   RECORD  format, piece_bytes, short, full and in_pieces, of worker/store/records.py
 -- Nothing here reads a clock other than the server's.

@@ -39,6 +39,11 @@ local function with_job(text, from, to)
   return table.concat(weights, ' ')
 end
 
+-- The name of the field of the lane's facts that has the histogram for an import's operation.
+local function field_of(record)
+  return 'durations' .. (record.requested_operation and '@' .. record.requested_operation or '')
+end
+
 -- The job of this import was seen to be over, and was not over when it was last polled. The age of an adopted
 -- job is unknown.
 local function note_end(record, now)
@@ -46,14 +51,42 @@ local function note_end(record, now)
     return
   end
   local key = KEY.facts .. base.lane_of(record)
-  local field = 'durations' .. (record.requested_operation and '@' .. record.requested_operation or '')
+  local field = field_of(record)
   local started = tonumber(record.started_at_ms)
   local from = tonumber(record.unfinished_at_ms or started) - started
   local text = with_job(redis.call('HGET', key, field), from / 1000, (now - started) / 1000)
   redis.call('HSET', key, field, text)
 end
 
+-- How many jobs are left at the beginning of each bin; nil while too few jobs have ended.
+local function survivors_in(text)
+  local weights = weights_in(text)
+  local survivors, left = {}, 0
+  for bin = BINS.count, 1, -1 do
+    left = left + (weights[bin] or 0)
+    survivors[bin] = left
+  end
+  return left >= BINS.enough and survivors or nil
+end
+
+local function left_at(survivors, age)
+  local bin = age < 1 and 1 or math.floor(math.log(age) / math.log(2) * BINS.per_octave) + 2
+  bin = math.min(bin, BINS.count)
+  local share = bin < BINS.count and (age - edge(bin)) / (edge(bin + 1) - edge(bin)) or 0
+  return survivors[bin] - share * (survivors[bin] - (survivors[bin + 1] or 0))
+end
+
+-- The chance that a job that was under way at the age `from` is over at the age `to`, in seconds; 0 if no
+-- job has become that old.
+local function chance_of_end(survivors, from, to)
+  local left = left_at(survivors, from)
+  return left > LEAST and 1 - left_at(survivors, to) / left or 0
+end
+
 return {
   with_job = with_job,
+  field_of = field_of,
+  survivors_in = survivors_in,
+  chance_of_end = chance_of_end,
   note_end = note_end,
 }
