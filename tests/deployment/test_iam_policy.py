@@ -6,12 +6,15 @@ import re
 from botocore.session import Session
 
 from tests.support import PROJECT
+from worker.operations.cognito import permission_of
 from worker.operations.registry import OPERATIONS
 
 POLICY = (PROJECT / "config" / "aws" / "iam-policy.json").read_text()
 QUEUE_POLICY = (PROJECT / "config" / "aws" / "iam-policy-sqs.json").read_text()
 QUEUE_PAGE = (PROJECT / "docs" / "guides" / "sqs.md").read_text()
+PREFLIGHT_POLICY = (PROJECT / "config" / "aws" / "iam-policy-preflight.json").read_text()
 PAGE = (PROJECT / "docs" / "guides" / "credentials.md").read_text()
+PREFLIGHT_PAGE = (PROJECT / "docs" / "guides" / "preflight.md").read_text()
 
 
 def calls() -> set[str]:
@@ -45,5 +48,15 @@ def test_the_page_of_the_queue_shows_its_policy() -> None:
     assert f"```json\n{QUEUE_POLICY}```" in QUEUE_PAGE
 
 
-def test_the_page_shows_the_policy() -> None:
+def test_the_preflight_policy_allows_the_calls_of_preflight_checks_and_no_other() -> None:
+    module = (PROJECT / "worker" / "operations" / "cognito.py").read_text()
+    (statement,) = json.loads(PREFLIGHT_POLICY)["Statement"]
+    assert statement["Effect"] == "Allow"
+    made = re.findall(r'"((?:describe|get)_[a-z_]+)"', module)
+    assert len(made) == 4
+    assert sorted(statement["Action"]) == sorted(map(permission_of, made))
+
+
+def test_the_pages_show_the_policies() -> None:
     assert f"```json\n{POLICY}```" in PAGE
+    assert f"```json\n{PREFLIGHT_POLICY}```" in PREFLIGHT_PAGE

@@ -78,6 +78,7 @@ async def test_submit_queues_the_batch_and_repeats_the_same_messages(
         "skipped": 0,
         "messages": 1,
         "problems": [],
+        "warnings": [],
     }
 
     first, second = await messages(redis)

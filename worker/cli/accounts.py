@@ -79,7 +79,7 @@ def _refusal_of(account: str, accepted: Collection[str]) -> str:
 def _check(batch: BatchFile, refusal_of: Callable[[str], str]) -> BatchFile:
     refusals = {name: refusal_of(name) for name in {account_of(row) for row in batch.rows}}
     refused = [
-        Problem(row.line, ACCOUNT, refusal)
+        Problem(row.line, ACCOUNT, refusal, shared=True)
         for row in batch.rows
         if (refusal := refusals[account_of(row)])
     ]

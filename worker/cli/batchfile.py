@@ -35,11 +35,16 @@ class Row:
 
 @dataclass(frozen=True, slots=True)
 class Problem:
-    """A problem with one member of one row. `member` is `row` if the whole row is meant."""
+    """A problem with one member of one row. `member` is `row` if the whole row is meant.
+
+    `shared` says that its cause is outside the file, so that rows with the same reason belong
+    together.
+    """
 
     line: int
     member: str
     reason: str
+    shared: bool = False
 
     def __str__(self) -> str:
         """Return the problem as one line of text."""
@@ -50,8 +55,9 @@ class Problem:
 class BatchFile:
     """The content of a file: its valid rows and the problems of the others, in the file's order.
 
-    `digest` is the SHA-256 of the content. `batch_id` is the one in the rows, '' if there is none.
-    `detected` names format and encoding, and is '' for UTF-8 with commas or JSON Lines.
+    `warnings` don't make a row invalid. `digest` is the SHA-256 of the content. `batch_id` is the
+    one in the rows, '' if there is none. `detected` names format and encoding, and is '' for UTF-8
+    with commas or JSON Lines.
     """
 
     rows: list[Row]
@@ -59,6 +65,7 @@ class BatchFile:
     digest: str
     batch_id: str = ""
     detected: str = ""
+    warnings: tuple[Problem, ...] = ()
 
     @property
     def bad_rows(self) -> int:

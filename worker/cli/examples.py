@@ -16,7 +16,7 @@ EXAMPLES: Final = {
         "plan -o apps.csv",
         "plan --account acme --account globex --region eu-central-1 --pools pools.csv -o apps.csv",
     ),
-    "run": (RUN, "run apps.csv --sandbox", "run apps.csv --canary 10 --stop-percent 5"),
+    "run": (RUN, "run apps.csv --sandbox", "run apps.csv --preflight --canary 10"),
     "submit": (
         BATCHES,
         "submit apps.csv --watch",

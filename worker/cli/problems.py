@@ -12,20 +12,29 @@ LINES_SHOWN: Final = 5
 
 
 def lines_about(problems: Sequence[Problem]) -> Iterator[str]:
-    """Yield a line for each of the first problems, and for each account that can't be used.
+    """Yield a line for each of the first problems, and for each cause that rows share.
 
-    Many rows may have the same account, and each such account has to be configured.
+    Of the latter, accounts are all named, because each of them has to be configured.
     """
-    others = [problem for problem in problems if problem.member != ACCOUNT]
-    yield from map(str, others[:PROBLEMS_SHOWN])
-    if (more := len(others) - PROBLEMS_SHOWN) > 0:
-        yield f"... and {more:,} more problems"
-    rows: defaultdict[str, list[int]] = defaultdict(list)
+    alone = [problem for problem in problems if not problem.shared]
+    yield from map(str, alone[:PROBLEMS_SHOWN])
+    yield from _more(len(alone) - PROBLEMS_SHOWN)
+    rows: defaultdict[tuple[str, str], list[int]] = defaultdict(list)
     for problem in problems:
-        if problem.member == ACCOUNT:
-            rows[problem.reason].append(problem.line)
-    for reason, lines in rows.items():
-        yield f"{_place(lines)}: {ACCOUNT}: {reason}"
+        if problem.shared:
+            rows[problem.member, problem.reason].append(problem.line)
+    left_out = 0
+    for number, ((member, reason), lines) in enumerate(rows.items()):
+        if number < PROBLEMS_SHOWN or member == ACCOUNT:
+            yield f"{_place(lines)}: {member}: {reason}"
+        else:
+            left_out += len(lines)
+    yield from _more(left_out)
+
+
+def _more(number: int) -> Iterator[str]:
+    if number > 0:
+        yield f"... and {number:,} more problems"
 
 
 def _place(lines: Sequence[int]) -> str:

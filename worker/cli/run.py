@@ -27,6 +27,7 @@ from worker.cli.client import (
     open_views,
 )
 from worker.cli.output import outlive_output
+from worker.cli.preflight import preflight, preflight_option
 from worker.cli.sending import import_id_of, producer_of, submit_batch
 from worker.cli.submit import (
     batch_id_of,
@@ -38,6 +39,7 @@ from worker.cli.submit import (
 )
 from worker.cli.watch import watch_to_the_end
 from worker.domain.outcomes import NO_RULE, StopRule
+from worker.domain.preflight import Mode
 from worker.local.errors import StateError
 from worker.local.sandbox import LocalSandbox
 from worker.local.server import EmbeddedServer
@@ -70,6 +72,7 @@ SANDBOX_SETTINGS: Final = {
 @click.option(
     "--skip-invalid", is_flag=True, help="Import the valid rows of a file that has invalid ones."
 )
+@preflight_option
 @stop_rule
 @click.option("--resume", is_flag=True, help="Resume a batch that its stop rule has paused.")
 @click.option("--sandbox", is_flag=True, help="Call the simulated API instead of AWS.")
@@ -105,6 +108,7 @@ class Options:
     state_dir: Path | None
     batch_id: str
     skip_invalid: bool
+    checks: Mode
     canary: int | None
     stop_percent: float | None
     resume: bool
@@ -114,9 +118,11 @@ class Options:
 
 
 def _import_file(file: str, options: Options) -> int:
-    batch = check_by_configuration(
-        read_file(file), load_settings(), with_profiles=not options.sandbox
-    )
+    if options.sandbox and options.checks is not Mode.OFF:
+        raise click.UsageError("--sandbox has no user pools for --preflight to check.")
+    settings = load_settings()
+    batch = check_by_configuration(read_file(file), settings, with_profiles=not options.sandbox)
+    batch = preflight(batch, settings, options.checks, skip_invalid=options.skip_invalid)
     show_problems(batch, skip_invalid=options.skip_invalid)
     if not options.sandbox:
         _check_regions(batch.rows)

@@ -10,16 +10,18 @@ from typing import Any, Final
 import click
 from rich.progress import Progress
 
-from config.settings import load_settings
+from config.settings import Settings, load_settings
 from worker.cli.accounts import check_by_workers
 from worker.cli.batchfile import BatchFile, Problem, read_batch, stem_of
 from worker.cli.batchtext import STANDARD_INPUT, BatchFileError
 from worker.cli.client import BadInputError, make_console
+from worker.cli.preflight import preflight, preflight_option
 from worker.cli.problems import lines_about
 from worker.cli.progress import is_plain
 from worker.cli.sending import producer_of, submit_batch
 from worker.cli.watch import watch_to_the_end
 from worker.domain.outcomes import NO_RULE, StopRule
+from worker.domain.preflight import Mode
 from worker.domain.requests import IDENTIFIER_PATTERN
 
 file_argument: Final = click.argument(
@@ -58,6 +60,7 @@ def stop_rule(command: Callable[..., None]) -> Callable[..., None]:
 @click.option(
     "--skip-invalid", is_flag=True, help="Submit the valid rows of a file that has invalid ones."
 )
+@preflight_option
 @stop_rule
 @click.option(
     "--watch", "watching", is_flag=True, help="Follow the batch until all imports have ended."
@@ -70,6 +73,7 @@ def submit(
     batch_id: str,
     *,
     skip_invalid: bool,
+    checks: Mode,
     canary: int | None,
     stop_percent: float | None,
     watching: bool,
@@ -82,15 +86,20 @@ def submit(
     the same --batch-id: then only its new and changed rows are imported.
     """
     settings = load_settings()
-    batch = check_by_workers(read_file(file), settings)
-    show_problems(batch, skip_invalid=skip_invalid)
+    batch = _read_checked(file, settings, checks, skip_invalid=skip_invalid)
     batch_id = batch_id_of(batch, file, batch_id)
     messages = send(batch_id, batch, StopRule(canary or 0, stop_percent), quiet=as_json)
     _print_sent(batch_id, batch, messages, as_json=as_json, watching=watching)
     if watching:
-        total = len(batch.rows)
-        ending = watch_to_the_end(settings, batch_id, as_json=as_json, total=total)
+        ending = watch_to_the_end(settings, batch_id, as_json=as_json, total=len(batch.rows))
         context.exit(asyncio.run(ending))
+
+
+def _read_checked(file: str, settings: Settings, mode: Mode, *, skip_invalid: bool) -> BatchFile:
+    batch = check_by_workers(read_file(file), settings)
+    batch = preflight(batch, settings, mode, skip_invalid=skip_invalid)
+    show_problems(batch, skip_invalid=skip_invalid)
+    return batch
 
 
 def read_file(file: str) -> BatchFile:
@@ -119,6 +128,8 @@ def show_problems(batch: BatchFile, *, skip_invalid: bool) -> None:
         BadInputError: if there are problems, unless `skip_invalid` is set and some rows are valid.
 
     """
+    for line in lines_about(batch.warnings):
+        click.echo(f"warning: {line}", err=True)
     for line in lines_about(batch.problems):
         click.echo(line, err=True)
     if not batch.problems or (skip_invalid and batch.rows):
@@ -191,6 +202,7 @@ def sent_as_json(batch_id: str, batch: BatchFile, messages: int) -> dict[str, An
         "skipped": batch.bad_rows,
         "messages": messages,
         "problems": [_problem_as_json(problem) for problem in batch.problems],
+        "warnings": [_problem_as_json(warning) for warning in batch.warnings],
     }
 
 

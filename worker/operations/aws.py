@@ -97,6 +97,7 @@ class Aws:
         params: Mapping[str, object],
         send_by: float = math.inf,
         answer_by: float = math.inf,
+        service: str = SERVICE,
     ) -> Response:
         """Make one call and return the raw answer, whatever its status.
 
@@ -110,31 +111,34 @@ class Aws:
 
         """
         began, status = time.perf_counter(), 0
+        at = (account, region, service)
         try:
-            response = await self._make_call(account, region, method, params, send_by, answer_by)
+            response = await self._make_call(at, method, params, send_by, answer_by)
             status = response.status
         finally:
-            self._on_call(account, region, method, status, time.perf_counter() - began)
+            if service == SERVICE:
+                self._on_call(account, region, method, status, time.perf_counter() - began)
         return response
 
     async def _make_call(
         self,
-        account: str,
-        region: str,
+        at: tuple[str, str, str],
         method: str,
         params: Mapping[str, object],
         send_by: float,
         answer_by: float,
     ) -> Response:
+        account, region, service = at
         end = min(answer_by, time.monotonic() + self.timeout_seconds)
         async with self._bounded(account, end, send_by) as (used, progress):
-            client = await self._client(account, used, region)
+            client = await self._client(account, used, region, service)
             await client.send(method, params)
         if progress.response is None:
             raise CallFailedError(Answer(kind=Kind.UNKNOWN, error="the SDK showed no answer"))
         response = replace(progress.response, clock_is_right=self._clock.holds())
         self._clock.note(response)
-        if response.status >= 400 and read(response).kind is Kind.CREDENTIALS:
+        is_refusal = response.status >= 400 and read(response).kind is Kind.CREDENTIALS
+        if is_refusal and service == SERVICE:  # another one may only lack a permission
             await self._forget(account, used)
         return response
 
@@ -215,9 +219,11 @@ class Aws:
                     await self._forget(account, used)
                 raise CallFailedError(answer) from error
 
-    async def _client(self, name: str, used: "_Account", region: str) -> Client:
+    async def _client(
+        self, name: str, used: "_Account", region: str, service: str = SERVICE
+    ) -> Client:
         """Return the account's client, and close those of the account that was idle longest."""
-        client = await used.client(region, self._config)
+        client = await used.client(region, self._config, service)
         if self._accounts.get(name) is used:  # otherwise it was forgotten meanwhile
             self._open[name] = used
             self._open.move_to_end(name)
@@ -244,11 +250,11 @@ class Aws:
 
 
 class _Account:
-    """One account's session and its clients, one per region."""
+    """One account's session and its clients, one per region and service."""
 
     def __init__(self, session: AccountSession) -> None:
         self.session = aioboto3.Session(botocore_session=session)
-        self._clients: dict[str, Client] = {}
+        self._clients: dict[tuple[str, str], Client] = {}
         self._exits = AsyncExitStack()
         # Each account has a lock: if its credentials hang, no other account waits, and only one
         # helper process runs.
@@ -256,14 +262,15 @@ class _Account:
         self._users = 0
         self._is_retired = False
 
-    async def client(self, region: str, config: ClientConfig) -> Client:
-        if region not in self._clients:
+    async def client(self, region: str, config: ClientConfig, service: str = SERVICE) -> Client:
+        key = (region, service)
+        if key not in self._clients:
             async with self._opening:
-                if region not in self._clients:
-                    self._clients[region] = await self._open(region, config)
-        return self._clients[region]
+                if key not in self._clients:
+                    self._clients[key] = await self._open(region, service, config)
+        return self._clients[key]
 
-    async def _open(self, region: str, config: ClientConfig) -> Client:
+    async def _open(self, region: str, service: str, config: ClientConfig) -> Client:
         transports: list[CallSession] = []
 
         def keep(**options: Any) -> CallSession:
@@ -271,7 +278,7 @@ class _Account:
             return transports[-1]
 
         keeping = config.merge(ClientConfig(http_session_cls=keep))
-        opened = self.session.client(SERVICE, region_name=region, config=keeping)
+        opened = self.session.client(service, region_name=region, config=keeping)
         return Client(await self._exits.enter_async_context(opened), *transports)
 
     @asynccontextmanager

@@ -14,6 +14,7 @@ from pydantic.alias_generators import to_pascal, to_snake
 
 from worker.domain.answers import Answer, Job, Kind
 from worker.domain.imports import Import
+from worker.domain.preflight import NOTHING_FOUND, Checked, Place
 from worker.domain.requests import ImportRequest
 from worker.operations.http import CallFailedError, Page, Response, read, read_page
 
@@ -23,6 +24,9 @@ if TYPE_CHECKING:
 PAGE_SIZE: Final = 25
 MAX_PAGES: Final = 40
 """The most pages of a job list that are read. No target normally has so many jobs."""
+
+KEPT_SECONDS: Final = 60.0
+"""How long a worker keeps what a preflight check has read."""
 
 
 class BackendOperation:
@@ -34,7 +38,7 @@ class BackendOperation:
 
     request: ClassVar[type[ImportRequest]]
 
-    def __init__(self, aws: "Aws") -> None:
+    def __init__(self, aws: "Aws", _kept_seconds: float = KEPT_SECONDS) -> None:
         self._aws = aws
 
     @classmethod
@@ -56,6 +60,13 @@ class BackendOperation:
             for name, field in fields
             if name not in ImportRequest.model_fields
         }
+
+    async def preflight(self, _members: Mapping[str, str], _place: Place) -> Checked:
+        """Check what a request names, without changing anything.
+
+        The base class checks nothing.
+        """
+        return NOTHING_FOUND
 
     async def submit(self, item: Import, send_by: float) -> Answer:
         """Start the import with one call. It may have taken effect, whatever the answer."""

@@ -168,6 +168,13 @@ def _read(response: Response, members: Mapping[str, Any] | None) -> Answer:
     )
 
 
+def error_code(response: Response) -> str:
+    """Return the name of the error in a response; '' if it names none."""
+    if response.status == 200:
+        return ""
+    return _code_of(response, _members_of(response.body) or {})
+
+
 def _is_concurrent(limit_type: str, message: str) -> bool:
     """Return whether a 429 means that too many jobs are unfinished. AWS documents no wording."""
     text = limit_type or message

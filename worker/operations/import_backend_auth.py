@@ -1,9 +1,16 @@
 """`ImportBackendAuth`: imports an existing Cognito user pool into the backend of an Amplify app."""
 
-from typing import Annotated, ClassVar, Literal
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
 
+from worker.domain.preflight import Checked, Finding, Place
 from worker.domain.requests import LOOKS_LIKE, ImportRequest, text_like
-from worker.operations.backend_operation import BackendOperation
+from worker.operations.auth_preflight import findings_about
+from worker.operations.backend_operation import KEPT_SECONDS, BackendOperation
+from worker.operations.cognito import Cognito, UnavailableError
+
+if TYPE_CHECKING:
+    from worker.operations.aws import Aws  # importing it takes longer than a command may take
 
 # Patterns as the Cognito API references publish them.
 UserPoolId = Annotated[str, text_like(r"^[A-Za-z0-9_-]+_[0-9a-zA-Z]+$", 55)]
@@ -37,3 +44,17 @@ class ImportBackendAuth(BackendOperation):
     """Imports an existing Cognito user pool."""
 
     request = ImportBackendAuthRequest
+
+    def __init__(self, aws: "Aws", kept_seconds: float = KEPT_SECONDS) -> None:
+        super().__init__(aws, kept_seconds)
+        self._cognito = Cognito(aws, kept_seconds)
+
+    async def preflight(self, members: Mapping[str, str], place: Place) -> Checked:
+        """Ask Cognito about the user pool, its app clients and the identity pool."""
+        found: list[Finding] = []
+        try:
+            async for finding in findings_about(self._cognito, members, place):
+                found += [finding]
+        except UnavailableError as error:
+            return Checked(tuple(found), unchecked=str(error))
+        return Checked(tuple(found))

@@ -5,8 +5,9 @@ from typing import TYPE_CHECKING, Final
 
 from worker.domain.answers import Answer
 from worker.domain.imports import Import
+from worker.domain.preflight import Checked, Place
 from worker.domain.requests import DEFAULT_OPERATION, ImportRequest, InvalidRequestError, shown
-from worker.operations.backend_operation import BackendOperation
+from worker.operations.backend_operation import KEPT_SECONDS, BackendOperation
 from worker.operations.import_backend_auth import ImportBackendAuth
 from worker.operations.import_backend_storage import ImportBackendStorage
 
@@ -58,9 +59,13 @@ class Registry:
         except InvalidRequestError as error:
             raise InvalidRequestError(self._explained(error, name)) from error
 
-    def bind(self, aws: "Aws") -> "Remote":
-        """Return the remote side of every operation."""
-        return Remote({name: operation(aws) for name, operation in self.operations.items()})
+    def bind(self, aws: "Aws", kept_seconds: float = KEPT_SECONDS) -> "Remote":
+        """Return the remote side of every operation.
+
+        What preflight checks have read is kept for `kept_seconds`.
+        """
+        bound = {name: operation(aws, kept_seconds) for name, operation in self.operations.items()}
+        return Remote(bound)
 
     def _required(self, name: str) -> tuple[str, ...]:
         fields = self.operations[name].request.model_fields.items()
@@ -87,6 +92,10 @@ class Remote:
 
     def __init__(self, operations: Mapping[str, BackendOperation]) -> None:
         self._operations = operations
+
+    async def preflight(self, operation: str, members: Mapping[str, str], place: Place) -> Checked:
+        """Check what a request names. It only reads, and what AWS answers raises nothing."""
+        return await self._operations[operation].preflight(members, place)
 
     async def submit(self, item: Import, send_by: float) -> Answer:
         """Start the job with one call, never sent after `send_by` (`time.monotonic`, seconds)."""
