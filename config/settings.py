@@ -169,6 +169,10 @@ class Settings(BaseSettings):
     """Whether to assume that AWS's job list shows finished jobs, unless the lane has seen
     otherwise. With `false`, only lanes that have seen it rely on it; elsewhere a start whose
     outcome no list shows waits for an operator to decide."""
+    preflight: Literal["off", "warn", "reject", "require"] = "off"
+    """Whether workers ask Cognito, before an import's start, whether its pools and clients can be
+    imported. `warn` logs what is wrong, and `reject` rejects the import. With both, imports that
+    can't be checked start all the same; with `require`, they wait."""
     success_statuses: Annotated[frozenset[str], NoDecode] = frozenset({"COMPLETED"})
     """Job statuses that mean success, separated by commas, in upper or lower case. AWS does not
     document its statuses."""
@@ -338,6 +342,11 @@ class Settings(BaseSettings):
     def call_timeout_seconds(self) -> float:
         """How long one call to AWS may take: less than a lease, so that the claim does not end."""
         return min(30.0, self.lease_seconds / 2)
+
+    @property
+    def preflight_seconds(self) -> float:
+        """How long a preflight check may keep a claimed start waiting, so that time is left."""
+        return min(5.0, self.lease_seconds / 4)
 
     @property
     def acknowledged_seconds(self) -> float:

@@ -17,9 +17,11 @@ from redis.asyncio import Redis
 
 from config.settings import Settings, load_settings
 from worker.announcer.celery import CeleryAnnouncer
+from worker.domain.preflight import Mode
 from worker.engine.admit import Admitter
 from worker.engine.advance import Advancer
 from worker.engine.own_clock import OwnClock
+from worker.engine.preflight import Preflight
 from worker.metrics.measurements import Measurements
 from worker.metrics.registry import recorder_of_process
 from worker.operations.accounts import Accounts
@@ -69,8 +71,9 @@ class Runtime:
         seen = (self.announcer, self.measurements, self.tracing)
         self.admitter = Admitter(OPERATIONS, self.store, self._accounts, self._aws, *seen)
         self.own_clock = OwnClock()
+        remote = OPERATIONS.bind(self._aws)
         self.advancer = Advancer(
-            OPERATIONS.bind(self._aws),
+            remote,
             self.store,
             self.announcer,
             policy_of(settings),
@@ -78,6 +81,7 @@ class Runtime:
             self.own_clock,
             observer=self.measurements,
             tracer=self.tracing,
+            preflight=Preflight(remote, Mode(settings.preflight), settings.preflight_seconds),
         )
         self._thread.start()
 

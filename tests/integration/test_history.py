@@ -290,5 +290,5 @@ def test_the_scripts_record_only_entries_that_have_a_sentence() -> None:
     text = "".join((*map(library_text, LIBRARY), *script_texts().values()))
     noted = set(re.findall(r"(?:note|line_at)\((?:[^(,]+, )+'(\w+)'", text))
     by_python = {What.THROTTLED, What.LANE_PAUSED, What.GIVEN_BACK, What.NOT_STARTED}
-    by_python |= {What.RETRY, What.CONFLICT}
+    by_python |= {What.RETRY, What.CONFLICT, What.UNCHECKED}
     assert noted | by_python | TERMINAL == set(What)

@@ -64,17 +64,6 @@ async def check(cognito: CognitoServer) -> AsyncIterator[Check]:  # noqa: ARG001
     await aws.close()
 
 
-def names(cognito: CognitoServer, web: Any = (), native: Any = (), **more: str) -> Names:
-    """Create a pool and two clients with these settings; return the members that name them."""
-    pool = cognito.user_pool()
-    return {
-        "userPoolId": pool,
-        "webClientId": cognito.app_client(pool, **dict(web)),
-        "nativeClientId": cognito.app_client(pool, **dict(native)),
-        **more,
-    }
-
-
 def with_identity_pool(cognito: CognitoServer, named: Names, *listed: str, **more: Any) -> Names:
     clients = [named[member] for member in listed]
     return {**named, "identityPoolId": cognito.identity_pool(named["userPoolId"], *clients, **more)}
@@ -90,12 +79,12 @@ def shown(checked: Checked, named: Names) -> list[str]:
 
 
 async def test_what_amplify_accepts_passes(cognito: CognitoServer, check: Check) -> None:
-    plain = names(cognito, native={"secret": True})
+    plain = cognito.names(native={"secret": True})
     reordered = {**OAUTH, "CallbackURLs": OAUTH["CallbackURLs"][::-1]}
-    oauth = names(cognito, OAUTH, {**reordered, "secret": True})
+    oauth = cognito.names(OAUTH, {**reordered, "secret": True})
     for named in (
         plain,
-        names(cognito),  # since 2021, a native client needs no secret
+        cognito.names(),  # since 2021, a native client needs no secret
         oauth,
         with_identity_pool(cognito, plain, "webClientId", "nativeClientId"),
     ):
@@ -103,7 +92,7 @@ async def test_what_amplify_accepts_passes(cognito: CognitoServer, check: Check)
 
 
 async def test_what_does_not_exist_is_an_error(cognito: CognitoServer, check: Check) -> None:
-    named = names(cognito)
+    named = cognito.names()
     for member, value, expected in (
         (
             "userPoolId",
@@ -131,14 +120,14 @@ async def test_what_does_not_exist_is_an_error(cognito: CognitoServer, check: Ch
 
 
 async def test_app_clients_follow_the_rules(cognito: CognitoServer, check: Check) -> None:
-    secret = names(cognito, web={"secret": True})
+    secret = cognito.names(web={"secret": True})
     assert shown(await check(secret), secret) == [
         (
             "error webClientId: app client <webClientId> has a secret, which no web app can keep;"
             " name a client without one"
         )
     ]
-    once = names(cognito)
+    once = cognito.names()
     once["nativeClientId"] = once["webClientId"]
     assert shown(await check(once), {"webClientId": once["webClientId"]}) == [
         (
@@ -154,20 +143,20 @@ async def test_app_clients_follow_the_rules(cognito: CognitoServer, check: Check
         "AllowedOAuthScopes": ["openid"],
         "AllowedOAuthFlowsUserPoolClient": False,
     }.items():
-        differ = names(cognito, OAUTH, {**OAUTH, setting: other})
+        differ = cognito.names(OAUTH, {**OAUTH, setting: other})
         assert shown(await check(differ), differ) == [
             (
                 f"error nativeClientId: app clients <webClientId> and <nativeClientId> differ in"
                 f" {setting}; give both the same OAuth settings"
             )
         ]
-    unused = names(cognito, {"CallbackURLs": ["https://a.example.com/"]})
+    unused = cognito.names({"CallbackURLs": ["https://a.example.com/"]})
     (found,) = shown(await check(unused), unused)
     assert found.startswith("warning nativeClientId: app clients ")
 
 
 async def test_identity_pools_follow_the_rules(cognito: CognitoServer, check: Check) -> None:
-    named = names(cognito)
+    named = cognito.names()
     for listed, lacking in (
         ((), "<webClientId> and <nativeClientId>"),
         (("webClientId",), "<nativeClientId>"),
@@ -193,7 +182,7 @@ async def test_identity_pools_follow_the_rules(cognito: CognitoServer, check: Ch
                 " both roles"
             )
         ]
-    other = names(cognito)
+    other = cognito.names()
     foreign = {
         **other,
         "identityPoolId": with_identity_pool(cognito, named, *both)["identityPoolId"],
@@ -202,7 +191,7 @@ async def test_identity_pools_follow_the_rules(cognito: CognitoServer, check: Ch
 
 
 async def test_each_description_is_asked_for_once(cognito: CognitoServer, check: Check) -> None:
-    named = with_identity_pool(cognito, names(cognito), "webClientId", "nativeClientId")
+    named = with_identity_pool(cognito, cognito.names(), "webClientId", "nativeClientId")
     cognito.forget_calls()
     for _ in range(3):
         assert (await check(named)).findings == ()
@@ -215,7 +204,7 @@ async def test_each_description_is_asked_for_once(cognito: CognitoServer, check:
 
 
 async def test_throttling_and_failures_are_waited_for(cognito: CognitoServer, check: Check) -> None:
-    named = names(cognito)
+    named = cognito.names()
     cognito.refusals = {"DescribeUserPool": THROTTLED, "DescribeUserPoolClient": BROKEN}
     cognito.times = {"DescribeUserPool": 6, "DescribeUserPoolClient": 2}
     assert shown(await check(named), named) == []
@@ -224,7 +213,7 @@ async def test_throttling_and_failures_are_waited_for(cognito: CognitoServer, ch
 
 async def test_an_outage_is_no_finding(cognito: CognitoServer, check: Check) -> None:
     cognito.refusals = {"DescribeUserPool": BROKEN}
-    failed = [await check(names(cognito)) for _ in range(2)]
+    failed = [await check(cognito.names()) for _ in range(2)]
     assert [checked.findings for checked in failed] == [(), ()]
     assert failed[0].unchecked == failed[1].unchecked
     assert failed[0].unchecked.startswith(
@@ -234,7 +223,7 @@ async def test_an_outage_is_no_finding(cognito: CognitoServer, check: Check) -> 
 
 
 async def test_what_was_found_before_a_refusal_counts(cognito: CognitoServer, check: Check) -> None:
-    named = with_identity_pool(cognito, names(cognito, web={"secret": True}))
+    named = with_identity_pool(cognito, cognito.names(web={"secret": True}))
     cognito.refusals = {"DescribeIdentityPool": DENIED}
     checked = await check(named)
     assert [finding.member for finding in checked.findings] == ["webClientId"]
@@ -261,7 +250,7 @@ def rows_of(number: int, named: Names, prefix: str = "d", **more: str) -> list[d
 def test_a_file_is_refused_with_each_cause_once(
     server: CognitoServer, submit: Callable[..., Done]
 ) -> None:
-    good, gone = names(server), {**names(server), "userPoolId": "us-east-1_Missing00"}
+    good, gone = server.names(), {**server.names(), "userPoolId": "us-east-1_Missing00"}
     once = {**good, "nativeClientId": good["webClientId"]}
     rows = [*rows_of(3000, gone), *rows_of(2, good, "dg"), *rows_of(2, once, "dw")]
     done = submit(rows, "--preflight")
@@ -289,7 +278,7 @@ def test_a_file_is_refused_with_each_cause_once(
 def test_a_file_with_other_problems_costs_no_call(
     server: CognitoServer, submit: Callable[..., Done]
 ) -> None:
-    rows = [*rows_of(1, names(server)), {"appId": "d2"}]
+    rows = [*rows_of(1, server.names()), {"appId": "d2"}]
     server.forget_calls()
     assert submit(rows, "--preflight").returncode == 2
     assert submit(rows[:1]).returncode == 0
@@ -303,9 +292,9 @@ def test_a_missing_permission_is_said_once_for_each_account_and_region(
     keys = "aws_access_key_id = AKIAACME\naws_secret_access_key = not-a-secret\n"
     config.write_text(f"[profile acme]\n{keys}")
     rows = [
-        *rows_of(2, names(server)),
-        *rows_of(2, names(server), "da", account="acme"),
-        *rows_of(1, names(server), "db", account="acme", region="eu-west-1"),
+        *rows_of(2, server.names()),
+        *rows_of(2, server.names(), "da", account="acme"),
+        *rows_of(1, server.names(), "db", account="acme", region="eu-west-1"),
     ]
     server.forget_calls()
     server.refusals = {"DescribeUserPool": DENIED}

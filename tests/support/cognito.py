@@ -86,6 +86,15 @@ class CognitoServer:
         )
         return str(found["UserPoolClient"]["ClientId"])
 
+    def names(self, web: Any = (), native: Any = ()) -> dict[str, str]:
+        """Create a pool and two clients with these settings; return the members that name them."""
+        pool = self.user_pool()
+        return {
+            "userPoolId": pool,
+            "webClientId": self.app_client(pool, **dict(web)),
+            "nativeClientId": self.app_client(pool, **dict(native)),
+        }
+
     def identity_pool(
         self,
         pool: str,

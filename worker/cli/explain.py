@@ -30,6 +30,7 @@ _SENTENCES: Final[Mapping[str, str]] = {
     What.CONFLICT: "waits for another job of the target; the attempt does not count: $error",
     What.LANE_PAUSED: "back in line: the lane is paused",
     What.GIVEN_BACK: "back in line: the worker did not make the call",
+    What.UNCHECKED: "back in line: its preflight check has no result yet: $error",
     What.DOUBT: "the outcome of a call is unknown; checking with AWS: $error",
     What.LISTING: "listing the jobs of the target before the start",
     What.UNDECIDED: "waits for an operator to decide; $error",

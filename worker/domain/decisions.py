@@ -22,11 +22,12 @@ class Run:
 
 @dataclass(frozen=True, slots=True)
 class End:
-    """The import is over."""
+    """The import is over. `uncalled` says that the claimed start was not made, so none counts."""
 
     state: State
     error: str = ""
     job: Job = NO_JOB
+    uncalled: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,6 +68,14 @@ class PauseLane:
 @dataclass(frozen=True, slots=True)
 class Requeue:
     """This worker can't make the call, but others can; the import is requeued unchanged."""
+
+
+@dataclass(frozen=True, slots=True)
+class Postpone:
+    """The preflight check has no answer yet: check again after the delay, and count no attempt."""
+
+    delay_seconds: float
+    error: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -137,6 +146,7 @@ Decision = (
     | Throttle
     | PauseLane
     | Requeue
+    | Postpone
     | Again
     | Reconcile
     | Undecided
@@ -147,6 +157,6 @@ Decision = (
 def delay_of(decision: Decision) -> float | None:
     """Return the seconds until the import's next call; None if the decision does not set them."""
     match decision:
-        case Run() | PollAgain() | WaitBehind() | Retry() | Reconcile() | Undecided():
+        case Run() | PollAgain() | Postpone() | WaitBehind() | Retry() | Reconcile() | Undecided():
             return decision.delay_seconds
     return None

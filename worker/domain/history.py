@@ -21,6 +21,7 @@ class What(StrEnum):
     CONFLICT = "conflict"
     LANE_PAUSED = "lane_paused"
     GIVEN_BACK = "given_back"
+    UNCHECKED = "unchecked"
     LISTING = "listing"
     DOUBT = "doubt"
     UNDECIDED = "undecided"

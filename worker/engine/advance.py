@@ -30,14 +30,15 @@ from worker.domain.decisions import (
 from worker.domain.events import EventType, end_event
 from worker.domain.facts import LaneFacts
 from worker.domain.policy import Policy
-from worker.domain.recording import Observed, Recorded
+from worker.domain.recording import NOTHING_OBSERVED, Observed, Recorded
 from worker.domain.rules import decide_poll, decide_reconcile, decide_start
 from worker.engine.lane_health import observe
 from worker.engine.learn import is_surveyor, learn
 from worker.engine.log import log_import, log_lane
 from worker.engine.observer import NOBODY, Observer
 from worker.engine.own_clock import OwnClock
-from worker.engine.ports import Announcer, ClaimStore, Operation
+from worker.engine.ports import Announcer, ClaimStore, Operation, Preflight
+from worker.engine.preflight import NO_PREFLIGHT
 from worker.engine.tracing import UNTRACED, Tracer, carrying_out, trace_fields
 
 log = structlog.get_logger()
@@ -74,6 +75,7 @@ class Advancer:
         clock: Callable[[], float] = time.monotonic,
         observer: Observer = NOBODY,
         tracer: Tracer = UNTRACED,
+        preflight: Preflight = NO_PREFLIGHT,
     ) -> None:
         self._operation = operation
         self._store = store
@@ -85,6 +87,7 @@ class Advancer:
         self._clock = clock
         self._observer = observer
         self._tracer = tracer
+        self._preflight = preflight
         self._unknown_statuses: set[str] = set()
 
     async def advance(self, claim: Claim) -> float | None:
@@ -108,6 +111,9 @@ class Advancer:
                 log.warning("claim.given_back", call=claim.call)
                 await self._store.record(claim, Requeue())
                 return None
+            if instead := await self._preflight.before(claim):
+                await self._carry_out(instead, claim, NOTHING_OBSERVED)
+                return delay_of(instead)
             answer = await self._call(claim, send_by)
             elapsed = self._clock() - claim.taken_at
             claim = replace(

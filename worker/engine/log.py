@@ -13,6 +13,7 @@ from worker.domain.decisions import (
     NoteLate,
     PauseLane,
     PollAgain,
+    Postpone,
     Reconcile,
     Run,
     Throttle,
@@ -57,6 +58,8 @@ def log_import(claim: Claim, decision: Decision, recorded: Recorded) -> None:
                 log.warning("import.stuck", job_id=claim.item.job_id, age_seconds=claim.age_seconds)
             if suspicion:
                 log.warning("import.stuck", job_id=claim.item.job_id, error=suspicion)
+        case Postpone(_, error):
+            log.info("import.postponed", error=error)
         case Reconcile(doubt, _, error):
             log.warning("import.doubted", doubt=doubt, error=error)
         case Undecided(reason=reason, jobs=jobs) if reason != claim.item.undecided:

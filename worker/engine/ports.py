@@ -1,12 +1,12 @@
 """The interfaces that the engine uses, as protocols. `worker.runtime` connects them once."""
 
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Protocol
 
 from worker.domain.accounts import Standing
 from worker.domain.answers import Answer
 from worker.domain.claims import Claim
-from worker.domain.decisions import Decision
+from worker.domain.decisions import Decision, End, Postpone
 from worker.domain.imports import Import
 from worker.domain.outcomes import (
     Admission,
@@ -16,6 +16,7 @@ from worker.domain.outcomes import (
     StopRule,
     ValidRequest,
 )
+from worker.domain.preflight import Checked, Place
 from worker.domain.recording import NOTHING_OBSERVED, Observed, Recorded
 from worker.domain.requests import ImportRequest
 
@@ -33,6 +34,22 @@ class Operation(Protocol):
 
     async def find(self, item: Import, another: Callable[[], Awaitable[None]]) -> Answer:
         """List all jobs of the target; `another` obtains a permit for each call but the first."""
+        ...
+
+
+class Checks(Protocol):
+    """Checks of what imports name. They only read."""
+
+    async def preflight(self, operation: str, members: Mapping[str, str], place: Place) -> Checked:
+        """Check what a request of an operation names. It never raises for what AWS answers."""
+        ...
+
+
+class Preflight(Protocol):
+    """Decides whether a claimed start may be made."""
+
+    async def before(self, claim: Claim) -> End | Postpone | None:
+        """Return the decision that takes the start's place; None if the start may be made."""
         ...
 
 

@@ -60,6 +60,7 @@ class LocalSandbox:
             "AWS_CONFIG_FILE": str(self._directory / "aws-config"),
             "AWS_SHARED_CREDENTIALS_FILE": str(self._directory / "aws-credentials"),
             "AWS_EC2_METADATA_DISABLED": "true",
+            "IMPORTS_PREFLIGHT": "off",  # the simulated API has no user pools
             "NO_PROXY": "127.0.0.1",
             "no_proxy": "127.0.0.1",
         }

@@ -28,6 +28,7 @@ from worker.operations.http import (
     CallFailedError,
     Response,
     clock_off,
+    error_code,
     read,
 )
 from worker.operations.sessions import AccountSession, ClientConfig
@@ -35,6 +36,7 @@ from worker.operations.transport import CallSession, Progress, progress_of_call
 
 SERVICE: Final = "amplifybackend"
 CONNECT_TIMEOUT_SECONDS: Final = 5.0
+ACCESS_DENIED: Final = "AccessDeniedException"
 REGION_VARIABLES: Final = ("AWS_REGION", "AWS_DEFAULT_REGION")
 SOME_REGION: Final = "us-east-1"
 MAX_OPEN_ACCOUNTS: Final = 250
@@ -138,7 +140,8 @@ class Aws:
         response = replace(progress.response, clock_is_right=self._clock.holds())
         self._clock.note(response)
         is_refusal = response.status >= 400 and read(response).kind is Kind.CREDENTIALS
-        if is_refusal and service == SERVICE:  # another one may only lack a permission
+        # a permission for another service may be missing while the session is fine
+        if is_refusal and (service == SERVICE or error_code(response) != ACCESS_DENIED):
             await self._forget(account, used)
         return response
 

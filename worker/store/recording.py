@@ -14,6 +14,7 @@ from worker.domain.decisions import (
     NoteLate,
     PauseLane,
     PollAgain,
+    Postpone,
     Reconcile,
     Requeue,
     Retry,
@@ -49,7 +50,7 @@ def step_of(claim: Claim, decision: Decision) -> Step:
             return _doubt(doubt, delay, error)
         case Undecided(doubt, delay, reason, jobs):
             return _doubt(doubt, delay, claim.item.doubt_error, reason, jobs)
-        case Start() | Retry() | WaitBehind():
+        case Start() | Retry() | WaitBehind() | Postpone():
             return _start_again(decision)
         case Throttle() | PauseLane() | Requeue():
             return _requeue_unchanged(claim, decision)
@@ -124,6 +125,7 @@ def _finish(decision: End) -> Step:
         job_id=job.job_id,
         operation=job.operation,
         status=job.status,
+        uncalled=decision.uncalled,
     )
 
 
@@ -140,7 +142,7 @@ def _doubt(
     )
 
 
-def _start_again(decision: Again) -> Step:
+def _start_again(decision: Again | Postpone) -> Step:
     match decision:
         case Start(listed):
             return _requeue(What.NOT_STARTED, listed_jobs=listed)
@@ -148,6 +150,8 @@ def _start_again(decision: Again) -> Step:
             return _requeue(What.RETRY, delay, error)
         case WaitBehind(delay, error):
             return _requeue(What.CONFLICT, delay, error)
+        case Postpone(delay, error):
+            return _requeue(What.UNCHECKED, delay, error)
 
 
 def _requeue_unchanged(claim: Claim, decision: Throttle | PauseLane | Requeue) -> Step:

@@ -2,7 +2,7 @@
 --
 -- ARGV  1: JSON object: answers (a list; of each answer what follows), id, lease, lane, call, grant,
 --       answered, observed, state, sources (states it may come from), error, job_id, operation, status (an
---       empty text keeps the record's value)
+--       empty text keeps the record's value), uncalled (whether the claimed start was not made)
 -- Returns JSON: replies (a list, one for each answer, of what follows), error (why it could not be recorded;
 --       then it is the only member), held (whether the claim was still the caller's; if not, the import stays
 --       unchanged), paused, resumed (whether this answer paused or resumed the lane), throttled (after a 429:
@@ -30,6 +30,10 @@ local function record_one(args, exact)
     if args[name] ~= '' then
       fields[name] = args[name]
     end
+  end
+  if args.uncalled then
+    fields.attempts = math.max(0, tonumber(record.attempts or 0) - 1)
+    fields.first_start_at_ms, fields.last_start_at_ms = false, false
   end
   if fields.job_id and not record.started_at_ms then
     fields.started_at_ms = now

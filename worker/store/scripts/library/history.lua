@@ -12,7 +12,8 @@
 local LINES = 100 -- of one import; most that have a history have five or six
 
 -- What sends an uncounted start back. A repeated start or list after it is not a new line.
-local UNCOUNTED = { throttled = true, conflict = true, lane_paused = true, given_back = true }
+local UNCOUNTED = { throttled = true, conflict = true, lane_paused = true, given_back = true,
+  unchecked = true }
 
 -- What the record shows, besides the import's end.
 local SHOWN = { accepted = true, start = true, running = true }
