@@ -173,6 +173,9 @@ class Settings(BaseSettings):
     """Whether workers ask Cognito, before an import's start, whether its pools and clients can be
     imported. `warn` logs what is wrong, and `reject` rejects the import. With both, imports that
     can't be checked start all the same; with `require`, they wait."""
+    verify: bool = False
+    """Whether workers ask AWS, after an import has succeeded, what its app environment has now. If
+    that differs from what was imported, they emit `import.unverified`."""
     success_statuses: Annotated[frozenset[str], NoDecode] = frozenset({"COMPLETED"})
     """Job statuses that mean success, separated by commas, in upper or lower case. AWS does not
     document its statuses."""

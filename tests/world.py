@@ -195,6 +195,10 @@ class PendingCall:
             with suppress(asyncio.CancelledError):
                 await self._task
 
+    async def verify(self, item: Import) -> Answer:
+        """Look at what was imported, which the model's policy does not ask for."""
+        raise AssertionError(item)
+
     async def submit(self, item: Import, send_by: float) -> Answer:
         """Start the job."""
         assert self._clock() <= send_by, (

@@ -44,4 +44,5 @@ def policy_of(settings: Settings) -> Policy:
         list_memory_seconds=settings.list_memory_seconds,
         assume_finished_listed=settings.assume_finished_listed,
         operations=tuple(OPERATIONS.tasks),
+        verify=settings.verify,
     )

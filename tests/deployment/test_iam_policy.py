@@ -12,9 +12,11 @@ from worker.operations.registry import OPERATIONS
 POLICY = (PROJECT / "config" / "aws" / "iam-policy.json").read_text()
 QUEUE_POLICY = (PROJECT / "config" / "aws" / "iam-policy-sqs.json").read_text()
 QUEUE_PAGE = (PROJECT / "docs" / "guides" / "sqs.md").read_text()
-PREFLIGHT_POLICY = (PROJECT / "config" / "aws" / "iam-policy-preflight.json").read_text()
+CHECKS_POLICY = (PROJECT / "config" / "aws" / "iam-policy-checks.json").read_text()
 PAGE = (PROJECT / "docs" / "guides" / "credentials.md").read_text()
-PREFLIGHT_PAGE = (PROJECT / "docs" / "guides" / "preflight.md").read_text()
+CHECKS_PAGE = (PROJECT / "docs" / "guides" / "preflight.md").read_text()
+VERIFICATION = "GetBackend"
+"""The call that only workers with IMPORTS_VERIFY make."""
 
 
 def calls() -> set[str]:
@@ -28,7 +30,7 @@ def calls() -> set[str]:
 def test_the_policy_allows_the_calls_that_workers_make_and_no_other() -> None:
     (statement,) = json.loads(POLICY)["Statement"]
     assert statement["Effect"] == "Allow"
-    made = {*OPERATIONS.operations, *calls()}
+    made = {*OPERATIONS.operations, *calls()} - {VERIFICATION}
     assert {"GetBackendJob", "ListBackendJobs"} <= made
     assert sorted(statement["Action"]) == sorted(f"amplifybackend:{call}" for call in made)
 
@@ -48,10 +50,11 @@ def test_the_page_of_the_queue_shows_its_policy() -> None:
     assert f"```json\n{QUEUE_POLICY}```" in QUEUE_PAGE
 
 
-def test_the_preflight_policy_allows_the_calls_of_preflight_checks_and_no_other() -> None:
+def test_the_policy_of_checks_allows_their_calls_and_no_other() -> None:
     module = (PROJECT / "worker" / "operations" / "cognito.py").read_text()
-    (statement,) = json.loads(PREFLIGHT_POLICY)["Statement"]
-    assert statement["Effect"] == "Allow"
+    statement, verification = json.loads(CHECKS_POLICY)["Statement"]
+    assert statement["Effect"] == verification["Effect"] == "Allow"
+    assert verification["Action"] == f"amplifybackend:{VERIFICATION}"
     made = re.findall(r'"((?:describe|get)_[a-z_]+)"', module)
     assert len(made) == 4
     assert sorted(statement["Action"]) == sorted(map(permission_of, made))
@@ -59,4 +62,4 @@ def test_the_preflight_policy_allows_the_calls_of_preflight_checks_and_no_other(
 
 def test_the_pages_show_the_policies() -> None:
     assert f"```json\n{POLICY}```" in PAGE
-    assert f"```json\n{PREFLIGHT_POLICY}```" in PREFLIGHT_PAGE
+    assert f"```json\n{CHECKS_POLICY}```" in CHECKS_PAGE

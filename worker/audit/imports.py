@@ -11,6 +11,7 @@ from worker.audit.journal import LETTERS, NAMES, ImportEvents, Journal
 from worker.audit.promises import Promise, Violation, key_of, overdue
 from worker.domain.events import EventType
 from worker.domain.states import TERMINAL, State
+from worker.domain.verification import Verification
 from worker.store.keys import DELAYED, HELD, LATE, LEASES, PARKED, POLLS, WAITING
 
 UNDER_WAY: Final = frozenset({State.STARTING, State.RUNNING})
@@ -108,7 +109,7 @@ def _repeated(events: ImportEvents) -> Iterator[str]:
 
 
 def _rank(letter: str) -> int:
-    return 3 if letter.isupper() else "askq".index(letter)
+    return 3 if letter.isupper() else "askqEv".index(letter)
 
 
 def _describe_missing(facts: ImportFacts, events: ImportEvents, journal: Journal) -> Iterator[str]:
@@ -144,7 +145,7 @@ def _lost(facts: ImportFacts, events: ImportEvents, journal: Journal) -> Iterato
     """Yield a sentence if the record was removed too early."""
     if not events.letters or journal.may_be_trimmed(events.last_ms):
         return
-    if not events.letters[-1].isupper():
+    if not events.has_ended:
         yield "it was accepted and has not ended, but it has no record"
     elif facts.now_ms < events.last_ms + journal.retention_ms - ENTRY_MARGIN_MS:
         yield "its record was removed before the retention time had passed"
@@ -181,8 +182,10 @@ def _queues_named(names: Sequence[str]) -> str:
 
 
 def _is_followed(facts: ImportFacts) -> bool:
-    """Return whether workers still poll the job of an ended import, to note how the job ends."""
+    """Return whether workers still make calls for an ended import: its job's end, its result."""
     record = facts.record
+    if record.get("verification") == Verification.DUE:
+        return True
     return facts.state in FOLLOWED and "job_id" in record and "late_outcome" not in record
 
 

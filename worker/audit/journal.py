@@ -22,6 +22,7 @@ LETTERS: Final = {
     EventType.ACCEPTED: "a",
     EventType.STARTED: "s",
     EventType.STUCK: "k",
+    EventType.UNVERIFIED: "v",
     **{EventType(IMPORT_PREFIX + state): state[0].upper() for state in sorted(TERMINAL)},
 }
 """One letter for each type of event of an import. Its events is the string of these letters."""
@@ -45,6 +46,11 @@ class ImportEvents:
     letters: str = ""
     last_ms: int = 0
     is_checked: bool = False
+
+    @property
+    def has_ended(self) -> bool:
+        """Whether the last event, but for one that follows an end, is the import's end."""
+        return self.letters.rstrip(LETTERS[EventType.UNVERIFIED])[-1:].isupper()
 
 
 class Journal:
@@ -125,10 +131,11 @@ class Journal:
 
     def _note_import(self, import_id: str, letter: str, at_ms: int) -> None:
         events = self.by_import.setdefault(import_id, ImportEvents())
-        if events.letters[-1:].isupper() and self._has_expired(events.last_ms, at_ms):
+        if events.has_ended and self._has_expired(events.last_ms, at_ms):
             events.letters = ""  # a new import uses the id after the old record has expired
         events.letters = intern(events.letters + letter)
-        events.last_ms = at_ms
+        if letter != LETTERS[EventType.UNVERIFIED]:  # the record is kept from the import's end on
+            events.last_ms = at_ms
 
     def _note_other(self, event_id: str, at_ms: int) -> None:
         emitted_ms = self._others.get(event_id)

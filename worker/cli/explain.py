@@ -45,6 +45,7 @@ _SENTENCES: Final[Mapping[str, str]] = {
     What.CANCEL_ASKED: "to be cancelled when the call in progress is answered: $error",
     What.RETRIED: "retried as $retry_id",
     What.LATE: "its job has ended since: $outcome",
+    What.UNVERIFIED: "could not be confirmed in AWS: $error",
 }
 
 

@@ -94,6 +94,8 @@ def _print_import(item: Import, where: Whereabouts | None, *, as_json: bool) -> 
     }
     if item.late_outcome:
         lines["job ended"] = _late_end(item)
+    if item.verification:
+        lines["verified"] = ": ".join(filter(None, (item.verification, item.verification_error)))
     for name, value in lines.items():
         click.echo(f"{name:10} {'-' if value in (None, '') else value}")
 
@@ -117,5 +119,7 @@ def import_as_json(item: Import, waits_for: str | None) -> dict[str, Any]:
         "batchId": item.batch_id or None,
         "polls": item.polls,
         "lateOutcome": item.late_outcome or None,
+        "verification": item.verification or None,
+        "verificationError": item.verification_error or None,
         "waitsFor": waits_for,
     }

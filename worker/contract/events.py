@@ -116,13 +116,15 @@ class LaneResumedData(_Data):
     """The lane: `account/region`."""
 
 
-DATA: Final[Mapping[EventType, type[_Data]]] = {
-    **{kind: ImportData for kind in EventType if kind.startswith("import.")},
+_OTHER_DATA: Final[Mapping[EventType, type[_Data]]] = {
     EventType.BATCH_COMPLETED: BatchCompletedData,
     EventType.BATCH_PAUSED: BatchPausedData,
     EventType.BATCH_RESUMED: BatchResumedData,
     EventType.LANE_PAUSED: LanePausedData,
     EventType.LANE_RESUMED: LaneResumedData,
+}
+DATA: Final[Mapping[EventType, type[_Data]]] = {
+    kind: _OTHER_DATA.get(kind, ImportData) for kind in EventType
 }
 """The data of each type of event."""
 

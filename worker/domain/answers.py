@@ -53,7 +53,8 @@ class Answer:
     `jobs` contains at most one job for a start or a poll, and any number for a list. `error` is one
     printable line for people. `retry_after_seconds` is what the server asked for. `concurrent`
     marks a 429 that is about unfinished jobs. For a poll, `listed` says whether the target's list
-    also showed the job; None if no list was read.
+    also showed the job; None if no list was read. `mismatch` is how what AWS shows of a target
+    differs from what was imported.
     """
 
     kind: Kind
@@ -64,6 +65,7 @@ class Answer:
     retry_after_seconds: float | None = None
     concurrent: bool = False
     listed: bool | None = None
+    mismatch: str = ""
 
     @property
     def job(self) -> Job:

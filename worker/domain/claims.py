@@ -78,6 +78,11 @@ class Claim:
         return self._since(self.item.changed_at_ms or self.item.started_at_ms)
 
     @property
+    def ended_seconds(self) -> float:
+        """How long ago at least the import ended."""
+        return self._since(self.item.finished_at_ms)
+
+    @property
     def may_have_started(self) -> bool:
         """Whether a call may have started a job; False if every call was refused."""
         return self.item.doubts > 0 or self.item.doubt == Doubt.LOST

@@ -22,12 +22,17 @@ class Run:
 
 @dataclass(frozen=True, slots=True)
 class End:
-    """The import is over. `uncalled` says that the claimed start was not made, so none counts."""
+    """The import is over.
+
+    `uncalled` says that the claimed start was not made, so none counts. After
+    `verify_after_seconds`, AWS is asked what it shows of the import; 0: it is not.
+    """
 
     state: State
     error: str = ""
     job: Job = NO_JOB
     uncalled: bool = False
+    verify_after_seconds: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -136,6 +141,14 @@ class NoteLate:
     error: str = ""
 
 
+@dataclass(frozen=True, slots=True)
+class NoteVerified:
+    """AWS was asked what it shows of an import that has succeeded; `result` is a `Verification`."""
+
+    result: str
+    error: str = ""
+
+
 Again = Start | WaitBehind | Retry
 """The decisions after which an import waits for another start."""
 
@@ -151,6 +164,7 @@ Decision = (
     | Reconcile
     | Undecided
     | NoteLate
+    | NoteVerified
 )
 
 

@@ -21,6 +21,7 @@ class EventType(StrEnum):
     BATCH_RESUMED = "batch.resumed"
     LANE_PAUSED = "lane.paused"
     LANE_RESUMED = "lane.resumed"
+    UNVERIFIED = "import.unverified"
 
 
 def end_event(state: State) -> EventType:

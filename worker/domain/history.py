@@ -36,6 +36,7 @@ class What(StrEnum):
     CANCEL_ASKED = "cancel_asked"
     RETRIED = "retried"
     LATE = "late"
+    UNVERIFIED = "unverified"
     SUCCEEDED = "succeeded"
     FAILED = "failed"
     REJECTED = "rejected"

@@ -39,7 +39,8 @@ class Import:
 
     `retry_of` is the import whose request this import retries, and `retried_by` is the import that
     retries this one. `late_outcome` is how the job of an import that timed out or was cancelled
-    ended: succeeded, failed, or unknown if AWS no longer knows the job. The import may start no
+    ended: succeeded, failed, or unknown if AWS no longer knows the job. `verification` is what
+    `worker.domain.verification` names; '' if none is wanted. The import may start no
     earlier than `not_before_ms` and no later than `expires_at_ms`. With `ignores_result`, no task
     states are stored. `traceparent`, `tracestate` and `parent_span` are the import's `trace`.
     """
@@ -75,6 +76,8 @@ class Import:
     late_outcome: str = ""
     late_status: str = ""
     late_error: str = ""
+    verification: str = ""
+    verification_error: str = ""
     format: int = 0
     accepted_at_ms: int = 0
     first_start_at_ms: int = 0
@@ -227,6 +230,8 @@ _TEXTS = (
     "late_outcome",
     "late_status",
     "late_error",
+    "verification",
+    "verification_error",
     "retry_of",
     "retried_by",
     "traceparent",

@@ -18,7 +18,8 @@ class Policy:
     `settle_seconds` is how long AWS's job lists may lag. `list_memory_seconds` is for how long at
     least they show a job. With `assume_finished_listed`, lists are assumed to show jobs that are
     over, until a lane shows otherwise. `missing_grace_seconds` is for how long polls of a new job
-    may answer 404. `operations` are the names of all operations that a job may belong to.
+    may answer 404. `operations` are the names of all operations that a job may belong to. With
+    `verify`, AWS is asked what it shows of each import that has succeeded.
     """
 
     max_attempts: int
@@ -33,6 +34,12 @@ class Policy:
     list_memory_seconds: float = 3600.0
     assume_finished_listed: bool = True
     operations: tuple[str, ...] = ()
+    verify: bool = False
+
+    @property
+    def verify_after_seconds(self) -> float:
+        """How soon after an import's success AWS is asked what it shows of it; 0: never."""
+        return self.poll_min_seconds if self.verify else 0.0
 
     def outcome_of(self, status: str) -> State | None:
         """Return the terminal state that a job's status means; None while the job is under way."""

@@ -26,6 +26,7 @@ from worker.domain.facts import SLACK_SECONDS, Times
 from worker.domain.policy import Policy
 from worker.domain.polling import next_poll_delay
 from worker.domain.states import State
+from worker.domain.verification import decide_verification
 
 ABSENT_LISTS = 3
 """How many lists must lack a job while it is unknown whether lists show finished jobs."""
@@ -73,6 +74,8 @@ def decide_start(answer: Answer, claim: Claim, policy: Policy, jitter: float) ->
 
 def decide_poll(answer: Answer, claim: Claim, policy: Policy, jitter: float) -> Decision:
     """Decide after a poll of a running job."""
+    if claim.item.state is State.SUCCEEDED:
+        return decide_verification(answer, claim, policy)
     if claim.item.is_terminal:
         return _decide_late(answer, claim, policy)
     if blocked := _blocked(answer):
@@ -276,7 +279,7 @@ def _follow(job: Job, claim: Claim, policy: Policy, jitter: float) -> Decision:
 def _end_of(job: Job, policy: Policy) -> End:
     state = policy.outcome_of(job.status) or State.FAILED
     if state is State.SUCCEEDED:
-        return End(state, job=job)
+        return End(state, job=job, verify_after_seconds=policy.verify_after_seconds)
     return End(state, job.error or f"the job ended with status {job.status}", job)
 
 

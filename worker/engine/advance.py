@@ -32,6 +32,7 @@ from worker.domain.facts import LaneFacts
 from worker.domain.policy import Policy
 from worker.domain.recording import NOTHING_OBSERVED, Observed, Recorded
 from worker.domain.rules import decide_poll, decide_reconcile, decide_start
+from worker.domain.states import State
 from worker.engine.lane_health import observe
 from worker.engine.learn import is_surveyor, learn
 from worker.engine.log import log_import, log_lane
@@ -114,29 +115,34 @@ class Advancer:
             if instead := await self._preflight.before(claim):
                 await self._carry_out(instead, claim, NOTHING_OBSERVED)
                 return delay_of(instead)
-            answer = await self._call(claim, send_by)
-            elapsed = self._clock() - claim.taken_at
-            claim = replace(
-                claim,
-                age_seconds=claim.age_seconds + elapsed,
-                elapsed_seconds=elapsed,
-                answered=answer.kind not in _NO_GRANT_USED,
-            )
-            self._note_unknown_status(answer)
-            known = claim.facts
-            claim = replace(claim, facts=learn(claim, answer, self._policy))
-            decision = _DECIDE[claim.call](answer, claim, self._policy, self._jitter())
-            log.debug("call.answered", call=claim.call, kind=answer.kind, decision=decision)
-            observed = observe(claim, answer, self._own_clock)
-            observed = replace(observed, facts=_news(decision, claim.facts, known))
-            decision = _stand_back(decision, claim, answer)
-            await self._carry_out(decision, claim, observed)
-            return delay_of(decision)
+            return await self._make_call(claim, send_by)
+
+    async def _make_call(self, claim: Claim, send_by: float) -> float | None:
+        answer = await self._call(claim, send_by)
+        elapsed = self._clock() - claim.taken_at
+        claim = replace(
+            claim,
+            age_seconds=claim.age_seconds + elapsed,
+            elapsed_seconds=elapsed,
+            answered=answer.kind not in _NO_GRANT_USED,
+        )
+        self._note_unknown_status(answer)
+        known = claim.facts
+        claim = replace(claim, facts=learn(claim, answer, self._policy))
+        decision = _DECIDE[claim.call](answer, claim, self._policy, self._jitter())
+        log.debug("call.answered", call=claim.call, kind=answer.kind, decision=decision)
+        observed = observe(claim, answer, self._own_clock)
+        observed = replace(observed, facts=_news(decision, claim.facts, known))
+        decision = _stand_back(decision, claim, answer)
+        await self._carry_out(decision, claim, observed)
+        return delay_of(decision)
 
     async def _call(self, claim: Claim, send_by: float) -> Answer:
         match claim.call:
             case Call.START:
                 return await self._operation.submit(claim.item, send_by)
+            case Call.POLL if claim.item.state is State.SUCCEEDED:
+                return await self._operation.verify(claim.item)
             case Call.POLL if is_surveyor(claim):
                 return await self._survey(claim)
             case Call.POLL:

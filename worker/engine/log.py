@@ -11,6 +11,7 @@ from worker.domain.decisions import (
     Decision,
     End,
     NoteLate,
+    NoteVerified,
     PauseLane,
     PollAgain,
     Postpone,
@@ -58,12 +59,20 @@ def log_import(claim: Claim, decision: Decision, recorded: Recorded) -> None:
                 log.warning("import.stuck", job_id=claim.item.job_id, age_seconds=claim.age_seconds)
             if suspicion:
                 log.warning("import.stuck", job_id=claim.item.job_id, error=suspicion)
-        case Postpone(_, error):
-            log.info("import.postponed", error=error)
         case Reconcile(doubt, _, error):
             log.warning("import.doubted", doubt=doubt, error=error)
+        case _:
+            _log_rare(claim, decision)
+
+
+def _log_rare(claim: Claim, decision: Decision) -> None:
+    match decision:
+        case Postpone(_, error):
+            log.info("import.postponed", error=error)
         case Undecided(reason=reason, jobs=jobs) if reason != claim.item.undecided:
             log.warning("import.undecided", error=reason, jobs=jobs)
+        case NoteVerified(result, error) if error:
+            log.warning("import.unverified", job_id=claim.item.job_id, result=result, error=error)
         case NoteLate(outcome):
             log.warning(
                 "job.ended_late", job_id=claim.item.job_id, outcome=outcome or UNKNOWN_OUTCOME

@@ -32,6 +32,10 @@ class Operation(Protocol):
         """Poll the import's job with one call."""
         ...
 
+    async def verify(self, item: Import) -> Answer:
+        """Ask with one call what the target of an import that has succeeded has."""
+        ...
+
     async def find(self, item: Import, another: Callable[[], Awaitable[None]]) -> Answer:
         """List all jobs of the target; `another` obtains a permit for each call but the first."""
         ...

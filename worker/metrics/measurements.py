@@ -14,7 +14,11 @@ from worker.engine.tracing import claim_in_progress
 from worker.metrics import catalogue as of
 from worker.metrics.registry import Recorder
 
-_CALL_OF_METHOD: Final = {"get_backend_job": Call.POLL, "list_backend_jobs": Call.RECONCILE}
+_CALL_OF_METHOD: Final = {
+    "get_backend": Call.POLL,
+    "get_backend_job": Call.POLL,
+    "list_backend_jobs": Call.RECONCILE,
+}
 """Every other method is a start."""
 
 _STEPS: Final = {

@@ -24,6 +24,7 @@ from worker.domain.requests import DEFAULT_ACCOUNT, REGION_PATTERN
 from worker.operations.client import Client
 from worker.operations.failures import read_failure
 from worker.operations.http import (
+    ACCESS_DENIED,
     CLOCK_TOLERANCE_SECONDS,
     CallFailedError,
     Response,
@@ -36,7 +37,6 @@ from worker.operations.transport import CallSession, Progress, progress_of_call
 
 SERVICE: Final = "amplifybackend"
 CONNECT_TIMEOUT_SECONDS: Final = 5.0
-ACCESS_DENIED: Final = "AccessDeniedException"
 REGION_VARIABLES: Final = ("AWS_REGION", "AWS_DEFAULT_REGION")
 SOME_REGION: Final = "us-east-1"
 MAX_OPEN_ACCOUNTS: Final = 250

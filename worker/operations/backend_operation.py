@@ -8,6 +8,7 @@ import asyncio
 import math
 import time
 from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import replace
 from typing import TYPE_CHECKING, ClassVar, Final
 
 from pydantic.alias_generators import to_pascal, to_snake
@@ -16,7 +17,16 @@ from worker.domain.answers import Answer, Job, Kind
 from worker.domain.imports import Import
 from worker.domain.preflight import NOTHING_FOUND, Checked, Place
 from worker.domain.requests import ImportRequest
-from worker.operations.http import CallFailedError, Page, Response, read, read_page
+from worker.operations.http import (
+    ACCESS_DENIED,
+    CallFailedError,
+    Page,
+    Response,
+    error_code,
+    read,
+    read_page,
+)
+from worker.operations.shown import mismatch
 
 if TYPE_CHECKING:
     from worker.operations.aws import Aws  # importing it takes longer than a command may take
@@ -33,10 +43,12 @@ class BackendOperation:
     """One operation: its request, and the calls that carry it out.
 
     A subclass sets `request`, which defines the operation's name and the members that are sent in
-    addition to the app and its environment.
+    addition to the app and its environment, and `shown`: the category of the resource in
+    `amplify-meta.json`, and which of its outputs shows which member.
     """
 
     request: ClassVar[type[ImportRequest]]
+    shown: ClassVar[tuple[str, Mapping[str, str]]]
 
     def __init__(self, aws: "Aws", _kept_seconds: float = KEPT_SECONDS) -> None:
         self._aws = aws
@@ -81,6 +93,22 @@ class BackendOperation:
     async def status(self, item: Import) -> Answer:
         """Poll the job of a running import."""
         return await self._ask(item, "get_backend_job", {"JobId": item.job_id})
+
+    async def verify(self, item: Import) -> Answer:
+        """Ask what the target has, and compare it with what was imported."""
+        try:
+            response = await self._call(item, "get_backend", {})
+        except CallFailedError as failure:
+            return failure.answer
+        answer = replace(read(response), jobs=())
+        if error_code(response) == ACCESS_DENIED:  # not a reason to pause the lane
+            return replace(answer, kind=Kind.BAD_REQUEST)
+        if answer.kind is not Kind.OK:
+            return answer
+        category, outputs = self.shown
+        values = item.members
+        expected = {name: values[member] for name, member in outputs.items() if member in values}
+        return replace(answer, mismatch=mismatch(response.body, category, expected))
 
     async def find(self, item: Import, another: Callable[[], Awaitable[None]]) -> Answer:
         """List all pages of the target's jobs within the time of one call.

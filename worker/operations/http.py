@@ -22,6 +22,9 @@ RETRY_AFTER_MAX_SECONDS: Final = 3600.0
 
 TIME_CHARACTERS: Final = 64
 
+ACCESS_DENIED: Final = "AccessDeniedException"
+"""The error for credentials that are fine, but lack the permission for a call."""
+
 CLOCK_TOLERANCE_SECONDS: Final = 240.0
 """AWS refuses requests signed more than five minutes before or after its own time."""
 

@@ -44,6 +44,15 @@ class ImportBackendAuth(BackendOperation):
     """Imports an existing Cognito user pool."""
 
     request = ImportBackendAuthRequest
+    shown = (
+        "auth",
+        {
+            "UserPoolId": "userPoolId",
+            "AppClientIDWeb": "webClientId",
+            "AppClientID": "nativeClientId",
+            "IdentityPoolId": "identityPoolId",
+        },
+    )
 
     def __init__(self, aws: "Aws", kept_seconds: float = KEPT_SECONDS) -> None:
         super().__init__(aws, kept_seconds)

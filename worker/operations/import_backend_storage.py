@@ -25,3 +25,4 @@ class ImportBackendStorage(BackendOperation):
     """Imports an existing bucket."""
 
     request = ImportBackendStorageRequest
+    shown = ("storage", {"BucketName": "bucketName"})

@@ -105,6 +105,10 @@ class Remote:
         """Poll the import's job with one call."""
         return await self._operations[item.requested_operation].status(item)
 
+    async def verify(self, item: Import) -> Answer:
+        """Ask with one call what the target of an import that has succeeded has."""
+        return await self._operations[item.requested_operation].verify(item)
+
     async def find(self, item: Import, another: Callable[[], Awaitable[None]]) -> Answer:
         """List all jobs of the target; `another` obtains a permit for each call but the first."""
         return await self._operations[item.requested_operation].find(item, another)

@@ -11,12 +11,26 @@ from aiohttp import web
 
 from worker.sandbox import wire
 from worker.sandbox.answers import Body
-from worker.sandbox.api import ApiError, Target, bad_request, not_found
+from worker.sandbox.api import ApiError, Operation, Target, bad_request, not_found
 from worker.sandbox.bodies import read_object
 from worker.sandbox.signature import SERVICE, check_time, parse_authorization
 from worker.sandbox.simulation import Simulation
 
 AMPLIFY = "amplify"
+_RESOURCES = {
+    Operation.IMPORT_BACKEND_AUTH: (
+        "auth",
+        "Cognito",
+        {
+            "UserPoolId": "userPoolId",
+            "AppClientIDWeb": "webClientId",
+            "AppClientID": "nativeClientId",
+            "IdentityPoolId": "identityPoolId",
+        },
+    ),
+    Operation.IMPORT_BACKEND_STORAGE: ("storage", "S3", {"BucketName": "bucketName"}),
+}
+"""The category, the service and the outputs of what each operation imports."""
 MOST_PER_PAGE = 100
 
 
@@ -47,33 +61,44 @@ class Inventory:
         return self._answer(request, AMPLIFY, "ListBackendEnvironments", execute)
 
     def get_backend(self, request: web.Request, raw_body: bytes) -> web.Response:
-        """Answer GetBackend. Of the environment's configuration, it shows imported user pools."""
+        """Answer GetBackend. Of the environment's configuration, it shows what was imported."""
 
         def execute(target: Target) -> Body:
             environment = str(read_object(raw_body).get("backendEnvironmentName", ""))
-            if environment not in self._environments_of(target.app_id):
-                raise not_found("Environment", environment)
             asked = Target(target.account, target.region, target.app_id, environment)
+            known = self._environments_of(target.app_id, asked)
+            if environment not in known:
+                raise not_found("Environment", environment)
             return {
                 "appId": target.app_id,
                 "appName": f"app-{target.app_id}",
                 "backendEnvironmentName": environment,
-                "backendEnvironmentList": self._environments_of(target.app_id),
+                "backendEnvironmentList": known,
                 "amplifyMetaConfig": json.dumps(self._configuration(asked)),
             }
 
         return self._answer(request, SERVICE, "GetBackend", execute)
 
-    def _environments_of(self, app_id: str) -> Sequence[str]:
-        if app_id not in self._apps:
-            raise not_found("App", app_id)
-        return self._apps[app_id]
+    def _environments_of(self, app_id: str, asked: Target | None = None) -> Sequence[str]:
+        if app_id in self._apps:
+            return self._apps[app_id]
+        if asked and self._simulation.has_jobs(asked):
+            return [asked.environment]
+        raise not_found("App", app_id)
 
     def _configuration(self, target: Target) -> Body:
-        if not self._simulation.has_auth(target):
-            return {}
-        resource = {"service": "Cognito", "serviceType": "imported"}
-        return {"auth": {f"app{target.app_id}": resource}}
+        script = self._simulation.targets.script_of(target)
+        shown = script.settings.shown if script else None
+        configuration: Body = {}
+        for operation, (category, service, members) in _RESOURCES.items():
+            job = self._simulation.imported(target, operation)
+            if job is None or shown == {}:
+                continue
+            output = {name: job.request[key] for name, key in members.items() if key in job.request}
+            resource: Body = {"service": service, "serviceType": "imported"}
+            resource["output"] = {**output, **(shown or {})}
+            configuration[category] = {f"app{target.app_id}": resource}
+        return configuration
 
     def _answer(
         self, request: web.Request, service: str, operation: str, execute: Callable[[Target], Body]

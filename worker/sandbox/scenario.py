@@ -224,6 +224,8 @@ class ScriptedTarget(_Model):
     outcome: Outcome | None = None
     duration_seconds: Seconds | None = None
     faults: tuple[ScriptedFault, ...] = ()
+    # Outputs that GetBackend shows in place of the true ones; if empty, it shows no import at all.
+    shown: dict[str, str] | None = None
 
 
 class Scenario(_Model):

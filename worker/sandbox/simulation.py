@@ -22,7 +22,7 @@ from worker.sandbox.backend import Backend, Request
 from worker.sandbox.bodies import parse_body
 from worker.sandbox.clock import Clock, Instant
 from worker.sandbox.faults import NEED_SUCCESS, NOT_EXECUTED, Faults, Plan
-from worker.sandbox.jobs import Jobs, JobStatus
+from worker.sandbox.jobs import Job, Jobs, JobStatus
 from worker.sandbox.ledger import Call, Ledger
 from worker.sandbox.scenario import FaultKind, Scenario
 from worker.sandbox.signature import SERVICE, check_time, parse_authorization
@@ -54,15 +54,21 @@ class Simulation:
         self._backend = Backend(self._jobs, scenario.undocumented.drawn(scenario.seed))
         self.ledger = Ledger(scenario.ledger_calls, self._jobs.all)
 
-    def has_auth(self, target: Target) -> bool:
-        """Return whether a user pool was imported into the target."""
+    def has_jobs(self, target: Target) -> bool:
+        """Return whether a job was ever started for the target."""
+        return bool(self._jobs.of(target, self.clock.now()))
+
+    def imported(self, target: Target, by: Operation) -> Job | None:
+        """Return the last job with which an operation imported something into the target."""
         now = self.clock.now()
-        return any(
-            job.operation is Operation.IMPORT_BACKEND_AUTH
+        done = (
+            job
+            for job in reversed(self._jobs.of(target, now))
+            if job.operation is by
             and job.status(now) is JobStatus.COMPLETED
             and not job.other_operation
-            for job in self._jobs.of(target, now)
         )
+        return next(done, None)
 
     def receive(self, arrival: Arrival) -> Call:
         """Record a call in the ledger and return it. The caller must close it in the ledger."""

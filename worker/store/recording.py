@@ -12,6 +12,7 @@ from worker.domain.decisions import (
     Decision,
     End,
     NoteLate,
+    NoteVerified,
     PauseLane,
     PollAgain,
     Postpone,
@@ -46,6 +47,8 @@ def step_of(claim: Claim, decision: Decision) -> Step:
             return _step(
                 "note_late", outcome=outcome or UNKNOWN_OUTCOME, status=job.status, error=error
             )
+        case NoteVerified(result, error):
+            return _step("note_verified", verification=result, error=error)
         case Reconcile(doubt, delay, error):
             return _doubt(doubt, delay, error)
         case Undecided(doubt, delay, reason, jobs):
@@ -126,6 +129,7 @@ def _finish(decision: End) -> Step:
         operation=job.operation,
         status=job.status,
         uncalled=decision.uncalled,
+        verify_ms=milliseconds(decision.verify_after_seconds),
     )
 
 

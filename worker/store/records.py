@@ -49,6 +49,7 @@ _FULL: Final = {short: name for name, short in SHORT.items()}
 IN_PIECES: Final = (
     *("request_json", "metadata", "status", "error", "suspicion", "doubt_error", "undecided"),
     *("unclear_jobs", "listed_jobs", "cancel_reason", "late_status", "late_error", "tracestate"),
+    "verification_error",
 )
 """The texts that may be long. Nothing reads one of them alone."""
 

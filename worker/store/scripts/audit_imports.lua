@@ -11,7 +11,7 @@
 local args = cjson.decode(ARGV[1])
 local FIELDS = { 'state', 'account', 'region', 'app_id', 'backend_environment_name', 'priority', 'batch_id',
   'job_id', 'sequence', 'doubts', 'accepted_at_ms', 'started_at_ms', 'finished_at_ms',
-  'late_outcome', 'format' }
+  'late_outcome', 'format', 'verification' }
 
 local function places_of(id, record)
   local lane = base.lane_of(record)

@@ -2,7 +2,8 @@
 --
 -- ARGV  1: JSON object: answers (a list; of each answer what follows), id, lease, lane, call, grant,
 --       answered, observed, state, sources (states it may come from), error, job_id, operation, status (an
---       empty text keeps the record's value), uncalled (whether the claimed start was not made)
+--       empty text keeps the record's value), uncalled (whether the claimed start was not made), verify_ms
+--       (after which AWS is to be asked what it shows of the import; 0: never)
 -- Returns JSON: replies (a list, one for each answer, of what follows), error (why it could not be recorded;
 --       then it is the only member), held (whether the claim was still the caller's; if not, the import stays
 --       unchanged), paused, resumed (whether this answer paused or resumed the lane), throttled (after a 429:
@@ -25,7 +26,8 @@ local function record_one(args, exact)
   if not comes_from then
     return reply
   end
-  local fields = { error = args.error ~= '' and args.error or false, doubt = false, doubt_error = false }
+  local fields = { error = args.error ~= '' and args.error or false, doubt = false, doubt_error = false,
+    verification = args.verify_ms > 0 and 'due' or false }
   for _, name in ipairs({ 'job_id', 'operation', 'status' }) do
     if args[name] ~= '' then
       fields[name] = args[name]
@@ -42,6 +44,9 @@ local function record_one(args, exact)
     durations.note_end(record, now) -- unlike when the job is gone, or its end had been seen before
   end
   imports.end_import(args.id, record, args.state, fields, now)
+  if args.verify_ms > 0 then
+    imports.look_again(args.id, record, now, args.verify_ms)
+  end
   answers.note_answer(base.lane_of(record), args, exact, args.call == 'start' and args.state ~= 'rejected')
   reply.held = true
   reply.record = record

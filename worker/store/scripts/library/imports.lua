@@ -86,10 +86,15 @@ local function learn_of_end(id, now)
   return true
 end
 
+-- A worker makes a call for an import although it is over.
+local function look_again(id, record, now, delay_ms)
+  redis.call('ZADD', KEY.late .. base.lane_of(record), now + delay_ms, id)
+  base.schedule_lane(base.lane_of(record), now + delay_ms, now)
+end
+
 local function follow_late(id, record, now)
   if is_followed(record) then
-    redis.call('ZADD', KEY.late .. base.lane_of(record), now + CONFIG.lease_ms, id)
-    base.schedule_lane(base.lane_of(record), now + CONFIG.lease_ms, now)
+    look_again(id, record, now, CONFIG.lease_ms)
   end
 end
 
@@ -265,6 +270,7 @@ local function reschedule(id, record, due, fields)
 end
 
 return {
+  look_again = look_again,
   unpark = unpark,
   release_target = release_target,
   owe_end = owe_end,
