@@ -5,5 +5,5 @@ max_line_length = 110
 read_globals = {
   "redis", "cjson", "KEYS", "ARGV", "KEY", "CONFIG", "SHARES", "BINS", "SAY", "RECORD",
   "base", "records", "history", "limiters", "learning", "ceiling", "lanes", "facts", "durations", "polls",
-  "budget", "health", "answers", "queues", "batches", "imports", "starting",
+  "budget", "health", "answers", "queues", "schedules", "batches", "imports", "starting",
 }

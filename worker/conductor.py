@@ -98,6 +98,7 @@ class Conductor:
                 "listen_for_hints": self._listen_for_hints,
                 "finish_overdue": self._finish_overdue,
                 "wake_stranded": self._wake_stranded,
+                "renew_openings": self._renew_openings,
                 **self.intake.loops,
                 **self._runtime.duties,
             }.items()
@@ -236,3 +237,8 @@ class Conductor:
         await self._sleep(SWEEP_SECONDS)
         if stranded := await self._store.sweep():
             log.warning("lanes.stranded", lanes=stranded)
+
+    async def _renew_openings(self) -> None:
+        """Keep known when the windows of batches are open."""
+        await self._store.renew_openings()
+        await self._sleep(SWEEP_SECONDS)

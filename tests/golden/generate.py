@@ -20,6 +20,7 @@ from tests.support import Producer, members, recording, storage_members
 from worker.domain.claims import Claim, Doubt
 from worker.domain.facts import LaneFacts, Times
 from worker.domain.outcomes import Envelope, LaneLimits, StopRule
+from worker.domain.schedules import Schedule
 from worker.domain.states import State
 from worker.operations.registry import OPERATIONS
 from worker.store.config import StoreConfig
@@ -133,6 +134,9 @@ class GoldenStore:
         await self._store.announce_batch("careful", 2, StopRule(canary=1, stop_percent=10))
         await self._admit("canary", batchId="careful")
         await self._admit("held", batchId="careful", priority="low")
+        schedule = Schedule(start_at_ms=1, window="00:00-24:00 UTC", max_per_hour=3600)
+        await self._store.announce_batch("scheduled", 1, schedule=schedule)
+        await self._admit("scheduled", batchId="scheduled")
         await recording.pause_lane(
             self._store,
             "other/eu-west-1",

@@ -101,7 +101,7 @@ def _wrong_completion(batch_id: str, facts: Mapping[str, Any], journal: Journal)
 def _wrong_pause(facts: Mapping[str, Any]) -> Iterator[str]:
     batch = facts["batch"]
     gate, reason = batch.get("gate"), batch.get("stopped_reason")
-    if facts["held"] and not gate and not facts["is_released"]:
+    if facts["held"] and not (gate or facts["is_released"] or facts["is_awaited"]):
         yield f"it is not paused, but {facts['held']} of its imports are held back forever"
     if gate == "stopped" and reason is None:
         yield "it is paused, but the reason is missing"

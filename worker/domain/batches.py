@@ -9,6 +9,7 @@ from pydantic.alias_generators import to_camel
 
 from worker.domain.outcomes import StopRule
 from worker.domain.requests import Identifier, InvalidRequestError, problems_of
+from worker.domain.schedules import Schedule, Window, local_time
 
 MAX_BATCH_REQUESTS: Final = 1000
 """The most requests that one message may carry."""
@@ -24,13 +25,23 @@ def _is_time(text: str) -> str:
     return text
 
 
+def _is_moment(text: str) -> str:
+    local_time(text)
+    return text
+
+
+def _is_window(text: str) -> str:
+    return Window.parse(text).text
+
+
 class BatchMessage(BaseModel):
     """What the task `imports.import_batch` takes. The requests are validated later, one by one.
 
     The first request has the position `offset` in the whole batch. `total` is the number of
     requests in the whole batch, if the producer knows it. `canary` and `stop_percent` are the
-    batch's stop rule. `recover_since` (ISO 8601, UTC by default) says that the store was lost:
-    workers first look for jobs that the batch's imports have started since then.
+    batch's stop rule, `start_at`, `window` and `max_per_hour` its schedule. `recover_since` (ISO
+    8601, UTC by default) says that the store was lost: workers first look for jobs that the batch's
+    imports have started since then.
     """
 
     model_config = ConfigDict(
@@ -59,6 +70,17 @@ class BatchMessage(BaseModel):
     """Pause the batch when more than this percentage of its ended imports did not succeed. While
     fewer than 20 have ended, they count as 20. With `canary`, the percentage first applies to the
     canaries. The first message that arrives decides for the batch."""
+    start_at: Annotated[str, AfterValidator(_is_moment)] | None = None
+    """Start no import of the batch before this time (ISO 8601 with an offset, or with a time zone
+    behind it: `2026-12-01 22:00 Europe/Berlin`). The first message that arrives decides for the
+    batch."""
+    window: Annotated[str, AfterValidator(_is_window)] | None = None
+    """Start imports only in this window: times, by the clocks of a time zone, such as
+    `22:00-06:00 Europe/Berlin` or `Mon-Fri 22:00-06:00, Sat 00:00-24:00 UTC`. The first message
+    that arrives decides for the batch."""
+    max_per_hour: Annotated[int, Field(strict=True, ge=1)] | None = None
+    """Start at most so many imports of the batch in an hour, on all workers together. The first
+    message that arrives decides for the batch."""
     recover_since: Annotated[str, AfterValidator(_is_time)] | None = None
     """Only after the store was lost: when the batch was first submitted (ISO 8601, UTC by default).
     Workers list each target's jobs first, and follow a job that was started since then instead of
@@ -93,6 +115,16 @@ class BatchMessage(BaseModel):
         if self.stop_percent is None:
             return StopRule(self.canary or 0)
         return StopRule(self.canary or 0, self.stop_percent)
+
+    @property
+    def schedule(self) -> Schedule:
+        """When the batch may start imports."""
+        moment = self.start_at and local_time(self.start_at)
+        return Schedule(
+            start_at_ms=round(moment.timestamp() * 1000) if moment else None,
+            window=self.window,
+            max_per_hour=self.max_per_hour,
+        )
 
     @property
     def recover_since_ms(self) -> int:

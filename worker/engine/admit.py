@@ -88,7 +88,7 @@ class Admitter:
         (since the epoch).
         """
         batch_id, since_ms = message.batch_id, message.recover_since_ms
-        await self._store.announce_batch(batch_id, message.expected, message.rule)
+        await self._store.announce_batch(batch_id, message.expected, message.rule, message.schedule)
         parcels: dict[str, Parcel] = {}
         for position, members in enumerate(message.requests, message.first):
             import_id = import_id_of(members) or derive_import_id(batch_id, position)

@@ -19,6 +19,7 @@ from worker.domain.outcomes import (
 from worker.domain.preflight import Checked, Place
 from worker.domain.recording import NOTHING_OBSERVED, Observed, Recorded
 from worker.domain.requests import ImportRequest
+from worker.domain.schedules import Schedule
 
 
 class Operation(Protocol):
@@ -79,8 +80,10 @@ class AdmissionStore(Protocol):
         """
         ...
 
-    async def announce_batch(self, batch_id: str, expected: int, rule: StopRule) -> None:
-        """Keep a batch open until `expected` imports were admitted; set its stop rule."""
+    async def announce_batch(
+        self, batch_id: str, expected: int, rule: StopRule, schedule: Schedule
+    ) -> None:
+        """Keep a batch open until `expected` imports were admitted; set its rule and schedule."""
         ...
 
     async def accepted_accounts(self) -> frozenset[str]:

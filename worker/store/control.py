@@ -8,7 +8,9 @@ from typing import Final
 from redis.asyncio import Redis
 
 from worker.domain.outcomes import LaneLimits
+from worker.domain.schedules import Schedule
 from worker.store.config import StoreConfig
+from worker.store.schedules import renew_openings
 from worker.store.scripts import Scripts
 
 PAUSE_MS: Final = 100 * 365 * 86_400_000
@@ -67,3 +69,14 @@ class BatchControl:
     async def resume(self, batch_id: str) -> bool:
         """Resume a batch that is paused or waits for its canaries; return True if it was."""
         return bool((await self._scripts.call("resume_batch", batch_id=batch_id))["resumed"])
+
+    async def schedule(self, batch_id: str, schedule: Schedule, *, clear: bool = False) -> None:
+        """Change the members of a batch's schedule that are set; with `clear`, remove the others.
+
+        It applies to every import that has not started.
+        """
+        await self._scripts.call(
+            "schedule_batch", batch_id=batch_id, clear=clear, schedule=schedule.members()
+        )
+        if schedule.window:
+            await renew_openings(self._scripts)

@@ -117,13 +117,25 @@ HELD: Final = Key(
     "imports:held:",
     "zset",
     Lifetime.EMPTIED,
-    "batchId → import ids that wait for its canaries or its resume",
+    "batchId → import ids that wait for its canaries, its schedule or its resume",
 )
 RELEASES: Final = Key(
     "imports:releases",
     "zset",
     Lifetime.EMPTIED,
     "batchIds whose held imports go back to their lanes",
+)
+OPENINGS: Final = Key(
+    "imports:openings",
+    "zset",
+    Lifetime.EMPTIED,
+    "batchIds by the time at which their schedule allows held imports to start",
+)
+SCHEDULES: Final = Key(
+    "imports:schedules",
+    "zset",
+    Lifetime.EMPTIED,
+    "batchIds with a window, by the time at which its openings are computed again",
 )
 DELAYED: Final = Key(
     "imports:delayed:", "zset", Lifetime.EMPTIED, "lane → waiting import ids by time of next start"
@@ -210,6 +222,8 @@ CATALOGUE: Final = (
     FLOWS,
     HELD,
     RELEASES,
+    OPENINGS,
+    SCHEDULES,
     DELAYED,
     POLLS,
     LATE,
@@ -230,7 +244,7 @@ CATALOGUE: Final = (
     RESEND,
 )
 
-FORMAT: Final = 4
+FORMAT: Final = 5
 """The latest format of records. It rises with a change that workers of the previous release
 can't handle; they leave records of a later format to newer workers. A new field alone does not
 change it. A record has the earliest format that fits it (base.lua), so that older workers handle

@@ -18,6 +18,9 @@ from worker.domain.requests import ImportRequest, Priority
 COMPACT: Final = 4
 """The first format whose records are spelled this way."""
 
+SCHEDULED: Final = 5
+"""The format of imports whose batch has a schedule, which workers of earlier formats don't know."""
+
 PIECE_BYTES: Final = 64
 """The longest value of a compact list (`hash-max-listpack-value`), also on managed servers."""
 
@@ -73,6 +76,7 @@ def script_names() -> dict[str, Any]:
     """Return the spelling in the form that the scripts take."""
     return {
         "format": COMPACT,
+        "scheduled": SCHEDULED,
         "piece_bytes": PIECE_BYTES,
         "short": SHORT,
         "full": _FULL,

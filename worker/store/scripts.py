@@ -43,6 +43,7 @@ LIBRARY: Final = (
     "health",
     "answers",
     "queues",
+    "schedules",
     "batches",
     "imports",
     "starting",

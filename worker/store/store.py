@@ -27,6 +27,7 @@ from worker.domain.outcomes import (
 )
 from worker.domain.recording import NOTHING_OBSERVED, Observed, Recorded
 from worker.domain.requests import IDENTIFIER_PATTERN, ImportRequest
+from worker.domain.schedules import AT_ONCE, Schedule
 from worker.store.codec import (
     admissions_in,
     claims_in,
@@ -46,6 +47,7 @@ from worker.store.observer import NOBODY, StoreObserver
 from worker.store.recording import answer_to, step_of
 from worker.store.records import import_of
 from worker.store.replication import ReplicatedScripts
+from worker.store.schedules import renew_openings
 from worker.store.scripts import Reply, Scripts
 
 log = structlog.get_logger()
@@ -119,10 +121,17 @@ class ImportStore:
             for each, other in zip(valid, earlier, strict=True)
         ]
 
-    async def announce_batch(self, batch_id: str, expected: int, rule: StopRule = NO_RULE) -> None:
+    async def announce_batch(
+        self,
+        batch_id: str,
+        expected: int,
+        rule: StopRule = NO_RULE,
+        schedule: Schedule = AT_ONCE,
+    ) -> None:
         """Keep the batch open until `expected` of its imports were admitted.
 
-        The batch gets the stop rule that is given before its first import is admitted.
+        The batch gets the stop rule that is given before its first import is admitted, and the
+        schedule that is announced first.
         """
         await self._lasting(
             "announce_batch",
@@ -130,7 +139,14 @@ class ImportStore:
             expected=expected,
             canary=rule.canary,
             stop_percent=-1 if rule.stop_percent is None else rule.stop_percent,
+            schedule=schedule.members(),
         )
+        if schedule.window:
+            await self.renew_openings()
+
+    async def renew_openings(self) -> None:
+        """Compute the openings of batches with a window whose time for it has come."""
+        await renew_openings(self._scripts)
 
     async def close_batch(self, batch_id: str) -> None:
         """End the wait for imports that were announced but have not arrived. Safe to repeat."""

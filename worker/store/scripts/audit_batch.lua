@@ -2,7 +2,8 @@
 --
 -- ARGV  1: JSON object: batch_id
 -- Returns JSON: now_ms, newest (the entry id of the newest event), batch (the hash), members (how many),
---       states (state -> imports of the batch), pttl, members_pttl, held, is_released, is_indexed
+--       states (state -> imports of the batch), pttl, members_pttl, held, is_released, is_awaited (by its
+--       schedule), is_indexed
 -- Atomic, because the counts change with each import: three to four microseconds per member. It only reads.
 --
 -- needs: base
@@ -37,5 +38,6 @@ return cjson.encode({
   members_pttl = redis.call('PTTL', members),
   held = redis.call('ZCARD', KEY.held .. args.batch_id),
   is_released = redis.call('ZSCORE', KEY.releases, args.batch_id) and true or false,
+  is_awaited = redis.call('ZSCORE', KEY.openings, args.batch_id) and true or false,
   is_indexed = redis.call('ZSCORE', KEY.batches, args.batch_id) and true or false,
 })

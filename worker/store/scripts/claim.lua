@@ -164,22 +164,14 @@ local function claim_starts(queue, start, poll, most, above, probe)
       break
     end
     local record = records.read(id)
-    local may = starting.may_start(id, record, queue, now)
+    local may, schedule = starting.may_start(id, record, queue, now)
     local target = may and base.hash_of(KEY.target .. base.target_of(record))
     local doubt = may and facts.doubt_before(known_facts(queue.name), record, target)
     if doubt then
       ask_first(id, record, queue.name, doubt, poll, probe)
       taken = taken + 1
     elseif may then
-      records.put(id, record, {
-        state = 'starting',
-        attempts = tonumber(record.attempts or 0) + 1,
-        first_start_at_ms = record.first_start_at_ms or now,
-        last_start_at_ms = now,
-        unstarted = false,
-      })
-      history.note(id, record, now, 'start', { attempt = tonumber(record.attempts) })
-      batches.count_batch(record, 'waiting', 'starting', now)
+      starting.start(id, record, schedule, now)
       local grant = lanes.grant_text(start, limiters.grant_call(start), above)
       claim(queue.name, 'start', id, record, grant, probe)
       taken = taken + 1
@@ -272,9 +264,24 @@ local function slots_for(lane_name, left)
   return math.min(left, math.max(room, in_flight == 0 and 1 or 0))
 end
 
+-- If the first entry of `key` is due, act. Returns when the next one is due.
+local function act_when_due(key, act)
+  local due = budget.first_score(key) or math.huge
+  if due <= now then
+    act()
+    due = budget.first_score(key) or math.huge
+  end
+  return due
+end
+
 base.require_memory() -- otherwise calls would be made whose answers can't be recorded
 batches.release_held(now)
-imports.cancel_expired(now, EXPIRED_AT_ONCE, base.STAND_BACK_MS)
+local next_opening = act_when_due(KEY.openings, function()
+  batches.release_scheduled(now)
+end)
+local next_expiry = act_when_due(KEY.expiring, function()
+  imports.cancel_expired(now, EXPIRED_AT_ONCE, base.STAND_BACK_MS)
+end)
 local names = redis.call('ZRANGEBYSCORE', KEY.lanes, '-inf', exact, 'LIMIT', 0, args.lanes)
 for position, name in ipairs(names) do
   local left = args.limit - #claims
@@ -306,14 +313,12 @@ for position, name in ipairs(names) do
   end
 end
 
-local next_due = budget.first_score(KEY.lanes)
-local next_expiry = budget.first_score(KEY.expiring)
-next_due = next_expiry and math.min(next_expiry, next_due or math.huge) or next_due
-if next_due and next_due <= exact and #claims > 0 then
+local next_due = math.min(budget.first_score(KEY.lanes) or math.huge, next_opening, next_expiry)
+if next_due <= exact and #claims > 0 then
   base.wake() -- more is due than this conductor took, so another one should look
 end
 return cjson.encode({
-  wait_ms = next_due and math.max(0, math.ceil(next_due - exact)) or -1,
+  wait_ms = next_due < math.huge and math.max(0, math.ceil(next_due - exact)) or -1,
   expired = expired,
   facts = known_of,
   claims = claims,

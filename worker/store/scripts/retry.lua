@@ -1,4 +1,5 @@
 -- Retry an import that did not succeed: create an import with the same request. Each stores the other's id.
+-- A batch of retries has the window and the hourly maximum of the batch that it repeats.
 --
 -- ARGV  1: JSON object: id, retry_id (the new import's), batch_id ('' if it joins none), fits (whether these
 --       are valid ids)
@@ -7,7 +8,7 @@
 --       after the import had ended), 'invalid' (its request was invalid), 'too_long' or 'taken' (the new id)
 -- Atomic, so that an import is retried once, however often it is requested.
 --
--- needs: base, records, history, imports
+-- needs: base, records, history, schedules, imports
 
 local COPIED = { 'app_id', 'backend_environment_name', 'account', 'region', 'requested_operation',
   'request_json', 'fingerprint', 'priority', 'metadata', 'traceparent', 'tracestate' }
@@ -45,6 +46,9 @@ if tonumber(old.doubts or 0) > 0 and not old.job_id then
   imports.put_in_doubt(record, old.first_start_at_ms, string.format(SAY.start_unknown, args.id))
 end
 local now = base.now_ms()
+if record.batch_id and old.batch_id then
+  schedules.inherit(record.batch_id, old.batch_id, now)
+end
 records.put(args.id, old, { retried_by = args.retry_id })
 history.note(args.id, old, now, 'retried', { retry_id = args.retry_id })
 redis.call('PEXPIRE', KEY.history .. args.id, redis.call('PTTL', key))

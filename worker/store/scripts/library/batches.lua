@@ -1,10 +1,11 @@
--- Batches: counts, completion, and the stop rule that holds imports back.
+-- Batches: counts, completion, and what holds imports back: the stop rule and the schedule.
 --
 -- A batch's gate is absent (open), 'canary' (only its first imports may start) or 'stopped' (paused). An
 -- import that may not start is held: it waits under the batch, and gets its turn in its lane when the gate
--- opens.
+-- opens. All imports of a batch with a schedule are held at first. They go to their lanes when the schedule
+-- allows starts, and if these come to a start too late, back again.
 --
--- needs: base, records, history, queues
+-- needs: base, records, history, queues, schedules
 
 local JUDGED_AT_LEAST = 20 -- the share of failures is judged among at least so many imports
 local RELEASED_AT_ONCE = 500
@@ -72,6 +73,7 @@ local function complete_batch(record, now)
     base.append_event('batch.completed', record.batch_id .. '/completed/' .. data.total, record.batch_id, now,
       data)
     redis.call('HSET', key, 'completed_at_ms', now)
+    schedules.forget(record.batch_id)
   end
 end
 
@@ -104,8 +106,16 @@ local function hold(id, record, now)
   redis.call('ZADD', KEY.held .. record.batch_id, record.sequence, id)
 end
 
-local function is_paused(record)
-  return record.batch_id and redis.call('HGET', KEY.batch .. record.batch_id, 'gate') == 'stopped'
+-- Hold an import back that was in its lane: its batch is paused, or its schedule allows no start before
+-- `ready_at`.
+local function hold_back(id, record, gate, schedule, ready_at, now)
+  hold(id, record, now)
+  if gate == 'canary' then
+    redis.call('HINCRBY', KEY.batch .. record.batch_id, 'let_in', -1)
+  end
+  if gate ~= 'stopped' then
+    schedules.await(schedule, ready_at, now)
+  end
 end
 
 -- Pause a batch: imports that have not started wait until an operator resumes it.
@@ -118,15 +128,20 @@ local function pause_batch(batch_id, reason, now)
   index_batch(batch_id, now)
 end
 
--- Open a batch's gate. Conductors then put its held imports into their lanes, some at a time.
-local function open_batch(batch_id, now)
-  redis.call('HDEL', KEY.batch .. batch_id, 'gate', 'stopped_reason', 'stopped_at_ms')
-  redis.call('HSET', KEY.batch .. batch_id, 'judged', 0, 'judged_bad', 0)
-  index_batch(batch_id, now)
+-- Let conductors put a batch's held imports into their lanes, as far as its gate and its schedule allow.
+local function release_later(batch_id, now)
   if redis.call('EXISTS', KEY.held .. batch_id) == 1 then
     redis.call('ZADD', KEY.releases, now, batch_id)
     base.wake()
   end
+end
+
+-- Open a batch's gate.
+local function open_batch(batch_id, now)
+  redis.call('HDEL', KEY.batch .. batch_id, 'gate', 'stopped_reason', 'stopped_at_ms')
+  redis.call('HSET', KEY.batch .. batch_id, 'judged', 0, 'judged_bad', 0)
+  index_batch(batch_id, now)
+  release_later(batch_id, now)
 end
 
 -- What the canaries' ends so far mean: 'stopped', 'open', or nil while it is undecided.
@@ -150,22 +165,28 @@ local function decide_late(batch_id, batch, now)
   return verdict ~= 'open' and 'canary' or nil
 end
 
--- Put a new import into its lane, or hold it back if its batch's gate requires that.
+-- Put a new import into its lane, or hold it back if its batch's gate or schedule requires that.
 local function admit_to_lane(id, record, now)
-  local gate
+  local gate, schedule
   if record.batch_id then
     local key = KEY.batch .. record.batch_id
-    gate = redis.call('HGET', key, 'gate')
+    gate, schedule = schedules.read(record.batch_id)
     local batch = gate == 'canary' and base.hash_of(key)
     if batch and tonumber(batch.let_in or 0) < tonumber(batch.canary) then
-      redis.call('HINCRBY', key, 'let_in', 1)
+      redis.call('HINCRBY', key, 'let_in', schedule and 0 or 1) -- a held canary is counted later
       gate = nil
     elseif batch then
       gate = decide_late(record.batch_id, batch, now)
     end
   end
+  if schedule then
+    record.format = RECORD.scheduled -- so that a worker that knows no schedules leaves it alone
+  end
   if gate then
     hold(id, record, now)
+  elseif schedule then
+    hold(id, record, now)
+    schedules.await(schedule, schedules.ready_at(schedule, now), now)
   elseif tonumber(record.not_before_ms or 0) > now then
     redis.call('ZADD', KEY.delayed .. base.lane_of(record), record.not_before_ms, id)
   else
@@ -173,28 +194,75 @@ local function admit_to_lane(id, record, now)
   end
 end
 
--- Put held imports of a batch with an open gate into their lanes.
-local function release_held(now)
-  local batch_id = redis.call('ZRANGE', KEY.releases, 0, 0)[1]
-  if not batch_id then
-    return
+-- How many held imports of a batch may go to their lanes now, the batch's gate, and its schedule and when it
+-- allows more, if it has one.
+local function releasable(batch_id, now)
+  local gate, schedule = schedules.read(batch_id)
+  local most = gate == 'stopped' and 0 or RELEASED_AT_ONCE
+  if gate == 'canary' then
+    local canary, let_in = unpack(redis.call('HMGET', KEY.batch .. batch_id, 'canary', 'let_in'))
+    most = math.min(most, math.max(0, tonumber(canary) - tonumber(let_in or 0)))
   end
-  local popped = {}
-  if not redis.call('HGET', KEY.batch .. batch_id, 'gate') then
-    popped = redis.call('ZPOPMIN', KEY.held .. batch_id, RELEASED_AT_ONCE)
+  if most == 0 or not schedule then
+    return most, gate
   end
+  local again_at = schedules.ready_at(schedule, now)
+  if again_at > now then
+    return 0, gate, schedule, again_at
+  end
+  local left = schedules.starts_left(schedule, now)
+  if left > most then
+    return most, gate, schedule, now
+  end
+  return left, gate, schedule, now + left * schedule.gap_ms
+end
+
+-- Put an import that was held into its lane. Returns whether it still waits.
+local function release(id, now)
+  local record = records.read(id)
+  if record.state ~= 'waiting' then
+    return false
+  end
+  history.note(id, record, now, 'released')
+  queues.enqueue(id, record)
+  redis.call('HSET', KEY.import .. id, 'order', record.order)
+  base.schedule_lane(base.lane_of(record), now, now)
+  return true
+end
+
+-- Put held imports of a batch into their lanes, as many as may start now.
+local function release_some(batch_id, now)
+  local most, gate, schedule, again_at = releasable(batch_id, now)
+  local popped = most > 0 and redis.call('ZPOPMIN', KEY.held .. batch_id, most) or {}
+  local released = 0
   for i = 1, #popped, 2 do
-    local record = records.read(popped[i])
-    if record.state == 'waiting' then
-      history.note(popped[i], record, now, 'released')
-      queues.enqueue(popped[i], record)
-      redis.call('HSET', KEY.import .. popped[i], 'order', record.order)
-      base.schedule_lane(base.lane_of(record), now, now)
-    end
+    released = released + (release(popped[i], now) and 1 or 0)
   end
-  if #popped == 0 or redis.call('EXISTS', KEY.held .. batch_id) == 0 then
+  if gate == 'canary' and released > 0 then
+    redis.call('HINCRBY', KEY.batch .. batch_id, 'let_in', released)
+  end
+  local is_empty = redis.call('EXISTS', KEY.held .. batch_id) == 0
+  if #popped == 0 or is_empty or schedule then
     redis.call('ZREM', KEY.releases, batch_id)
   end
+  if schedule and not is_empty then
+    schedules.await(schedule, again_at, now)
+  end
+end
+
+-- Put held imports of the next batch whose gate has opened into their lanes.
+local function release_held(now)
+  local batch_id = redis.call('ZRANGE', KEY.releases, 0, 0)[1]
+  if batch_id then
+    release_some(batch_id, now)
+  end
+end
+
+-- Put held imports of the next batch whose schedule allows starts now into their lanes.
+local function release_scheduled(now)
+  local batch_id = redis.call('ZRANGEBYSCORE', KEY.openings, '-inf', now, 'LIMIT', 0, 1)[1]
+  redis.call('ZREM', KEY.openings, batch_id)
+  release_some(batch_id, now)
 end
 
 -- Whether all announced imports of a batch have arrived and started.
@@ -234,11 +302,12 @@ return {
   complete_batch = complete_batch,
   join_batch = join_batch,
   count_known = count_known,
-  hold = hold,
+  hold_back = hold_back,
   admit_to_lane = admit_to_lane,
-  is_paused = is_paused,
   pause_batch = pause_batch,
   open_batch = open_batch,
+  release_later = release_later,
   release_held = release_held,
+  release_scheduled = release_scheduled,
   judge_batch = judge_batch,
 }
