@@ -4,6 +4,7 @@ import asyncio
 import json
 from collections import Counter
 from collections.abc import Iterator, Sequence
+from datetime import UTC, datetime, timedelta
 from typing import Any, Final, cast
 
 from redis import Redis
@@ -11,12 +12,13 @@ from redis.asyncio import Redis as AsyncRedis
 
 from tests.chaos.trial import TERMINAL, event_violations
 from tests.simulation.aws import SimulatedAws
-from tests.simulation.plan import MISSING, SETTINGS, Plan, owner_of
+from tests.simulation.plan import BATCH, MISSING, SETTINGS, Plan, owner_of
 from tests.simulation.server import CLOCK, clock_arguments
 from tests.simulation.worker import CallLog, Grant
 from tests.support import assert_nothing_left_behind
 from worker.audit.auditor import audit
 from worker.domain.outcomes import LaneLimits
+from worker.domain.schedules import Schedule, Window
 from worker.store.keys import IMPORT, LIMITER
 from worker.store.records import record_of
 
@@ -25,6 +27,8 @@ MOMENT_SECONDS: Final = 0.1
 
 LATE_SECONDS: Final = 60.0
 """How long after its deadline an import may end: a worker may freeze, its lane may pause."""
+
+INSTANT: Final = timedelta(milliseconds=1)
 
 ONCE: Final = ("import.accepted", "import.started")
 
@@ -60,6 +64,7 @@ def violations_of(
         *_wrong_task_ends(ends, call_log),
         *_excess_grants(plan.limits, call_log),
         *_calls_without_grant(redis, aws),
+        *_forbidden_starts(plan.schedule, call_log.starts[BATCH]),
     ]
 
 
@@ -156,6 +161,21 @@ def _calls_without_grant(redis: "Redis", aws: SimulatedAws) -> Iterator[str]:
         granted = float(redis.hget(f"{LIMITER.name}{lane}:{name}", "granted") or 0)
         if sent > granted:
             yield f"{lane} was sent {sent} {kind} for {granted:g} grants"
+
+
+def _forbidden_starts(schedule: Schedule, starts: Sequence[float]) -> Iterator[str]:
+    """Check when the batch's starts were claimed against its schedule."""
+    for at in sorted(starts):
+        moment = datetime.fromtimestamp(at / 1000, UTC)
+        if at < (schedule.start_at_ms or 0):
+            yield f"the batch starts an import at {moment}, before its time"
+        if schedule.window and not Window.parse(schedule.window).openings(moment, moment + INSTANT):
+            yield f"the batch starts an import at {moment}, outside its window"
+    if most := schedule.max_per_hour:
+        burst = 1 + most // 60
+        grants = [Grant(number=n, at=at) for n, at in enumerate(sorted(starts))]
+        if _excess(grants, (most + 1 - burst) / 3600, burst) > 0:
+            yield f"the batch starts more than {most} imports an hour"
 
 
 def left_behind(redis: "Redis") -> Iterator[str]:

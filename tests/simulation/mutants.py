@@ -239,6 +239,27 @@ MUTANTS: Final = (
         seed=10,
         scripts=(("limiter.tokens = limiter.tokens - 1", ""),),
     ),
+    # A batch obeys its schedule.
+    Mutant(
+        name="a batch starts outside its window",
+        seed=1,
+        scripts=(("return math.max(at, opening[1])", "return at"),),
+    ),
+    Mutant(
+        name="an import that comes to a start after its window has closed is started",
+        seed=1,
+        scripts=(("if ready_at > now or (gate", "if (gate"),),
+    ),
+    Mutant(
+        name="a start does not count for its hour",
+        seed=1,
+        scripts=(("schedules.count_start(schedule, now)", ""),),
+    ),
+    Mutant(
+        name="a batch is not looked at when its window opens",
+        seed=1,
+        scripts=(("batches.release_scheduled(now)", ""),),
+    ),
     Mutant(
         name="a page is not counted",
         seed=1,

@@ -2,12 +2,15 @@
 
 import random
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime, timedelta
 from typing import Any, Final
 
 from tests.chaos.undocumented_facts import FACT_SETS
+from tests.simulation.loop import EPOCH
 from tests.support import members, storage_members
 from worker.domain.outcomes import LaneLimits
+from worker.domain.schedules import AT_ONCE, Schedule
 from worker.sandbox.api import STARTS, Operation
 from worker.sandbox.scenario import (
     Account,
@@ -45,6 +48,10 @@ SETTINGS: Final[dict[str, Any]] = {
 }
 ACCOUNTS: Final = ("default", "second")
 MISSING: Final = "d0missing"
+BATCH: Final = "batch"
+SCHEDULED: Final = 0.4
+"""The share of seeds whose batch has a schedule."""
+
 DIGITS: Final = 9
 DELIVERY_SECONDS: Final = 12.0
 """During which time messages arrive."""
@@ -93,6 +100,7 @@ class Plan:
     cancellations: tuple[tuple[float, str], ...]
     outages: tuple[tuple[float, float], ...]
     expiries: tuple[tuple[float, float, str], ...]
+    schedule: Schedule
 
 
 def plan_of(seed: int) -> Plan:
@@ -101,6 +109,7 @@ def plan_of(seed: int) -> Plan:
     faults_seconds = rng.uniform(8, 25)
     deliveries = tuple(_deliveries(rng))
     is_known = rng.random() < 0.6
+    schedule, deliveries = _schedule(seed, deliveries)
     return Plan(
         seed=seed,
         scenario=_scenario(seed, rng, KNOWN_QUOTA if is_known else _hidden_quota(rng)),
@@ -123,6 +132,37 @@ def plan_of(seed: int) -> Plan:
         expiries=tuple(
             (*window, rng.choice(ACCOUNTS)) for window in _windows(rng, 0.3, DELIVERY_SECONDS, 8)
         ),
+        schedule=schedule,
+    )
+
+
+def _schedule(seed: int, deliveries: tuple[Delivery, ...]) -> tuple[Schedule, tuple[Delivery, ...]]:
+    """Draw the schedule of the batch; if it has one, most imports join it."""
+    rng = random.Random(f"schedule {seed}")
+    if rng.random() >= SCHEDULED:
+        return AT_ONCE, deliveries
+    schedule = Schedule(
+        start_at_ms=rng.choice((None, round((EPOCH + rng.uniform(5, 40)) * 1000))),
+        window=rng.choice((None, _window(rng))),
+        max_per_hour=rng.choice((None, 120, 600)),
+    )
+    joined = tuple(
+        replace(one, request={**one.request, "batchId": BATCH}) if rng.random() < 0.7 else one
+        for one in deliveries
+    )
+    return schedule, joined if schedule else deliveries
+
+
+def _window(rng: random.Random) -> str:
+    """Draw a window that is closed for a minute or two of the first few."""
+    minute = datetime.fromtimestamp(EPOCH, UTC)
+    opens, closes = rng.choice(((1, 90), (-5, 1), (2, 4)))
+    spans = [(opens, closes), (closes + rng.randint(1, 2), 600)]
+    return (
+        ", ".join(
+            "-".join(f"{minute + timedelta(minutes=at):%H:%M}" for at in span) for span in spans
+        )
+        + " UTC"
     )
 
 
@@ -148,7 +188,7 @@ def _deliveries(rng: random.Random) -> list[Delivery]:
         app = MISSING if rng.random() < 0.05 else f"d{rng.randint(0, 4)}"
         more: dict[str, Any] = {"account": rng.choice((*ACCOUNTS[:1] * 3, ACCOUNTS[1]))}
         if rng.random() < 0.4:
-            more["batchId"] = "batch"
+            more["batchId"] = BATCH
         if rng.random() < 0.15:
             more["deadlineSeconds"] = 20
         more["priority"] = rng.choice(("high", "normal", "low"))

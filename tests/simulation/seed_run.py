@@ -15,7 +15,7 @@ from tests.chaos.testbed import DEFECTS
 from tests.simulation.aws import SimulatedAws
 from tests.simulation.checks import broken_promises, left_behind, violations_of
 from tests.simulation.loop import VirtualLoop, virtual_clocks
-from tests.simulation.plan import LEASE_SECONDS, SKEWS_SECONDS, Delivery, plan_of
+from tests.simulation.plan import BATCH, LEASE_SECONDS, SKEWS_SECONDS, Delivery, plan_of
 from tests.simulation.server import Server
 from tests.simulation.worker import CallLog, SimulatedRuntime, SimulatedWorker, settings_with
 from tests.simulation.world import OUTSIDE, SKEW, Machine, TraceEntry, World, wait_for
@@ -141,6 +141,7 @@ class _SeedRun:
             self._world, settings.call_timeout_seconds, settings.acknowledged_seconds
         )
         self._aws.state_of = self._state_of
+        await self._announce_batch()
         for _ in range(self._plan.workers):
             self._add_worker()
         for one in self._plan.deliveries:
@@ -230,6 +231,17 @@ class _SeedRun:
             await wait_for(task)
 
     # ---- input
+
+    async def _announce_batch(self) -> None:
+        """Announce the batch with its schedule, before any of its imports arrives."""
+        expected = sum(one.request.get("batchId") == BATCH for one in self._plan.deliveries)
+        while self._plan.schedule and expected:
+            try:
+                await self._store.announce_batch(BATCH, expected, schedule=self._plan.schedule)
+            except StoreUnavailableError:
+                await asyncio.sleep(LEASE_SECONDS / 2)
+            else:
+                return
 
     async def _deliver(self, one: Delivery, at: float) -> None:
         """Give a message to random workers until one has admitted it."""

@@ -17,7 +17,7 @@ from tests.simulation.server import Server
 from tests.simulation.world import Machine, World
 from tests.world import AnyAccount
 from worker.conductor import Conductor
-from worker.domain.claims import Claim
+from worker.domain.claims import Call, Claim
 from worker.domain.imports import Import
 from worker.domain.outcomes import Ended, Envelope, LaneLimits
 from worker.domain.states import State
@@ -63,6 +63,8 @@ class CallLog:
         """Lane and class of calls → grants."""
         self.reported: defaultdict[str, set[State]] = defaultdict(set)
         """Task → outcomes that it was reported to have."""
+        self.starts: defaultdict[str, list[float]] = defaultdict(list)
+        """Batch → when its starts were claimed (ms, server's clock)."""
         self.ends: Counter[str] = Counter()
         """Import → how many workers have learned of its end."""
 
@@ -70,6 +72,8 @@ class CallLog:
         """Record what a claim was granted."""
         kind, number, at, *_ = claim.grant.split()
         self.grants[claim.item.lane, kind].append(Grant(number=float(number), at=float(at)))
+        if claim.call is Call.START:
+            self.starts[claim.item.batch_id].append(float(at))
 
 
 class LoggingAdvancer(Advancer):

@@ -1,8 +1,10 @@
-"""`amplify-import batches`: lists the batches, and pauses or resumes one."""
+"""`amplify-import batches`: lists the batches, and pauses, resumes or schedules one."""
 
 import asyncio
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
+from dataclasses import replace
+from datetime import datetime
 
 import click
 from click.core import ParameterSource
@@ -14,9 +16,13 @@ from worker.cli.client import (
     json_option,
     not_known_batch,
     open_store,
+    open_views,
     print_result,
 )
 from worker.cli.listing import Duration, limit_option, print_listed, print_more
+from worker.cli.scheduleoptions import schedule_of, schedule_options
+from worker.cli.scheduling import described, reason_to_wait, schedule_as_json
+from worker.domain.schedules import Schedule
 from worker.parameters import store_config
 from worker.store.batchlist import is_indexed
 from worker.store.control import BatchControl
@@ -60,7 +66,7 @@ def batches(
     as_objects: bool,
     **chosen: bool,
 ) -> None:
-    """List batches, newest first, or pause or resume one.
+    """List batches, newest first, or pause, resume or schedule one.
 
     With several of --running, --paused and --stalled, list the batches that fit any of them. A
     batch makes progress when one of its imports is admitted, begins to run, or ends.
@@ -145,6 +151,34 @@ def resume(batch_id: str, *, as_json: bool) -> None:
     asyncio.run(_resume(load_settings(), batch_id, as_json=as_json))
 
 
+@batches.command()
+@batch_argument
+@schedule_options
+@click.option(
+    "--clear", is_flag=True, help="Remove the old schedule: what no other option gives is removed."
+)
+@json_option
+def schedule(
+    batch_id: str,
+    *,
+    start_at: datetime | None,
+    window: str | None,
+    max_per_hour: int | None,
+    clear: bool,
+    as_json: bool,
+) -> None:
+    """Change when a batch may start imports, or show it if no option is given.
+
+    An option replaces that part of the schedule, and the other parts stay. The change applies to
+    every import that has not started.
+    """
+    wanted = schedule_of(start_at, window, max_per_hour)
+    passed = start_at is not None and wanted.start_at_ms is None
+    if passed:
+        wanted = replace(wanted, start_at_ms=0)
+    asyncio.run(_schedule(load_settings(), batch_id, wanted, clear=clear, as_json=as_json))
+
+
 async def _pause(settings: Settings, batch_id: str, reason: str, *, as_json: bool) -> None:
     async with open_batch(settings, batch_id) as control:
         fresh = await control.pause(batch_id, reason)
@@ -162,6 +196,26 @@ async def _resume(settings: Settings, batch_id: str, *, as_json: bool) -> None:
     print_result(
         f"Batch {batch_id} {'is resumed' if resumed else 'was not paused'}.",
         {"batchId": batch_id, "paused": False, "changed": resumed},
+        as_json=as_json,
+    )
+
+
+async def _schedule(
+    settings: Settings, batch_id: str, wanted: Schedule, *, clear: bool, as_json: bool
+) -> None:
+    is_changed = clear or bool(wanted)
+    async with open_batch(settings, batch_id) as control:
+        if is_changed:
+            await control.schedule(batch_id, wanted, clear=clear)
+    async with open_views(settings) as views:
+        counts = await views.batch(batch_id)
+    if counts is None:
+        raise not_known_batch(batch_id)
+    when = described(counts.schedule) or "at once"
+    waits = f"; {reason}" if (reason := reason_to_wait(counts)) else ""
+    print_result(
+        f"Batch {batch_id} starts imports {when}{waits}.",
+        {"batchId": batch_id, **schedule_as_json(counts), "changed": is_changed},
         as_json=as_json,
     )
 

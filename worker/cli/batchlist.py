@@ -12,6 +12,7 @@ from rich.table import Table
 from config.text import shown_on_one_line
 from worker.cli.lanelist import span
 from worker.cli.listing import cell, first_of, make_table
+from worker.cli.scheduling import reason_to_wait
 from worker.cli.waiting import what_it_waits_for
 from worker.domain.imports import iso_time
 from worker.domain.states import UNFINISHED, State
@@ -21,10 +22,11 @@ from worker.store.views import ImportViews
 
 
 class BatchState(StrEnum):
-    """How a batch stands. The first that applies: completed, paused, stalled, running."""
+    """How a batch stands. The first of these that applies."""
 
     COMPLETED = "completed"
     PAUSED = "paused"
+    SCHEDULED = "scheduled"
     STALLED = "stalled"
     RUNNING = "running"
 
@@ -32,6 +34,7 @@ class BatchState(StrEnum):
 STYLE = {
     BatchState.COMPLETED: "green",
     BatchState.PAUSED: "red",
+    BatchState.SCHEDULED: "blue",
     BatchState.STALLED: "yellow",
     BatchState.RUNNING: "cyan",
 }
@@ -53,6 +56,8 @@ class Standing:
             return BatchState.COMPLETED
         if self.counts.is_paused:
             return BatchState.PAUSED
+        if self.counts.is_scheduled and self.counts.is_idle:
+            return BatchState.SCHEDULED
         return BatchState.STALLED if self.is_stalled else BatchState.RUNNING
 
 
@@ -100,11 +105,12 @@ async def _fitting(
 
 def _standing_of(counts: BatchCounts, now_ms: float, stalled_after: float) -> Standing:
     idle = _seconds(now_ms, counts.progressed_at_ms or counts.created_at_ms)
+    waits_as_planned = counts.is_scheduled and counts.is_idle
     return Standing(
         counts=counts,
         age=_seconds(now_ms, counts.created_at_ms),
         idle=idle,
-        is_stalled=not counts.completed and idle >= stalled_after,
+        is_stalled=idle >= stalled_after and not (counts.completed or waits_as_planned),
     )
 
 
@@ -118,6 +124,8 @@ async def _what_holds_up(redis: "Redis", standing: Standing) -> str:
         return ""
     if counts.is_paused:
         return counts.paused_reason
+    if reason := reason_to_wait(counts):
+        return reason
     if counts.canary:
         return f"its first {counts.canary:,} imports, which run alone until they have ended"
     if not standing.is_stalled:
@@ -136,7 +144,7 @@ def as_json(batch: ListedBatch) -> dict[str, Any]:
     """Return a batch for JSON output. Values that do not apply are null."""
     counts, standing = batch.counts, batch.standing
     return {
-        **counts.as_json(),
+        **counts_as_json(counts),
         "state": standing.state,
         "stalled": standing.is_stalled,
         "unsuccessful": counts.unsuccessful,

@@ -43,7 +43,8 @@ from worker.store.broker import about_channels
 from worker.store.connection import StoreUnavailableError
 from worker.store.keys import PREFIX, name_on
 from worker.store.permissions import missing_permissions
-from worker.store.views import ImportViews, ServerFacts
+from worker.store.serverview import ServerFacts
+from worker.store.views import ImportViews
 
 OLDEST_VERSION: Final = (6, 2)
 """The oldest usable version: XAUTOCLAIM and ZADD LT need Redis 6.2."""

@@ -2,11 +2,15 @@
 
 import math
 from dataclasses import dataclass
+from datetime import UTC, datetime
 
+from worker.cli.scheduling import moment_of, reason_to_wait
 from worker.domain.imports import Import
 from worker.domain.requests import Priority
+from worker.domain.schedules import ScheduleError
 from worker.domain.shares import PRIORITY_WEIGHTS, START_SHARE
 from worker.domain.states import State
+from worker.store.batchview import BatchCounts
 from worker.store.laneview import LaneView, Source
 from worker.store.views import Whereabouts
 
@@ -27,8 +31,8 @@ def estimate_start(item: Import, where: Whereabouts) -> Estimate | None:
     lane = where.lane
     if item.state is not State.WAITING:
         return None
-    if where.held:
-        return Estimate(None, "its batch is paused, and it is unknown for how long")
+    if where.held is not None:
+        return _estimate_held(where.held, where.batch, _pace(lane))
     if where.holder:
         return Estimate(None, "another import is under way for the same target until its job ends")
     if lane.paused_reason:
@@ -42,6 +46,24 @@ def estimate_start(item: Import, where: Whereabouts) -> Estimate | None:
     if where.ahead is None:
         return Estimate(None, "its state is changing right now; ask again")
     return _estimate_turn(lane, starts_before(lane, Priority(item.priority), where.ahead))
+
+
+def _estimate_held(ahead: int, batch: BatchCounts | None, pace: float) -> Estimate:
+    """Estimate the start of an import that `ahead` others of its batch precede."""
+    if batch is None or batch.is_paused or not batch.is_scheduled:
+        return Estimate(None, "its batch is paused, and it is unknown for how long")
+    why = f"its batch {reason_to_wait(batch)}; {ahead:,} of the batch come before it"
+    now = moment_of(batch.read_at_ms, UTC)
+    try:
+        start = batch.schedule.finish(ahead, pace, max(now, _next_start(batch)))
+    except (ScheduleError, OverflowError):
+        start = None
+    return Estimate((start - now).total_seconds() if start else None, why)
+
+
+def _next_start(batch: BatchCounts) -> datetime:
+    """Return when the batch starts its next import. Raises OverflowError if that is unknown."""
+    return moment_of(batch.next_start_ms or 0, UTC)
 
 
 def starts_before(lane: LaneView, priority: Priority, ahead: int) -> int:

@@ -8,6 +8,7 @@ RUN: Final = "guides/run-a-file.md"
 BATCHES: Final = "guides/batches.md"
 REPORT: Final = "guides/report.md"
 LIMITS: Final = "guides/limits.md"
+SCHEDULE: Final = "guides/schedule.md"
 
 EXAMPLES: Final = {
     "demo": ("tutorial.md", "demo", "demo --apps 50 --keep"),
@@ -22,6 +23,7 @@ EXAMPLES: Final = {
         "submit apps.csv --watch",
         "submit apps.jsonl --batch-id wave-1 --skip-invalid",
         "submit apps.csv --canary 10 --stop-percent 5",
+        'submit apps.csv --window "22:00-06:00 Europe/Berlin" --max-per-hour 200',
     ),
     "watch": (BATCHES, "watch", "watch wave-1 wave-2", "watch wave-1 --json > summary.json"),
     "status": (BATCHES, "status move-0001", "status wave-1 --failed", "status wave-1 --json"),
@@ -50,6 +52,12 @@ EXAMPLES: Final = {
     "batches": (BATCHES, "batches", "batches --stalled --json", "batches pause wave-1"),
     "batches pause": (BATCHES, 'batches pause wave-1 --reason "change freeze"'),
     "batches resume": (BATCHES, "batches resume wave-1"),
+    "batches schedule": (
+        SCHEDULE,
+        "batches schedule wave-1",
+        'batches schedule wave-1 --window "Mon-Fri 22:00-06:00 Europe/Berlin" --max-per-hour 200',
+        "batches schedule wave-1 --clear",
+    ),
     "lanes": (LIMITS, "lanes", "lanes --json", "lanes --facts", "lanes pause acme/eu-central-1"),
     "lanes pause": (LIMITS, 'lanes pause acme/eu-central-1 --reason "change freeze"'),
     "lanes resume": (LIMITS, "lanes resume acme/eu-central-1"),

@@ -22,7 +22,7 @@ from worker.store.views import ImportViews
 
 _SENTENCES: Final[Mapping[str, str]] = {
     What.ACCEPTED: "accepted",
-    What.HELD: "held back: its batch is paused or waits for its canaries",
+    What.HELD: "held back by its batch: paused, or waiting for canaries or the schedule",
     What.RELEASED: "released by its batch",
     What.PARKED: "waits for import $holder, which is under way for the same target",
     What.START: "start $attempt: the call was sent, or was about to be",

@@ -18,6 +18,7 @@ from rich.text import Text
 
 from config.text import mask_text
 from worker.cli.client import heed_interrupt
+from worker.cli.scheduling import reason_to_wait, seconds_left
 from worker.cli.summary import STYLE
 from worker.domain.states import State
 from worker.store.batchview import BatchCounts
@@ -248,7 +249,7 @@ def _plain_counts(watcher: _Watcher) -> str:
 
 
 def _times(watcher: _Watcher) -> list[str]:
-    left = watcher.pace.seconds_left(watcher.left) if watcher.left else None
+    left = seconds_left(watcher.counts, watcher.pace.per_second) if watcher.left else None
     return [
         f"{watcher.pace.per_second:.1f}/s",
         *([f"about {_duration(left)} left"] if left is not None else []),
@@ -270,6 +271,8 @@ def _notices(watcher: _Watcher) -> list[str]:
         notices.insert(0, "no worker has picked it up yet")
     elif watcher.counts.is_paused:
         notices.insert(0, f"the batch is paused: {watcher.counts.paused_reason}")
+    elif reason := reason_to_wait(watcher.counts):
+        notices.insert(0, f"{reason}, {watcher.counts.held:,} imports wait")
     elif watcher.counts.canary:
         first, held = watcher.counts.canary, watcher.counts.held
         notices.insert(0, f"its first {first:,} imports run first, {held:,} wait for them")

@@ -3,13 +3,14 @@
 import asyncio
 import json
 from datetime import UTC, datetime
-from typing import Final
+from typing import Any, Final
 
 import click
 
 from config.settings import load_settings
 from worker.cli.batchfile import BatchFile
 from worker.cli.client import open_views
+from worker.cli.scheduleoptions import schedule_of, schedule_options
 from worker.cli.submit import (
     batch_id_of,
     batch_id_option,
@@ -58,6 +59,7 @@ since_option: Final = click.option(
 @click.option(
     "--skip-invalid", is_flag=True, help="Recover the valid rows of a file that has invalid ones."
 )
+@schedule_options
 @click.option(
     "--watch", "watching", is_flag=True, help="Follow the batch until all imports have ended."
 )
@@ -65,6 +67,7 @@ since_option: Final = click.option(
 @click.pass_context
 def recover(
     context: click.Context,
+    /,
     file: str,
     since: datetime,
     batch_id: str,
@@ -72,20 +75,23 @@ def recover(
     skip_invalid: bool,
     watching: bool,
     as_json: bool,
+    **when: Any,
 ) -> None:
     """Rebuild a batch whose store was lost, and continue it.
 
     Pass the same file and --batch-id as to submit, and when you submitted it. Workers first list
     each target's jobs in AWS. They follow a job that started since then to its end, and start the
     import only if the list shows none. So recover before AWS's lists forget the jobs. Running it
-    again is harmless. For requests of other producers, write a file of them.
+    again is harmless. For requests of other producers, write a file of them. The schedule of the
+    batch is lost too: pass it again.
     """
     settings = load_settings()
     batch = read_file(file)
     show_problems(batch, skip_invalid=skip_invalid)
     batch_id = batch_id_of(batch, file, batch_id)
     asyncio.run(_check(since))
-    messages = send(batch_id, batch, recover_since=since.isoformat(), quiet=as_json)
+    schedule, since_text = schedule_of(**when), since.isoformat()
+    messages = send(batch_id, batch, recover_since=since_text, schedule=schedule, quiet=as_json)
     _print_sent(batch_id, batch, messages, as_json=as_json, watching=watching)
     if watching:
         ending = watch_to_the_end(settings, batch_id, as_json=as_json, total=len(batch.rows))

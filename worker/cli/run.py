@@ -11,6 +11,7 @@ import sys
 from collections.abc import Coroutine, Mapping, Sequence
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
+from datetime import datetime
 from functools import partial
 from pathlib import Path
 from typing import Any, Final
@@ -19,15 +20,17 @@ import click
 
 from config.settings import Settings, load_settings
 from worker.cli.accounts import account_of, check_by_configuration
-from worker.cli.batches import open_batch
 from worker.cli.batchfile import Row
 from worker.cli.client import (
-    BadInputError,
     UnreachableError,
+    open_store,
     open_views,
 )
+from worker.cli.dryrun import dry_run_here
 from worker.cli.output import outlive_output
 from worker.cli.preflight import preflight, preflight_option
+from worker.cli.regions import check_regions
+from worker.cli.scheduleoptions import dry_run_option, schedule_of, schedule_options
 from worker.cli.sending import import_id_of, producer_of, submit_batch
 from worker.cli.submit import (
     batch_id_of,
@@ -40,12 +43,15 @@ from worker.cli.submit import (
 from worker.cli.watch import watch_to_the_end
 from worker.domain.outcomes import NO_RULE, StopRule
 from worker.domain.preflight import Mode
+from worker.domain.schedules import AT_ONCE, Schedule
 from worker.local.errors import StateError
 from worker.local.sandbox import LocalSandbox
 from worker.local.server import EmbeddedServer
 from worker.local.workers import Workers, settings_of
-from worker.operations.aws import Aws
+from worker.parameters import store_config
 from worker.sandbox.loader import load_scenario
+from worker.store.control import BatchControl
+from worker.store.views import ImportViews
 
 INTERRUPTED: Final = 130
 SIGNALS: Final = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
@@ -74,6 +80,8 @@ SANDBOX_SETTINGS: Final = {
 )
 @preflight_option
 @stop_rule
+@schedule_options
+@dry_run_option
 @click.option("--resume", is_flag=True, help="Resume a batch that its stop rule has paused.")
 @click.option("--sandbox", is_flag=True, help="Call the simulated API instead of AWS.")
 @click.option(
@@ -111,6 +119,10 @@ class Options:
     checks: Mode
     canary: int | None
     stop_percent: float | None
+    start_at: datetime | None
+    window: str | None
+    max_per_hour: int | None
+    dry_run: bool
     resume: bool
     sandbox: bool
     workers: int
@@ -122,10 +134,15 @@ def _import_file(file: str, options: Options) -> int:
         raise click.UsageError("--sandbox has no user pools for --preflight to check.")
     settings = load_settings()
     batch = check_by_configuration(read_file(file), settings, with_profiles=not options.sandbox)
-    batch = preflight(batch, settings, options.checks, skip_invalid=options.skip_invalid)
+    skips = options.skip_invalid or options.dry_run
+    batch = preflight(batch, settings, options.checks, skip_invalid=skips)
+    schedule = schedule_of(options.start_at, options.window, options.max_per_hour)
+    if options.dry_run:
+        batch_id = batch_id_of(batch, file, options.batch_id)
+        return dry_run_here(batch_id, batch, schedule, settings, as_json=options.as_json)
     show_problems(batch, skip_invalid=options.skip_invalid)
     if not options.sandbox:
-        _check_regions(batch.rows)
+        check_regions(batch.rows)
     batch_id = batch_id_of(batch, file, options.batch_id)
     kind = "practice" if options.sandbox else "batches"
     plan = Plan(
@@ -134,6 +151,7 @@ def _import_file(file: str, options: Options) -> int:
         directory=(options.state_dir or default_state_directory()) / kind / batch_id,
         workers=options.workers,
         rule=StopRule(options.canary or 0, options.stop_percent),
+        schedule=schedule,
         resume=options.resume,
         as_json=options.as_json,
     )
@@ -145,29 +163,13 @@ def _import_file(file: str, options: Options) -> int:
     return code
 
 
-def _check_regions(rows: Sequence[Row]) -> None:
-    """Refuse rows without a region if their account has none: a worker would reject each of them.
-
-    Raises:
-        BadInputError: naming the first such account.
-
-    """
-    aws = Aws(timeout_seconds=1.0, max_connections=1)
-    accounts = {account_of(row) for row in rows if "region" not in row.members}
-    for account in sorted(accounts):
-        if not aws.region_of(account):
-            raise BadInputError(
-                f"No region for account {account}: set AWS_REGION, give its profile one, or add a"
-                " column region. Nothing was imported."
-            )
-
-
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Plan:
     """What to import, and the directory of the store.
 
-    `rule` is the stop rule of a new batch. `resume` resumes a batch that its stop rule has paused.
-    `more_at` says where all results will be; by default, in the file `results`.
+    `rule` is the stop rule of a new batch. `schedule` is the schedule of a new batch; of a batch
+    that is known, it replaces what it names. `resume` resumes a batch that its stop rule has
+    paused. `more_at` says where all results will be; by default, in the file `results`.
     """
 
     batch_id: str
@@ -175,6 +177,7 @@ class Plan:
     directory: Path
     workers: int = 1
     rule: StopRule = NO_RULE
+    schedule: Schedule = AT_ONCE
     resume: bool = False
     as_json: bool = False
     more_at: str = ""
@@ -242,11 +245,15 @@ async def import_rows(plan: Plan, server: EmbeddedServer, env: Mapping[str, str]
         return await follow()
     async with Workers(plan.workers, server, env) as workers:
         submit = partial(
-            submit_batch, producer_of(settings), plan.batch_id, plan.rows, total, plan.rule
+            submit_batch,
+            producer_of(settings),
+            plan.batch_id,
+            plan.rows,
+            total,
+            plan.rule,
+            schedule=plan.schedule,
         )
-        if plan.resume:
-            async with open_batch(settings, plan.batch_id) as control:
-                await control.resume(plan.batch_id)
+        await _change_known_batch(plan, settings)
 
         async def submit_again(happened: str) -> None:
             # The broker redelivers the dead worker's message only after minutes.
@@ -312,6 +319,16 @@ async def _count_new(plan: Plan, settings: Settings) -> int:
     async with open_views(settings) as views:
         known = await views.count_known([import_id_of(row, plan.batch_id) for row in plan.rows])
     return len(plan.rows) - known
+
+
+async def _change_known_batch(plan: Plan, settings: Settings) -> None:
+    """Resume the batch and change its schedule, as the plan says, if an earlier run created it."""
+    async with open_store(settings) as redis:
+        control = BatchControl(redis, store_config(settings))
+        if plan.resume:
+            await control.resume(plan.batch_id)
+        if plan.schedule and await ImportViews(redis).batch(plan.batch_id) is not None:
+            await control.schedule(plan.batch_id, plan.schedule)
 
 
 async def _while_alive(work: Coroutine[Any, Any, int], watch: Coroutine[Any, Any, int]) -> int:

@@ -16,8 +16,10 @@ from config.settings import Settings, SettingsError
 from config.text import mask_text
 from worker.cli.batchfile import Row
 from worker.cli.client import UnreachableError, message_of
+from worker.domain.imports import iso_time
 from worker.domain.outcomes import NO_RULE, StopRule
 from worker.domain.requests import derive_import_id
+from worker.domain.schedules import AT_ONCE, Schedule
 from worker.store.broker import refuse_to_be_blocked
 
 REQUESTS_A_MESSAGE: Final = 500
@@ -33,14 +35,15 @@ def submit_batch(
     rule: StopRule = NO_RULE,
     on_sent: Callable[[int], None] = lambda _: None,
     recover_since: str | None = None,
+    schedule: Schedule = AT_ONCE,
 ) -> int:
     """Publish the rows as messages of one batch; return the number of messages.
 
     An import id is derived from the batchId and the row's content, a task id from the batchId and
     the position. So submitting the same rows again is harmless, and a corrected row is a new
-    import. The first message that arrives determines the batch's stop rule. `total` is the number
-    of imports in the batch. `on_sent` is called after each message with its number of requests. For
-    `recover_since` see `BatchMessage`.
+    import. The first message that arrives determines the batch's stop rule and schedule. `total` is
+    the number of imports in the batch. `on_sent` is called after each message with its number of
+    requests. For `recover_since` see `BatchMessage`.
 
     Raises:
         UnreachableError: if the broker can't be reached. Messages that were sent before stay sent.
@@ -52,6 +55,7 @@ def submit_batch(
         "canary": rule.canary,
         "stopPercent": rule.stop_percent,
         **({"recoverSince": recover_since} if recover_since else {}),
+        **_members_of(schedule),
     }
     offsets = range(0, len(rows), REQUESTS_A_MESSAGE)
     with _broker_errors(broker_of(app)):
@@ -61,6 +65,17 @@ def submit_batch(
             _send_message(app, {**of_batch, "requests": requests, "offset": offset})
             on_sent(len(part))
     return len(offsets)
+
+
+def _members_of(schedule: Schedule) -> dict[str, Any]:
+    """Return the members of a message; none without a schedule, as earlier releases know none."""
+    start_at_ms = schedule.start_at_ms
+    members = {
+        "startAt": iso_time(start_at_ms) if start_at_ms is not None else None,
+        "window": schedule.window,
+        "maxPerHour": schedule.max_per_hour,
+    }
+    return {name: value for name, value in members.items() if value is not None}
 
 
 def _send_message(app: "Celery", message: Mapping[str, Any]) -> None:

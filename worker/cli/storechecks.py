@@ -9,7 +9,8 @@ from redis.exceptions import ResponseError
 from config.settings import Settings
 from worker.cli.checks import Check, Verdict
 from worker.store.overview import Group, read_event_groups
-from worker.store.views import ImportViews, ServerFacts
+from worker.store.serverview import ServerFacts
+from worker.store.views import ImportViews
 
 CLOCK_SECONDS: Final = 5.0
 """A larger difference between two clocks is reported."""

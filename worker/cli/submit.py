@@ -4,6 +4,7 @@ import asyncio
 import json
 import re
 from collections.abc import Callable
+from datetime import datetime
 from pathlib import Path
 from typing import Any, Final
 
@@ -15,14 +16,17 @@ from worker.cli.accounts import check_by_workers
 from worker.cli.batchfile import BatchFile, Problem, read_batch, stem_of
 from worker.cli.batchtext import STANDARD_INPUT, BatchFileError
 from worker.cli.client import BadInputError, make_console
+from worker.cli.dryrun import dry_run_submission
 from worker.cli.preflight import preflight, preflight_option
 from worker.cli.problems import lines_about
 from worker.cli.progress import is_plain
+from worker.cli.scheduleoptions import dry_run_option, schedule_of, schedule_options
 from worker.cli.sending import producer_of, submit_batch
 from worker.cli.watch import watch_to_the_end
 from worker.domain.outcomes import NO_RULE, StopRule
 from worker.domain.preflight import Mode
 from worker.domain.requests import IDENTIFIER_PATTERN
+from worker.domain.schedules import AT_ONCE, Schedule
 
 file_argument: Final = click.argument(
     "file", metavar="FILE", type=click.Path(exists=True, dir_okay=False, allow_dash=True)
@@ -32,12 +36,26 @@ batch_id_option: Final = click.option(
 )
 
 
+class Percent(click.ParamType[float]):
+    """A percentage, with or without the sign: 5 or 5%."""
+
+    name = "P"
+
+    def convert(
+        self, value: object, param: click.Parameter | None, ctx: click.Context | None
+    ) -> float:
+        """Return the number; if it is not between 0 and 100, fail."""
+        number: Any = str(value).strip().removesuffix("%")
+        return click.FloatRange(0, 100).convert(number, param, ctx)
+
+
 def stop_rule(command: Callable[..., None]) -> Callable[..., None]:
     """Add the options of a batch's stop rule to a command."""
     for option in (
         click.option(
             "--stop-percent",
-            type=click.FloatRange(0, 100),
+            "--stop-on-failures",
+            type=Percent(),
             metavar="P",
             help="Pause the batch when more than P % of its ended imports (counted as 20 while"
             " there are fewer) did not succeed.",
@@ -62,6 +80,8 @@ def stop_rule(command: Callable[..., None]) -> Callable[..., None]:
 )
 @preflight_option
 @stop_rule
+@schedule_options
+@dry_run_option
 @click.option(
     "--watch", "watching", is_flag=True, help="Follow the batch until all imports have ended."
 )
@@ -76,6 +96,10 @@ def submit(
     checks: Mode,
     canary: int | None,
     stop_percent: float | None,
+    start_at: datetime | None,
+    window: str | None,
+    max_per_hour: int | None,
+    dry_run: bool,
     watching: bool,
     as_json: bool,
 ) -> None:
@@ -86,20 +110,20 @@ def submit(
     the same --batch-id: then only its new and changed rows are imported.
     """
     settings = load_settings()
-    batch = _read_checked(file, settings, checks, skip_invalid=skip_invalid)
+    batch = check_by_workers(read_file(file), settings)
+    batch = preflight(batch, settings, checks, skip_invalid=skip_invalid or dry_run)
+    schedule = schedule_of(start_at, window, max_per_hour)
+    if dry_run:
+        batch_id = batch_id_of(batch, file, batch_id)
+        context.exit(dry_run_submission(batch_id, batch, schedule, settings, as_json=as_json))
+    show_problems(batch, skip_invalid=skip_invalid)
     batch_id = batch_id_of(batch, file, batch_id)
-    messages = send(batch_id, batch, StopRule(canary or 0, stop_percent), quiet=as_json)
+    rule = StopRule(canary or 0, stop_percent)
+    messages = send(batch_id, batch, rule, schedule=schedule, quiet=as_json)
     _print_sent(batch_id, batch, messages, as_json=as_json, watching=watching)
     if watching:
         ending = watch_to_the_end(settings, batch_id, as_json=as_json, total=len(batch.rows))
         context.exit(asyncio.run(ending))
-
-
-def _read_checked(file: str, settings: Settings, mode: Mode, *, skip_invalid: bool) -> BatchFile:
-    batch = check_by_workers(read_file(file), settings)
-    batch = preflight(batch, settings, mode, skip_invalid=skip_invalid)
-    show_problems(batch, skip_invalid=skip_invalid)
-    return batch
 
 
 def read_file(file: str) -> BatchFile:
@@ -165,6 +189,7 @@ def send(
     rule: StopRule = NO_RULE,
     recover_since: str | None = None,
     *,
+    schedule: Schedule = AT_ONCE,
     quiet: bool = False,
 ) -> int:
     """Send a batch file and show the progress; return the number of messages."""
@@ -179,6 +204,7 @@ def send(
             rule,
             on_sent=lambda number: progress.advance(task, number),
             recover_since=recover_since,
+            schedule=schedule,
         )
 
 

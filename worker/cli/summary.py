@@ -6,6 +6,7 @@ from typing import Final
 from rich.console import RenderableType
 from rich.text import Text
 
+from worker.cli.scheduling import reason_to_wait
 from worker.domain.imports import Import
 from worker.domain.states import TERMINAL, State
 from worker.store.batchview import BatchCounts
@@ -42,6 +43,8 @@ def summary(
         resume_by = resume_by or f"amplify-import batches resume {counts.batch_id}"
         text.append(f"Paused: {counts.paused_reason}. ", style="yellow")
         text.append(f"To resume it: {resume_by}\n")
+    elif reason := reason_to_wait(counts):
+        text.append(f"Scheduled: {reason}.\n", style="yellow")
     if failures:
         text.append(failure_list(failures[:FAILURES_SHOWN]))
         if (more := counts.unsuccessful - FAILURES_SHOWN) > 0:

@@ -1,8 +1,10 @@
 """Describes what an import that has not ended waits for."""
 
 from worker.cli.factlist import most_end
+from worker.cli.scheduling import reason_to_wait
 from worker.domain.imports import Import
 from worker.domain.states import State
+from worker.store.batchview import BatchCounts
 from worker.store.laneview import LaneView
 from worker.store.views import Whereabouts
 
@@ -11,11 +13,8 @@ def what_it_waits_for(item: Import, where: Whereabouts) -> str:
     """Return what must happen before the import continues, as the end of a sentence."""
     if where.claimed:
         return "the answer to a call in progress"
-    if where.held:
-        return (
-            f"its batch {item.batch_id}, which is paused or waits for its canaries; "
-            "see amplify-import batches"
-        )
+    if where.held is not None:
+        return _batch(item, where.batch)
     if where.holder and where.holder != item.id:
         return f"import {where.holder}, which is under way for the same target"
     if where.lane.paused_reason:
@@ -34,6 +33,15 @@ def what_it_waits_for(item: Import, where: Whereabouts) -> str:
     if where.due_seconds is not None:
         return f"its next start {_in(where.due_seconds)}" + (f": {item.error}" * bool(item.error))
     return _turn(where)
+
+
+def _batch(item: Import, batch: BatchCounts | None) -> str:
+    if batch and (reason := reason_to_wait(batch)):
+        return f"the schedule of its batch {item.batch_id}: {reason}"
+    return (
+        f"its batch {item.batch_id}, which is paused or waits for its canaries; "
+        "see amplify-import batches"
+    )
 
 
 def resolve_commands(item: Import) -> str:

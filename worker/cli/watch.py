@@ -12,6 +12,7 @@ from rich.console import Console, RenderableType
 from config.settings import Settings, load_settings
 from worker.cli.client import make_console, not_known_batch, open_views
 from worker.cli.progress import follow_batch, is_plain
+from worker.cli.scheduling import counts_as_json
 from worker.cli.summary import FAILURES_SHOWN, UNSUCCESSFUL_STATES, exit_code_of, summary
 from worker.domain.imports import Import
 from worker.store.batchview import BatchCounts
@@ -114,4 +115,4 @@ def print_end(
 
 def batch_as_json(counts: BatchCounts, failures: Sequence[Import]) -> dict[str, Any]:
     """Return a batch for JSON output; `failures` are imports that did not succeed."""
-    return {**counts.as_json(), "failures": [item.result() for item in failures]}
+    return {**counts_as_json(counts), "failures": [item.result() for item in failures]}

@@ -7,11 +7,13 @@ window twice.
 
 import re
 from bisect import bisect_left
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
-from typing import Final, Self
+from typing import Any, Final, Self
 from zoneinfo import ZoneInfo
+
+from worker.domain.imports import iso_time
 
 DAYS: Final = ("Mon", "Tue", "Wed", "Thu", "Fri", "Sat", "Sun")
 MAX_WINDOW_LENGTH: Final = 500
@@ -22,6 +24,8 @@ _SPAN: Final = re.compile(
 )
 _EXAMPLE: Final = '"22:00-06:00 Europe/Berlin" or "Mon-Fri 22:00-06:00, Sat 00:00-24:00 UTC"'
 _DAY: Final = timedelta(days=1)
+_WEEK: Final = timedelta(days=7)
+_YEAR: Final = timedelta(days=365)
 _STEP: Final = timedelta(hours=6)
 """Time zones change their offsets at most once in this time."""
 
@@ -111,6 +115,50 @@ class Schedule:
             "max_per_hour": self.max_per_hour,
         }
         return {name: value for name, value in members.items() if value is not None}
+
+    def as_json(self) -> dict[str, Any]:
+        """Return it as a JSON object with the names of the contract; None for what is not set."""
+        return {
+            "startAt": iso_time(self.start_at_ms) if self.start_at_ms else None,
+            "window": self.window,
+            "maxPerHour": self.max_per_hour,
+        }
+
+    @classmethod
+    def from_fields(cls, fields: Mapping[str, str]) -> Self:
+        """Build from the text fields of a batch's hash; other fields are ignored."""
+        start_at_ms, most = fields.get("start_at_ms"), fields.get("max_per_hour")
+        return cls(
+            start_at_ms=int(float(start_at_ms)) if start_at_ms else None,
+            window=fields.get("window"),
+            max_per_hour=int(float(most)) if most else None,
+        )
+
+    def finish(self, starts: int, per_second: float, now: datetime) -> datetime | None:
+        """Return when so many imports have started, if `per_second` start while it is allowed.
+
+        None if that takes more than a year, or never happens.
+
+        Raises:
+            ScheduleError: if this machine does not know the window's time zone.
+
+        """
+        if self.max_per_hour is not None:
+            per_second = min(per_second, self.max_per_hour / 3600)
+        begin = max(now, datetime.fromtimestamp((self.start_at_ms or 0) / 1000, UTC))
+        if not per_second or starts / per_second > _YEAR.total_seconds():
+            return None
+        left = timedelta(seconds=starts / per_second)
+        if self.window is None:
+            return begin + left
+        window = Window.parse(self.window)
+        for week in range(-(-_YEAR // _WEEK)):
+            since = begin + week * _WEEK
+            for opens, closes in window.openings(since, since + _WEEK):
+                if left <= closes - opens:
+                    return opens + left
+                left -= closes - opens
+        return None
 
 
 AT_ONCE: Final = Schedule()

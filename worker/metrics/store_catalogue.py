@@ -101,7 +101,7 @@ BATCH_IMPORTS: Final = Metric(
 BATCH_HELD: Final = Metric(
     "imports_batch_held",
     Type.GAUGE,
-    "Imports of the batch that wait for its canaries or its resume.",
+    "Imports of the batch that wait for its canaries, its schedule or its resume.",
     ("batch",),
 )
 BATCH_LEFT: Final = Metric(
@@ -114,6 +114,12 @@ BATCH_PAUSED: Final = Metric(
     "imports_batch_paused",
     Type.GAUGE,
     "1 if a stop rule or an operator paused the batch, else 0.",
+    ("batch",),
+)
+BATCH_SCHEDULED: Final = Metric(
+    "imports_batch_scheduled",
+    Type.GAUGE,
+    "1 while imports of the batch wait for a time at which its schedule lets them start, else 0.",
     ("batch",),
 )
 SINK_WAITING: Final = Metric(
@@ -173,5 +179,5 @@ STORE: Final = (
     SINK_SERVED,
 )
 
-BATCHES: Final = (BATCH_IMPORTS, BATCH_HELD, BATCH_LEFT, BATCH_PAUSED)
+BATCHES: Final = (BATCH_IMPORTS, BATCH_HELD, BATCH_LEFT, BATCH_PAUSED, BATCH_SCHEDULED)
 """The metrics of single batches. Only `amplify-import metrics --batches` shows them."""

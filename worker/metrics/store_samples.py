@@ -105,6 +105,7 @@ def _of_batch(batch: BatchCounts) -> Iterator[Sample]:
     yield (of.BATCH_HELD, (name,), batch.held)
     yield (of.BATCH_LEFT, (name,), batch.left)
     yield (of.BATCH_PAUSED, (name,), batch.is_paused)
+    yield (of.BATCH_SCHEDULED, (name,), batch.is_scheduled)
 
 
 def _of_lane(lane: LaneReading) -> Iterator[Sample]:

@@ -7,8 +7,8 @@ from redis.asyncio import Redis
 
 from worker.domain.imports import Import
 from worker.domain.states import UNFINISHED
-from worker.store.batchview import BatchCounts
-from worker.store.keys import BATCH, BATCHES, HELD, IMPORT, MEMBERS
+from worker.store.batchview import BATCH_REPLIES, BatchCounts, batch_of, read_batch
+from worker.store.keys import BATCHES, IMPORT, MEMBERS
 from worker.store.views import READ_AT_ONCE, ImportViews
 
 
@@ -50,12 +50,15 @@ async def newest_batches(redis: "Redis", count: int) -> list[BatchCounts]:
 async def read_batches(redis: "Redis", ids: Sequence[str]) -> list[BatchCounts]:
     """Return these batches, without those that are not known (any more)."""
     async with redis.pipeline(transaction=False) as pipeline:
+        pipeline.time()
         for batch_id in ids:
-            pipeline.hgetall(BATCH.on(redis) + batch_id)
-            pipeline.zcard(HELD.on(redis) + batch_id)
-        replies = await pipeline.execute()
-    each = zip(ids, replies[::2], replies[1::2], strict=True)
-    return [BatchCounts.from_fields(name, fields, held) for name, fields, held in each if fields]
+            read_batch(pipeline, batch_id)
+        time, *replies = await pipeline.execute()
+    found = (
+        batch_of(batch_id, replies[n * BATCH_REPLIES : (n + 1) * BATCH_REPLIES], time)
+        for n, batch_id in enumerate(ids)
+    )
+    return [counts for counts in found if counts]
 
 
 async def an_unfinished_import(redis: "Redis", batch_id: str) -> Import | None:

@@ -1,11 +1,17 @@
 """A batch as it stands, in numbers."""
 
-from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import Any, Self
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Final, Self
 
-from worker.domain.imports import Import
+from worker.domain.imports import Import, iso_time
+from worker.domain.schedules import AT_ONCE, Schedule
 from worker.domain.states import TERMINAL, State
+from worker.store.keys import BATCH, HELD, OPENINGS
+
+BATCH_REPLIES: Final = 3
+"""How many replies `read_batch` adds to a pipeline."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -19,6 +25,10 @@ class BatchCounts:
 
     `progressed_at_ms` is when an import was last admitted, began to run, or ended. It and
     `created_at_ms` are 0 if only an earlier release has written the batch.
+
+    `next_start_ms` is when the schedule lets held imports start next: None if it holds none, and
+    infinite if no worker has computed it yet. `read_at_ms` is the time of the reading. Both are on
+    the store's clock.
     """
 
     batch_id: str
@@ -32,9 +42,19 @@ class BatchCounts:
     canary: int = 0
     created_at_ms: int = 0
     progressed_at_ms: int = 0
+    schedule: Schedule = AT_ONCE
+    next_start_ms: float | None = None
+    read_at_ms: float = field(default=0.0, compare=False)
 
     @classmethod
-    def from_fields(cls, batch_id: str, fields: Mapping[str, str], held: int) -> Self:
+    def from_fields(
+        cls,
+        batch_id: str,
+        fields: Mapping[str, str],
+        held: int,
+        next_start_ms: float | None,
+        read_at_ms: float,
+    ) -> Self:
         """Build from the text fields of a batch's hash; unknown fields are ignored."""
         return cls(
             batch_id=batch_id,
@@ -48,6 +68,9 @@ class BatchCounts:
             canary=int(fields.get("canary", 0)) if fields.get("gate") == "canary" else 0,
             created_at_ms=int(float(fields.get("created_at_ms", 0))),
             progressed_at_ms=int(float(fields.get("progressed_at_ms", 0))),
+            schedule=Schedule.from_fields(fields),
+            next_start_ms=next_start_ms,
+            read_at_ms=read_at_ms,
         )
 
     def as_json(self) -> dict[str, Any]:
@@ -62,13 +85,26 @@ class BatchCounts:
             "completed": self.completed,
             "held": self.held,
             "stoppedReason": self.paused_reason or None,
+            "schedule": self.schedule_as_json() if self.schedule else None,
             "states": {str(state): number for state, number in self.by_state.items()},
         }
+
+    def schedule_as_json(self) -> dict[str, Any]:
+        """Return the schedule, and when it lets an import start next, as a JSON object."""
+        next_ms = self.next_start_ms if self.is_scheduled else None
+        is_known = next_ms is not None and not math.isinf(next_ms)
+        next_start = iso_time(round(next_ms)) if next_ms is not None and is_known else None
+        return {**self.schedule.as_json(), "nextStartAt": next_start}
 
     @property
     def is_paused(self) -> bool:
         """Whether no import of the batch starts until an operator resumes it."""
         return bool(self.paused_reason)
+
+    @property
+    def is_scheduled(self) -> bool:
+        """Whether held imports wait for a time at which the schedule lets them start."""
+        return not self.is_paused and (self.next_start_ms or 0) > self.read_at_ms
 
     @property
     def is_idle(self) -> bool:
@@ -126,3 +162,20 @@ class MemberPage:
 
     items: list[Import]
     expired: int
+
+
+def read_batch(pipeline: Any, batch_id: str) -> None:
+    """Add the commands that read a batch to a pipeline; `batch_of` takes their replies."""
+    pipeline.hgetall(BATCH.on(pipeline) + batch_id)
+    pipeline.zcard(HELD.on(pipeline) + batch_id)
+    pipeline.zscore(OPENINGS.on(pipeline), batch_id)
+
+
+def batch_of(batch_id: str, replies: Sequence[Any], time: tuple[int, int]) -> BatchCounts | None:
+    """Return a batch from replies, and the reply to TIME; None if it is not known (any more)."""
+    fields, held, next_start_ms = replies
+    seconds, microseconds = time
+    read_at_ms = seconds * 1000 + microseconds / 1000
+    if not fields:
+        return None
+    return BatchCounts.from_fields(batch_id, fields, held, next_start_ms, read_at_ms)

@@ -15,8 +15,14 @@ from redis.asyncio import Redis
 from worker.domain.history import Line, lines_shown_by
 from worker.domain.imports import Import
 from worker.domain.states import State
-from worker.store.batchview import BatchCounts, BatchSettings, MemberPage
-from worker.store.connection import primary_of
+from worker.store.batchview import (
+    BATCH_REPLIES,
+    BatchCounts,
+    BatchSettings,
+    MemberPage,
+    batch_of,
+    read_batch,
+)
 from worker.store.keys import (
     ACCOUNTS,
     BATCH,
@@ -36,6 +42,7 @@ from worker.store.keys import (
 )
 from worker.store.laneview import LANE_REPLIES, LaneView, lane_view, read_lane, seconds_until
 from worker.store.records import import_of, is_compact, spellings
+from worker.store.serverview import ServerFacts, read_server
 
 READ_AT_ONCE: Final = 500
 
@@ -49,7 +56,8 @@ class Whereabouts:
 
     `ahead` imports start before it. `due_seconds` is the time until its next start, poll or
     reconciliation. `holder` is the import that has its target. `claimed` says that a call is in
-    progress. `held` says that its batch holds it back.
+    progress. If its batch holds it back, `held` imports of the batch come before it. `batch` is its
+    batch.
     """
 
     lane: LaneView
@@ -57,26 +65,8 @@ class Whereabouts:
     due_seconds: float | None
     holder: str
     claimed: bool
-    held: bool = False
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ServerFacts:
-    """What the server reports about itself. Sizes are in bytes, 0 for no limit.
-
-    `primary` is the address that Sentinels or the cluster name; '' if there are none.
-    """
-
-    name: str
-    version: str
-    role: str
-    primary: str
-    appendonly: bool
-    replicas: int
-    cluster: bool
-    maxmemory_bytes: int
-    maxmemory_policy: str
-    used_bytes: int
+    held: int | None = None
+    batch: BatchCounts | None = None
 
 
 class ImportViews:
@@ -97,10 +87,17 @@ class ImportViews:
 
     async def count_known(self, import_ids: Sequence[str]) -> int:
         """Return how many of these ids belong to imports."""
-        known = 0
+        return len(await self.known_among(import_ids))
+
+    async def known_among(self, import_ids: Sequence[str]) -> list[str]:
+        """Return those of these ids that belong to imports."""
+        known: list[str] = []
         for start in range(0, len(import_ids), READ_AT_ONCE):
             some = import_ids[start : start + READ_AT_ONCE]
-            known += await self._redis.exists(*(IMPORT.on(self._redis) + each for each in some))
+            async with self._redis.pipeline(transaction=False) as pipeline:
+                for each in some:
+                    pipeline.exists(IMPORT.on(self._redis) + each)
+                known += compress(some, await pipeline.execute())
         return known
 
     async def find(self, import_id: str) -> Import | None:
@@ -123,10 +120,10 @@ class ImportViews:
     async def batch(self, batch_id: str) -> BatchCounts | None:
         """Return the counts of a batch; None if it is not known (any more)."""
         async with self._redis.pipeline(transaction=True) as pipeline:
-            pipeline.hgetall(BATCH.on(self._redis) + batch_id)
-            pipeline.zcard(HELD.on(self._redis) + batch_id)
-            fields, held = await pipeline.execute()
-        return BatchCounts.from_fields(batch_id, fields, held) if fields else None
+            pipeline.time()
+            read_batch(pipeline, batch_id)
+            time, *replies = await pipeline.execute()
+        return batch_of(batch_id, replies, time)
 
     async def members(
         self, batch_id: str, states: Collection[State] | None = None, limit: int = 100
@@ -183,8 +180,12 @@ class ImportViews:
             pipeline.zscore(LEASES.on(self._redis) + item.lane, item.id)
             pipeline.zscore(PARKED.on(self._redis) + target, item.id)
             pipeline.hget(TARGET.on(self._redis) + target, "holder")
-            pipeline.zscore(HELD.on(self._redis) + item.batch_id, item.id)
-            *lane, rank, delayed, poll, lease, parked, holder, held = await pipeline.execute()
+            pipeline.zrank(HELD.on(self._redis) + item.batch_id, item.id)
+            read_batch(pipeline, item.batch_id)
+            pipeline.time()
+            *replies, time = await pipeline.execute()
+        *lane, rank, delayed, poll, lease, parked, holder, held = replies[:-BATCH_REPLIES]
+        batch = replies[-BATCH_REPLIES:]
         view = lane_view(item.lane, lane)
         due = delayed if delayed is not None else poll
         return Whereabouts(
@@ -193,7 +194,8 @@ class ImportViews:
             due_seconds=None if due is None else seconds_until(due, lane[0]),
             holder=(holder or "") if parked is not None else "",
             claimed=lease is not None,
-            held=held is not None,
+            held=held,
+            batch=batch_of(item.batch_id, batch, time),
         )
 
     async def lanes(self) -> list[LaneView]:
@@ -228,21 +230,8 @@ class ImportViews:
                 yield await self.imports(list(compress(ids, found)))
 
     async def server(self) -> ServerFacts:
-        """Return what the server reports about itself. Runs INFO only: CONFIG may be forbidden."""
-        info: Any = await self._redis.info()
-        valkey = info.get("valkey_version")
-        return ServerFacts(
-            name="Valkey" if valkey else "Redis",
-            version=str(valkey or info.get("redis_version", "")),
-            role=str(info.get("role", "")),
-            primary=primary_of(self._redis),
-            appendonly=bool(info.get("aof_enabled")),
-            replicas=int(info.get("connected_slaves", 0)),
-            cluster=bool(info.get("cluster_enabled")),
-            maxmemory_bytes=int(info.get("maxmemory", 0)),
-            maxmemory_policy=str(info.get("maxmemory_policy", "")),
-            used_bytes=int(info.get("used_memory", 0)),
-        )
+        """Return what the server reports about itself."""
+        return await read_server(self._redis)
 
     async def newest_event_id(self) -> str:
         """Return the entry id of the newest event; `0` if there is none."""

@@ -9,6 +9,7 @@ from worker.cli.report.figures import duration
 from worker.cli.report.gather import Gathered, LaneUse, Reason
 from worker.cli.report.markup import Html, clipped, join, table, tag
 from worker.cli.report.times import moment
+from worker.cli.scheduling import described
 from worker.domain.imports import Import
 from worker.domain.states import State
 from worker.store.batchview import BatchSettings
@@ -162,6 +163,7 @@ def settings(found: Gathered) -> Html:
         ("imports announced", announced),
         ("canary", f"the first {rule.canary:,} imports" if rule.canary else "none"),
         ("stop rule", _stop_rule(rule)),
+        ("schedule", described(counts.schedule) or "none"),
         ("pauses", _pauses(found)),
         ("paused now", _paused(found)),
     ]

@@ -9,6 +9,7 @@ from worker.cli.report.figures import duration
 from worker.cli.report.gather import Gathered
 from worker.cli.report.markup import Html, join, tag
 from worker.cli.report.times import moment
+from worker.cli.scheduling import reason_to_wait
 from worker.domain.states import UNFINISHED, State
 
 _STYLE: Final = files("worker.cli.report") / "report.css"
@@ -83,6 +84,8 @@ def _missing(found: Gathered) -> list[Html]:
     if counts.is_paused:
         resume = tag("code", f"amplify-import batches resume {counts.batch_id}")
         notices.append(join([f"It is paused: {counts.paused_reason}. To resume it: ", resume]))
+    elif reason := reason_to_wait(counts):
+        notices.append(join([f"Scheduled: {reason}."]))
     elif counts.canary:
         notices.append(
             join([f"Its first {counts.canary:,} imports run alone; {counts.held:,} wait for them."])

@@ -4,6 +4,7 @@ from typing import Final
 
 from config.text import mask_text, shown_on_one_line
 from worker.cli.lanelist import drain_seconds, span
+from worker.cli.scheduling import reason_to_wait, seconds_left
 from worker.cli.screen.reading import Failure
 from worker.cli.screen.state import ScreenState
 from worker.cli.screen.table import Cell, Column
@@ -101,6 +102,8 @@ def batch_state(batch: BatchCounts) -> str:
         return f"paused: {batch.paused_reason}"
     if not batch.accepted and not batch.known:
         return "no worker has picked it up yet"
+    if reason := reason_to_wait(batch):
+        return reason
     if batch.canary:
         return f"its first {batch.canary:,} imports run first, {batch.held:,} wait for them"
     return "running"
@@ -117,7 +120,7 @@ def _time_left(state: ScreenState, batch: BatchCounts) -> Cell:
         return Cell("done", GOOD)
     if batch.is_paused:
         return Cell("paused", f"{BAD} bold")
-    seconds = state.finished[batch.batch_id].seconds_left(batch.left)
+    seconds = seconds_left(batch, state.finished[batch.batch_id].per_second)
     return Cell("-" if seconds is None else span(seconds))
 
 

@@ -241,6 +241,9 @@ local function release_some(batch_id, now)
   if gate == 'canary' and released > 0 then
     redis.call('HINCRBY', KEY.batch .. batch_id, 'let_in', released)
   end
+  if released > 0 then
+    redis.call('HSET', KEY.batch .. batch_id, 'progressed_at_ms', now)
+  end
   local is_empty = redis.call('EXISTS', KEY.held .. batch_id) == 0
   if #popped == 0 or is_empty or schedule then
     redis.call('ZREM', KEY.releases, batch_id)
