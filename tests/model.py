@@ -34,6 +34,41 @@ NEAR_SECONDS: Final = 3.0
 """A job that ended this long before a start may be taken for one that runs beside it."""
 
 
+@dataclass(slots=True)
+class BatchSchedule:
+    """When a batch may start imports: not before `start_at`, not while `closed`, and in a pace.
+
+    A batch with a pace starts `BURST` imports at once, and then `PER_SECOND`.
+    """
+
+    start_at: float = -math.inf
+    closed: bool = False
+    paced: bool = False
+    _tokens: float = 0.0
+    _at: float = 0.0
+
+    def pace(self, now: float) -> None:
+        """Set the pace, if there is none."""
+        if not self.paced:
+            self.paced, self._tokens, self._at = True, BURST, now
+
+    def note_start(self, now: float) -> None:
+        """Record that an import of the batch starts; it must be allowed."""
+        assert not self.closed, "a batch starts an import outside its window"
+        assert now >= self.start_at, "a batch starts an import before its time"
+        if self.paced:
+            self._tokens = min(BURST, self._tokens + (now - self._at) * PER_SECOND) - 1
+            self._at = now
+            assert self._tokens > -MOMENT, "a batch starts more imports than an hour may have"
+
+
+MAX_PER_HOUR: Final = 50
+BURST: Final = 1 + MAX_PER_HOUR // 60
+PER_SECOND: Final = (MAX_PER_HOUR + 1 - BURST) / 3600
+MOMENT: Final = 0.01
+"""Of a start: the clocks of the store and of the model are read a moment apart."""
+
+
 class Clock(StrEnum):
     """How the remote API's jobs report when they were created."""
 

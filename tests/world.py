@@ -12,9 +12,20 @@ from collections import defaultdict
 from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
 from dataclasses import replace
+from datetime import UTC, datetime, timedelta
 from typing import Any, Final
 
-from tests.model import OUTCOMES, POLICY, ApiFacts, Behavior, Register, RemoteSide, next_states
+from tests.model import (
+    MAX_PER_HOUR,
+    OUTCOMES,
+    POLICY,
+    ApiFacts,
+    BatchSchedule,
+    Behavior,
+    Register,
+    RemoteSide,
+    next_states,
+)
 from tests.support.contract import problems_of_event
 from tests.support.stores import GENEROUS
 from worker.domain.accounts import Standing
@@ -32,6 +43,7 @@ from worker.domain.outcomes import (
     Verdict,
 )
 from worker.domain.requests import derive_import_id
+from worker.domain.schedules import Schedule
 from worker.domain.states import TERMINAL, State
 from worker.engine.admit import Admitter
 from worker.engine.advance import Advancer
@@ -50,6 +62,7 @@ CONFIG: Final = StoreConfig(
     lease_seconds=LEASE_SECONDS,
     settle_seconds=POLICY.settle_seconds,
 )
+LATER_SECONDS: Final = 20.0
 PASS_TIME: Final = """
 -- ARGV 1: milliseconds that pass at once
 local past = -tonumber(ARGV[1])
@@ -61,7 +74,7 @@ local function move(pattern)
   end
 end
 move('imports:delayed:*') move('imports:polls:*') move('imports:late:*') move('imports:leases:*')
-move('imports:unfinished') move('imports:releases') move('imports:lanes')
+move('imports:unfinished') move('imports:releases') move('imports:lanes') move('imports:openings')
 local function hurry(pattern, fields)
   for _, key in ipairs(redis.call('KEYS', pattern)) do
     for _, field in ipairs(fields) do
@@ -74,6 +87,7 @@ local function hurry(pattern, fields)
 end
 hurry('imports:import:*',
   { 'F', 'L', 'S', 'C' }) -- when the import was started, its job ran, and its status changed
+hurry('imports:batch:*', { 'start_at_ms', 'paced_until_ms' })
 hurry('imports:lane:*', { 'paused_until_ms', 'ceiling_try_at_ms', 'learning_from_ms' })
 for _, key in ipairs(redis.call('KEYS', 'imports:limiter:*')) do
   redis.call('DEL', key) -- limits are not the subject here
@@ -267,6 +281,7 @@ class World:
         )
         self.remote = RemoteSide(self.clock)
         self.register = Register()
+        self.schedules: defaultdict[str, BatchSchedule] = defaultdict(BatchSchedule)
         self.states: dict[str, State] = {}
         self.cancelled: set[str] = set()
         self.calls: list[PendingCall] = []
@@ -394,6 +409,8 @@ class World:
                 break
             await asyncio.sleep(wait_seconds)
         for claim in claims:
+            if claim.call is Call.START:
+                self.schedules[claim.item.batch_id].note_start(self.clock())
             aged = replace(claim, taken_at=claim.taken_at + self.passed)
             self.calls.append(PendingCall(aged, self.store, self.remote, self.clock))
         for import_id, item in (await self.read_store()).items.items():
@@ -441,6 +458,35 @@ class World:
                 self.states[import_id] = State.CANCELLED
             case _:
                 assert wish is Cancellation.OVER
+
+    async def announce(self, batch_id: str, what: str) -> None:
+        """Announce a batch with a schedule, before any of its imports arrives; '' for none."""
+        if what:
+            await self.store.announce_batch(batch_id, 1)
+            await self.schedule(batch_id, what)
+
+    async def schedule(self, batch_id: str, what: str) -> None:
+        """Change a batch's schedule: `later`, `closed`, `paced`, or `clear`."""
+        now, schedule, change = self.clock(), self.schedules[batch_id], Schedule()
+        seconds, microseconds = await self._redis.time()
+        if what == "later":
+            delay_ms = round(LATER_SECONDS * 1000)
+            change = Schedule(start_at_ms=seconds * 1000 + microseconds // 1000 + delay_ms)
+        elif what == "closed":
+            opens = datetime.fromtimestamp(seconds, UTC) + timedelta(hours=11)
+            change = Schedule(window=f"{opens:%H:%M}-{opens + timedelta(hours=1):%H:%M} UTC")
+        elif what == "paced":
+            change = Schedule(max_per_hour=MAX_PER_HOUR)
+        if not await self.batches.schedule(batch_id, change, clear=what == "clear"):
+            return
+        if what == "later":
+            schedule.start_at = now + LATER_SECONDS - 0.01
+        elif what == "closed":
+            schedule.closed = True
+        elif what == "paced":
+            schedule.pace(now)
+        else:
+            self.schedules[batch_id] = BatchSchedule()
 
     async def finish_overdue_tasks(self) -> set[str]:
         """Take the tasks that have not finished in time, and finish them; return their imports."""

@@ -94,6 +94,11 @@ fact_sets = st.just(ApiFacts()) | st.builds(
 )
 
 
+schedules = st.fixed_dictionaries(
+    {batch: st.sampled_from(("", "paced", "closed", "later")) for batch in BATCHES}
+)
+
+
 class Machine(RuleBasedStateMachine):
     """Each rule is something that may happen; each invariant is checked after every rule."""
 
@@ -111,9 +116,11 @@ class Machine(RuleBasedStateMachine):
 
     # What producers do.
 
-    @initialize(facts=fact_sets)
-    def admit_two_of_a_target(self, facts: ApiFacts) -> None:
+    @initialize(facts=fact_sets, schedules=schedules)
+    def admit_two_of_a_target(self, facts: ApiFacts, schedules: dict[str, str]) -> None:
         self._do(self.world.open(facts))
+        for batch, what in schedules.items():
+            self._do(self.world.announce(batch, what))
         for import_id in ("first", "second"):
             self._do(self.world.admit_by_task(import_id, members("d0")))
 
@@ -213,6 +220,15 @@ class Machine(RuleBasedStateMachine):
         else:
             self._do(self.world.finish_overdue_tasks())
 
+    @rule(
+        batch=st.sampled_from(BATCHES),
+        what=st.sampled_from(("later", "closed", "paced", "clear")),
+        sent=st.lists(bare, min_size=1, max_size=2),
+    )
+    def schedule(self, batch: str, what: str, sent: list[dict[str, Any]]) -> None:
+        """Change when a batch may start imports, between two of its messages, and go on."""
+        self._do(self._schedule(batch, what, sent))
+
     # What must always hold.
 
     @invariant()
@@ -279,6 +295,7 @@ class Machine(RuleBasedStateMachine):
     async def _drive(self) -> None:
         for batch in BATCHES:
             await self.world.batches.resume(batch)
+            await self.world.schedule(batch, "clear")
         await self.world.pass_time(6)
         await self.world.claim(50)
         for call in list(self.world.calls):
@@ -299,6 +316,14 @@ class Machine(RuleBasedStateMachine):
         await self.world.store.wait_for_hint(0.01)
         with Redis.from_url(self._url, decode_responses=True) as client:
             assert_nothing_left_behind(client)
+
+    async def _schedule(self, batch: str, what: str, sent: list[dict[str, Any]]) -> None:
+        first = len(self.world.register.ids())
+        await self.world.admit_batch(batch, first, sent)
+        await self.world.schedule(batch, what)
+        await self.world.admit_batch(batch, first + len(sent), sent)
+        for _ in range(4):  # a lane whose facts are unknown lists a target's jobs before a start
+            await self._work(2.5, Behavior.TRUTH, 0, "answer")
 
     async def _answer_late(self, number: int, *, twice: bool) -> None:
         if not self.world.calls:

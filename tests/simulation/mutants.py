@@ -107,17 +107,17 @@ MUTANTS: Final = (
     ),
     Mutant(
         name="a claim without an answer is forgotten",
-        seed=2,
+        seed=1,
         scripts=(("KEY.leases .. lane_name, '-inf', now,", "KEY.leases .. lane_name, '-inf', 0,"),),
     ),
     Mutant(
         name="a claimed poll stays due",
-        seed=2,
+        seed=13,
         scripts=(("redis.call('ZREM', queue .. lane_name, id)\n      local grant", "local grant"),),
     ),
     Mutant(
         name="a start is sent after its lease",
-        seed=34,
+        seed=50,
         functions={
             "worker.operations.backend_operation.BackendOperation.submit": _submit_late,
         },
@@ -128,12 +128,12 @@ MUTANTS: Final = (
     ),
     Mutant(
         name="a refused connection is taken for no effect",
-        seed=7,
+        seed=8,
         rules=_start_when(Kind.UNREACHABLE, RETRY),
     ),
     Mutant(
         name="a start without an answer is taken for not made",
-        seed=12,
+        seed=59,
         scripts=(
             (
                 "fields = { doubt = 'unknown', doubt_error = SAY.silent,",
@@ -147,12 +147,12 @@ MUTANTS: Final = (
     ),
     Mutant(
         name="jobs are listed before the list can show the job",
-        seed=19,
+        seed=8,
         functions={"worker.domain.rules._settle_seconds": lambda *_: 0.0},
     ),
     Mutant(
         name="the first page of a list is taken for all of it",
-        seed=16,
+        seed=6,
         functions={"worker.operations.backend_operation.read_page": _first_page},
     ),
     Mutant(
@@ -204,7 +204,7 @@ MUTANTS: Final = (
     ),
     Mutant(
         name="a task never finishes",
-        seed=3,
+        seed=2,
         scripts=(("redis.call('ZADD', KEY.unfinished, now + CONFIG.lease_ms, id)", ""),),
     ),
     Mutant(
@@ -224,35 +224,35 @@ MUTANTS: Final = (
     ),
     Mutant(
         name="the deadline is forgotten",
-        seed=26,
+        seed=8,
         functions={"worker.domain.rules.deadline_of": lambda *_: math.inf},
     ),
     # Each end is counted once.
     Mutant(
         name="an end is learned of again by each worker that finishes the tasks",
-        seed=15,
+        seed=92,
         scripts=(("is_new = due_ms <= tonumber(record.finished_at_ms)", "is_new = true"),),
     ),
     # No more calls than were granted.
     Mutant(
         name="a grant is not counted",
-        seed=10,
+        seed=13,
         scripts=(("limiter.tokens = limiter.tokens - 1", ""),),
     ),
     # A batch obeys its schedule.
     Mutant(
         name="a batch starts outside its window",
-        seed=1,
+        seed=2,
         scripts=(("return math.max(at, opening[1])", "return at"),),
     ),
     Mutant(
         name="an import that comes to a start after its window has closed is started",
-        seed=1,
+        seed=8,
         scripts=(("if ready_at > now or (gate", "if (gate"),),
     ),
     Mutant(
         name="a start does not count for its hour",
-        seed=1,
+        seed=8,
         scripts=(("schedules.count_start(schedule, now)", ""),),
     ),
     Mutant(

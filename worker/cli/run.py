@@ -51,7 +51,6 @@ from worker.local.workers import Workers, settings_of
 from worker.parameters import store_config
 from worker.sandbox.loader import load_scenario
 from worker.store.control import BatchControl
-from worker.store.views import ImportViews
 
 INTERRUPTED: Final = 130
 SIGNALS: Final = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
@@ -327,7 +326,7 @@ async def _change_known_batch(plan: Plan, settings: Settings) -> None:
         control = BatchControl(redis, store_config(settings))
         if plan.resume:
             await control.resume(plan.batch_id)
-        if plan.schedule and await ImportViews(redis).batch(plan.batch_id) is not None:
+        if plan.schedule:
             await control.schedule(plan.batch_id, plan.schedule)
 
 

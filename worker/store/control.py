@@ -70,13 +70,14 @@ class BatchControl:
         """Resume a batch that is paused or waits for its canaries; return True if it was."""
         return bool((await self._scripts.call("resume_batch", batch_id=batch_id))["resumed"])
 
-    async def schedule(self, batch_id: str, schedule: Schedule, *, clear: bool = False) -> None:
+    async def schedule(self, batch_id: str, schedule: Schedule, *, clear: bool = False) -> bool:
         """Change the members of a batch's schedule that are set; with `clear`, remove the others.
 
-        It applies to every import that has not started.
+        It applies to every import that has not started. Returns False if the batch is unknown.
         """
-        await self._scripts.call(
+        reply = await self._scripts.call(
             "schedule_batch", batch_id=batch_id, clear=clear, schedule=schedule.members()
         )
         if schedule.window:
             await renew_openings(self._scripts)
+        return bool(reply["changed"])
