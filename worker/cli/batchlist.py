@@ -12,7 +12,7 @@ from rich.table import Table
 from config.text import shown_on_one_line
 from worker.cli.lanelist import span
 from worker.cli.listing import cell, first_of, make_table
-from worker.cli.scheduling import reason_to_wait
+from worker.cli.scheduling import counts_as_json, reason_to_wait
 from worker.cli.waiting import what_it_waits_for
 from worker.domain.imports import iso_time
 from worker.domain.states import UNFINISHED, State

@@ -11,7 +11,7 @@ from typing import Any, Final
 import click
 from rich.progress import Progress
 
-from config.settings import Settings, load_settings
+from config.settings import load_settings
 from worker.cli.accounts import check_by_workers
 from worker.cli.batchfile import BatchFile, Problem, read_batch, stem_of
 from worker.cli.batchtext import STANDARD_INPUT, BatchFileError
