@@ -14,7 +14,7 @@ from random import Random
 from typing import Any
 
 import pytest
-from aiohttp import ClientSession
+from aiohttp import ClientResponse, ClientSession
 from jsonschema import Draft202012Validator
 from openapi_spec_validator import OpenAPIV31SpecValidator
 from redis import Redis
@@ -330,27 +330,44 @@ async def test_streams_share_one_reader_and_end_with_the_server(store_url: str, 
         assert all(message.event == "progress" for each in rest for message in each)
 
 
-async def test_a_reader_that_reads_nothing_is_left_behind(
+async def test_a_reader_that_reads_nothing_delays_nobody_and_is_left_behind(
     door: Door, redis: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(streams, "WRITE_SECONDS", 0.5)
-    assert (await door.post(members("d1", batchId="b"))).status == 202
-    host, port = door.url.removeprefix("http://").split(":")
-    _, silent = await asyncio.open_connection(host, int(port))
-    request = f"GET /v1/batches/b/events HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {TOKEN}"
-    silent.write(f"{request}\r\n\r\n".encode())
+    monkeypatch.setattr(streams, "HEARTBEAT_SECONDS", 0.1)  # finds out who is gone
     open_streams = door.server.streams
-    await until(lambda: open_streams.number == 1, "the stream is open")
+    assert (await door.post(members("d1", batchId="b"))).status == 202
+    silent = await silent_reader(door, "b")
     async with await door.stream("b") as response:
-        reader = messages(response)
+        reading = asyncio.create_task(count_events(response, LONG_EVENTS))
         for start in range(0, LONG_EVENTS, 500):
             some = range(start, start + 500)
             await append(redis, *(event("d1", n, batchId="b", text="x" * 8192) for n in some))
-        seen = 0
-        while seen < LONG_EVENTS:
-            seen += (await anext(reader)).event == "import.started"
-        await until(lambda: open_streams.number == 1, "the silent reader's stream is closed")
+        await reading
+    silent.transport.abort()
+    await until(lambda: open_streams.number == 0, "both readers are gone")
+    monkeypatch.setattr(streams, "WRITE_SECONDS", 0.05)
+    silent = await silent_reader(door, "b")
+    await until(lambda: open_streams.number == 0, "the server has given up the silent reader")
     silent.close()
+
+
+async def silent_reader(door: Door, batch_id: str) -> asyncio.StreamWriter:
+    """Open a stream, and read only the head of the answer."""
+    host, port = door.url.removeprefix("http://").split(":")
+    reader, writer = await asyncio.open_connection(host, int(port))
+    head = f"GET /v1/batches/{batch_id}/events HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {TOKEN}"
+    writer.write(f"{head}\r\n\r\n".encode())
+    assert b"200 OK" in await reader.readuntil(b"\r\n\r\n")
+    return writer
+
+
+async def count_events(response: ClientResponse, number: int) -> None:
+    """Read a stream up to so many events."""
+    seen = 0
+    async for message in messages(response):
+        seen += message.event == "import.started"
+        if seen == number:
+            return
 
 
 async def test_a_quiet_stream_is_kept_alive_and_streams_and_bodies_have_limits(
@@ -358,7 +375,6 @@ async def test_a_quiet_stream_is_kept_alive_and_streams_and_bodies_have_limits(
 ) -> None:
     monkeypatch.setattr(streams, "HEARTBEAT_SECONDS", 0.05)
     monkeypatch.setattr(streams, "MOST_STREAMS", 1)
-    monkeypatch.setattr(bodies, "READ_SECONDS", 0.05)
     assert (await door.post(members("d1", batchId="b"))).status == 202
     async with await door.stream("b") as response, asyncio.timeout(60):
         another = await door.ask("GET", "/v1/batches/b/events")
@@ -371,6 +387,7 @@ async def test_a_quiet_stream_is_kept_alive_and_streams_and_bodies_have_limits(
         else:
             pytest.fail("no comment came")
     host, port = door.url.removeprefix("http://").split(":")
+    monkeypatch.setattr(bodies, "READ_SECONDS", 0.05)
     slow = (
         f"POST /v1/imports HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {TOKEN}\r\n"
         "Content-Type: application/json\r\nContent-Length: 9\r\n\r\n{"
