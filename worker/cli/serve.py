@@ -1,4 +1,4 @@
-"""`amplify-import serve`: the HTTP door."""
+"""`amplify-import serve`: takes requests by HTTP."""
 
 import asyncio
 import signal
@@ -29,7 +29,7 @@ from worker.tracing.switch import open_tracing
     help="Port to listen on; 0 for any.",
 )
 def serve(host: str, port: int) -> None:
-    """Serve the HTTP door, by which programs submit imports and follow them, until interrupted.
+    """Take requests by HTTP, from programs with neither Celery nor Redis, until interrupted.
 
     Requests carry the token of IMPORTS_HTTP_TOKEN, at most IMPORTS_HTTP_RATE a second. The server
     speaks plain HTTP: put a proxy with TLS in front of it. /openapi.json describes its paths. With
