@@ -220,6 +220,8 @@ async def test_what_http_itself_forbids(door: Door) -> None:
     good = json.dumps(members("d1")).encode()
     await assert_problem(await door.post(b" " * (bodies.MAX_BODY_BYTES + 1)), 413)
     await assert_problem(await door.post(good, **{"Content-Type": "text/plain"}), 415)
+    untyped = await door.ask("POST", "/v1/imports", data=good, skip_auto_headers=["Content-Type"])
+    assert untyped.status == 202
     gzipped = await door.post(gzip.compress(good), **{"Content-Encoding": "gzip"})
     await assert_problem(gzipped, 415)
     for method, path, allowed in (

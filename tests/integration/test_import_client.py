@@ -186,6 +186,13 @@ async def test_the_same_key_is_the_same_import_or_a_conflict(client: Any, redis:
     assert await client.submit_batch("wave", three[:1], offset=3) != batch[:1]
     counts = await client.batch("wave")
     assert (counts.accepted, counts.expected) == (4, 4)
+    await client.submit_batch("later", three, start_at="2126-12-01T22:00Z", max_per_hour=5)
+    assert (await client.batch("later")).as_json()["schedule"] == {
+        "startAt": "2126-12-01T22:00:00.000Z",
+        "window": None,
+        "maxPerHour": 5,
+        "nextStartAt": "2126-12-01T22:00:00.000Z",
+    }
 
 
 async def test_a_key_that_another_producer_used_is_known(

@@ -131,6 +131,9 @@ class AsyncImportClient:
         total: int | None = None,
         canary: int | None = None,
         stop_percent: float | None = None,
+        start_at: str | None = None,
+        window: str | None = None,
+        max_per_hour: int | None = None,
     ) -> list[str]:
         """Admit all of these requests of a batch or none; return their import ids.
 
@@ -143,8 +146,14 @@ class AsyncImportClient:
 
         """
         of_all = {"batchId": batch_id, "total": max(offset + len(requests), total or 0)}
-        rules = {"canary": canary, "stopPercent": stop_percent}
-        of_all |= {name: value for name, value in rules.items() if value is not None}
+        given = {
+            "canary": canary,
+            "stopPercent": stop_percent,
+            "startAt": start_at,
+            "window": window,
+            "maxPerHour": max_per_hour,
+        }
+        of_all |= {name: value for name, value in given.items() if value is not None}
         starts = range(0, len(requests), MAX_BATCH_REQUESTS) or [0]
         return await self._submitter.submit_batch(
             [

@@ -61,6 +61,9 @@ class ImportClient:
         total: int | None = None,
         canary: int | None = None,
         stop_percent: float | None = None,
+        start_at: str | None = None,
+        window: str | None = None,
+        max_per_hour: int | None = None,
     ) -> list[str]:
         """Admit all of these requests of a batch or none; return their import ids."""
         return self._run(
@@ -71,6 +74,9 @@ class ImportClient:
                 total=total,
                 canary=canary,
                 stop_percent=stop_percent,
+                start_at=start_at,
+                window=window,
+                max_per_hour=max_per_hour,
             )
         )
 

@@ -6,7 +6,7 @@ from typing import Literal
 from pydantic import BaseModel, ConfigDict
 from pydantic.alias_generators import to_camel
 
-from worker.contract.events import Count, ImportData
+from worker.contract.events import Count, ImportData, Time
 
 State = Literal[
     "waiting", "starting", "running", "succeeded", "failed", "rejected", "timed_out", "cancelled"
@@ -33,6 +33,19 @@ class ImportStatus(ImportData):
     """Where it stands."""
 
 
+class BatchSchedule(_Answer):
+    """When a batch may start imports. What does not apply is `null`."""
+
+    start_at: Time | None
+    """None starts before this time."""
+    window: str | None
+    """The window in which imports may start, as it was given."""
+    max_per_hour: Count | None
+    """How many may start in an hour."""
+    next_start_at: Time | None
+    """When the next import may start, if all that wait are waiting for that."""
+
+
 class BatchStatus(_Answer):
     """A batch as it stands, in numbers."""
 
@@ -54,6 +67,8 @@ class BatchStatus(_Answer):
     """How many imports wait for the batch's canaries, or for an operator to resume it."""
     stopped_reason: str | None
     """Why the batch is paused."""
+    schedule: BatchSchedule | None
+    """When it may start imports; `null` if at any time."""
     states: Mapping[State, Count]
     """How many imports are in each state."""
 

@@ -17,7 +17,6 @@ from worker.domain.outcomes import (
     Admission,
     Envelope,
     InvalidRequest,
-    StopRule,
     ValidRequest,
     Verdict,
 )
@@ -75,8 +74,8 @@ class Submitter:
     async def submit_batch(self, messages: Sequence[BatchMessage]) -> list[str]:
         """Admit the requests of a batch's messages; return their import ids."""
         valid = await self._valid(list(chain.from_iterable(map(self._parcels_of, messages))))
-        for batch_id, expected, rule in _announcements(messages):
-            await self._store.announce_batch(batch_id, expected, rule)
+        for each in _announcements(messages):
+            await self._store.announce_batch(each.batch_id, each.expected, each.rule, each.schedule)
         return await self._admit(valid)
 
     def _parcels_of(self, message: BatchMessage) -> Iterable[Parcel]:
@@ -134,9 +133,9 @@ def _with_trace(valid: ValidRequest, tracer: Tracer) -> ValidRequest:
     return replace(valid, envelope=replace(envelope, trace=trace))
 
 
-def _announcements(messages: Sequence[BatchMessage]) -> list[tuple[str, int, StopRule]]:
-    """Return what the store must know of batches before their first import."""
-    return list(dict.fromkeys((each.batch_id, each.expected, each.rule) for each in messages))
+def _announcements(messages: Sequence[BatchMessage]) -> Iterable[BatchMessage]:
+    """Return messages that tell the store all that it must know of their batches."""
+    return {(each.batch_id, each.expected): each for each in reversed(messages)}.values()
 
 
 def _problems_of(checked: ValidRequest | InvalidRequest) -> Iterable[tuple[str, str]]:

@@ -26,8 +26,8 @@ async def read_json(request: web.Request) -> object:
             twice, or a number that is none.
 
     """
-    if request.content_type != JSON:
-        detail = f"The body must be {JSON}, and the header Content-Type must say so."
+    if hdrs.CONTENT_TYPE in request.headers and request.content_type != JSON:
+        detail = f"The body must be {JSON}, and the header Content-Type must not say otherwise."
         raise ProblemError(HTTPStatus.UNSUPPORTED_MEDIA_TYPE, detail, headers={"Accept": JSON})
     if request.headers.get(hdrs.CONTENT_ENCODING, "identity").lower() != "identity":
         detail = "The body must not be compressed."
