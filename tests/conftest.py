@@ -1,7 +1,8 @@
 """Fixtures: an embedded Valkey for all tests, and this machine's Redis and RabbitMQ."""
 
+import gc
 import uuid
-from collections.abc import AsyncIterator, Iterator, Sequence
+from collections.abc import AsyncIterator, Generator, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +30,17 @@ from worker.store.store import ImportStore
 
 settings.register_profile("tests", deadline=None)  # a busy machine is slow, not wrong
 settings.load_profile("tests")
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_collection() -> Generator[None, object, object]:
+    """Keep the garbage collector away from what collection makes: modules and tests, all kept."""
+    gc.disable()
+    try:
+        return (yield)
+    finally:
+        gc.freeze()
+        gc.enable()
 
 
 @pytest.fixture(scope="session")

@@ -7,11 +7,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from jsonschema import Draft202012Validator
 
 from tests.support import PROJECT, members, storage_members
 from tests.support.compatibility import breaks_readers, breaks_writers
-from tests.support.contract import SCHEMAS, problems_of_event
+from tests.support.contract import SCHEMAS, Draft202012Validator, problems_of_event
 from worker.domain.batches import BatchMessage
 from worker.domain.requests import InvalidRequestError
 from worker.operations.registry import OPERATIONS
