@@ -7,7 +7,7 @@ never sleeps longer than a second.
 import asyncio
 import math
 from collections import Counter
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterable
 from contextlib import suppress
 from functools import partial
 from typing import Final
@@ -31,6 +31,7 @@ OUTAGE_MAX_SECONDS: Final = 5.0
 CLAIMED_AT_ONCE: Final = 100
 FINISHED_AT_ONCE: Final = 100
 SWEEP_SECONDS: Final = 30.0
+CANCEL_AGAIN_SECONDS: Final = 0.1
 OVERDUE_MAX_SECONDS: Final = 5.0
 TOGETHER_SECONDS: Final = 0.1
 """Calls that fall due within this time are claimed together."""
@@ -105,8 +106,7 @@ class Conductor:
         ]
         await self._stopping.wait()
         # The blocking reads have taken nothing yet, and the claim loop requeues what it took.
-        for loop in others:
-            loop.cancel()
+        await cancel_all(others)
         await asyncio.gather(claiming, *others, return_exceptions=True)
         await self.intake.close()
         if self._in_flight:
@@ -242,3 +242,15 @@ class Conductor:
         """Keep known when the windows of batches are open."""
         await self._store.renew_openings()
         await self._sleep(SWEEP_SECONDS)
+
+async def cancel_all(tasks: Iterable[asyncio.Task[None]]) -> None:
+    """Cancel tasks, and again those that have not noticed.
+
+    Before Python 3.12, `asyncio.wait_for`, with which redis-py sends, may lose a cancellation
+    (python/cpython#107547). The task would then go on waiting for requests or the next round.
+    """
+    left = set(tasks)
+    while left:
+        for task in left:
+            task.cancel()
+        _, left = await asyncio.wait(left, timeout=CANCEL_AGAIN_SECONDS)
