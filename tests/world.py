@@ -13,6 +13,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
+from functools import lru_cache
 from typing import Any, Final
 
 from tests.model import (
@@ -246,11 +247,17 @@ def target_of(item: Import) -> str:
     return f"{item.lane}/{item.target}"
 
 
+@lru_cache(maxsize=1000)
+def _item(import_id: str, *fields: tuple[str, str]) -> Import:
+    """Decode a record; most are the same in one snapshot after the other."""
+    return import_of(import_id, dict(fields))
+
+
 class StoreSnapshot:
     """Everything that the store holds, read at once."""
 
     def __init__(self, records: dict[str, dict[str, str]], zsets: dict[str, Any]) -> None:
-        self.items = {id_: import_of(id_, record) for id_, record in records.items()}
+        self.items = {id_: _item(id_, *record.items()) for id_, record in records.items()}
         self.leases = {id_: record.get("lease", "") for id_, record in records.items()}
         self.records = records
         self.lanes = {lane for lane, _ in zsets.get("imports:lanes", ())}
@@ -341,10 +348,12 @@ class World:
         return events
 
     async def hashes(self, prefix: str) -> dict[str, dict[str, str]]:
-        return {
-            key.removeprefix(prefix): await self._redis.hgetall(key)
-            for key in await self._redis.keys(f"{prefix}*")
-        }
+        keys = await self._redis.keys(f"{prefix}*")
+        async with self._redis.pipeline(transaction=False) as pipeline:
+            for key in keys:
+                pipeline.hgetall(key)
+            replies = await pipeline.execute()
+        return dict(zip((key.removeprefix(prefix) for key in keys), replies, strict=True))
 
     # ---- admission
 

@@ -243,6 +243,7 @@ class Conductor:
         await self._store.renew_openings()
         await self._sleep(SWEEP_SECONDS)
 
+
 async def cancel_all(tasks: Iterable[asyncio.Task[None]]) -> None:
     """Cancel tasks, and again those that have not noticed.
 
