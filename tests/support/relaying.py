@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -11,6 +12,7 @@ import pytest
 
 from config.settings import Settings
 from tests.support import WAIT_SECONDS
+from tests.support.waiting import pause_after
 from worker.relay.kinds import served
 from worker.relay.relay import Relay
 from worker.relay.sinksfile import read_sinks
@@ -90,10 +92,11 @@ async def relaying(
 
 async def until(holds: Callable[[], bool | Awaitable[bool]], description: str) -> None:
     """Wait until a condition holds."""
+    began = time.monotonic()
     try:
         async with asyncio.timeout(WAIT_SECONDS):
             while not await _now(holds):  # noqa: ASYNC110 - nothing tells when a server changes
-                await asyncio.sleep(0.02)
+                await asyncio.sleep(pause_after(time.monotonic() - began))
     except TimeoutError:
         pytest.fail(f"gave up waiting until {description}")
 
