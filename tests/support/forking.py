@@ -15,20 +15,29 @@ from importlib import import_module
 from multiprocessing.connection import wait
 from multiprocessing.process import BaseProcess
 from pathlib import Path
+from pkgutil import walk_packages
 from typing import Final
+
+from worker import cli
 
 _CONTEXT: Final = multiprocessing.get_context("forkserver")
 _CONTEXT.set_forkserver_preload(
     [
         "aiobotocore.session",
+        "celery.app.control",
+        "celery.app.events",
+        "celery.app.log",
         "celery.apps.worker",
         "celery.backends.redis",
         "celery.bin.celery",
         "celery.concurrency.thread",
+        "celery.worker.components",
         "celery.worker.consumer",
+        "celery.worker.strategy",
         "kombu.transport.redis",
         "worker.celery",
-        "worker.cli.main",
+        *(module.name for module in walk_packages(cli.__path__, f"{cli.__name__}.")),
+        "worker.doors.consumer",
         "worker.doors.tasks",
         "worker.remote_control",
         "tests.support.preloaded",
