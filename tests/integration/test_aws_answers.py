@@ -1,9 +1,10 @@
 """A claimed call is one HTTP request, and its answer decides, whatever the SDK's settings are."""
 
 import asyncio
+import socket
 import ssl
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 from email.utils import formatdate
 from pathlib import Path
 from typing import Any
@@ -44,6 +45,14 @@ async def aws() -> AsyncIterator[Aws]:
     aws = Aws(TIMEOUT_SECONDS, max_connections=10)
     yield aws
     await aws.close()
+
+
+@pytest.fixture
+def refusing_port() -> Iterator[int]:
+    """A port that refuses connections: it is bound, so that no other process can listen on it."""
+    with socket.socket() as bound:
+        bound.bind(("127.0.0.1", 0))
+        yield bound.getsockname()[1]
 
 
 @pytest.fixture(scope="module")
@@ -265,13 +274,14 @@ async def test_a_call_that_was_not_sent_has_no_unknown_outcome(
     api: WireServer,
     aws: Aws,
     certificates: Certificates,
+    refusing_port: int,
     variables: dict[str, str],
     kind: Kind,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     async with WireServer(context=served_by(certificates)) as tls:
         for name, value in variables.items():
-            monkeypatch.setenv(name, value.format(free=free_port(), tls=tls.port))
+            monkeypatch.setenv(name, value.format(free=refusing_port, tls=tls.port))
         if "AWS_CA_BUNDLE" in variables:
             monkeypatch.setenv("AWS_ENDPOINT_URL_AMPLIFYBACKEND", tls.url)
         answered = await failure(aws)

@@ -362,17 +362,18 @@ async def test_a_stranded_lane_is_found_and_woken(make_store: MakeStore, redis: 
 
 
 async def test_the_pages_of_a_list_are_calls_like_any_other(make_store: MakeStore) -> None:
-    store = await make_store(LaneLimits(start_rate=100, poll_rate=1, poll_burst=3))
+    # One call in 50 seconds, so that a busy machine is granted none meanwhile.
+    store = await make_store(LaneLimits(start_rate=100, poll_rate=0.02, poll_burst=3))
     await admit(store, "d1")
     await run(store, (await claimed(store))[0], delay_seconds=0)
     (poll,) = await claimed(store)
     waits = [await store.grant_more(poll) for _ in range(3)]
     assert waits[0] == 0
-    assert 0 < waits[-1] <= 1.1
+    assert 0 < waits[-1] <= 55
     await recording.poll_again(store, poll)
     _, wait_seconds = await store.claim(10)
     assert wait_seconds is not None
-    assert 0 < wait_seconds <= 1.1
+    assert 0 < wait_seconds <= 55
 
 
 async def test_an_unreadable_record_stops_no_other_claim(make_store: MakeStore, redis: Any) -> None:
