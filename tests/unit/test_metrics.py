@@ -254,10 +254,10 @@ def test_an_import_that_a_command_ended_is_counted_however_it_ended(state: State
 def test_failed_announcements_are_counted_by_step() -> None:
     added = Added()
     measurements = Measurements(added)
-    for step in ("_show_waiting", "WAITING", "_show_running", "_finish", "new"):
+    for step in ("_show_waiting", "_show_running", "_finish", "new"):
         measurements.announcement_failed(step)
     steps = [labels for _, _, labels in added.rows]
-    assert steps == [("waiting",), ("waiting",), ("running",), ("ended",), ("other",)]
+    assert steps == [("waiting",), ("running",), ("ended",), ("other",)]
 
 
 def test_the_methods_of_aws_are_calls() -> None:

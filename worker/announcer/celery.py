@@ -4,6 +4,7 @@ Celery's client is synchronous, so everything here runs in order on a thread of 
 """
 
 import asyncio
+from collections import deque
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
@@ -66,6 +67,7 @@ class CeleryAnnouncer:
     ) -> None:
         self._note_done = note_done
         self._on_failure = on_failure
+        self._running: deque[tuple[str, Any]] = deque()
         self._ending: dict[TaskKey, Ending] = {}
         self._finishing: asyncio.Task[None] | None = None
         self._is_closing = False
@@ -85,7 +87,9 @@ class CeleryAnnouncer:
     async def running(self, item: Import, job_id: str, status: str) -> bool:
         """Show that the import's job runs; return whether this may have replaced an end."""
         self.events.started(item, job_id, status)
-        await self._show(self._show_running, item, job_id)
+        if not item.ignores_result:
+            self._running.append((item.id, {"jobId": job_id}))
+            await self._show(self._show_running)
         return not self.states.keeps_ends
 
     async def ended(self, ended: Ended) -> None:
@@ -105,7 +109,7 @@ class CeleryAnnouncer:
 
     async def repair(self, item: Import) -> None:
         """Store the end of an import's own task again, in case a late RUNNING has replaced it."""
-        await self._do(self._store_ends, [(item, item.id)])
+        await self._do(self._finish, [((item.id, item.id), item, "")])
 
     async def drain(self) -> None:
         """Finish what was begun; leave to the store what takes too long."""
@@ -146,11 +150,12 @@ class CeleryAnnouncer:
     def _show_waiting(self, envelopes: Sequence[Envelope], targets: Sequence[str]) -> None:
         shown = zip(envelopes, targets, strict=True)
         tasks = ((one.import_id, {"target": at}) for one, at in shown if not one.ignores_result)
-        self.states.show_all(tasks, WAITING)
+        self.states.show(tasks, WAITING)
 
-    def _show_running(self, item: Import, job_id: str) -> None:
-        if not item.ignores_result:
-            self.states.show(item.id, {"jobId": job_id}, RUNNING)
+    def _show_running(self) -> None:
+        """Show all that wait for it, so that later calls find little or nothing."""
+        if shown := [self._running.popleft() for _ in range(len(self._running))]:
+            self.states.show(shown, RUNNING)
 
     async def _finish_ending(self) -> None:
         while self._ending:
@@ -166,38 +171,32 @@ class CeleryAnnouncer:
 
     def _finish(self, ending: Sequence[Ending]) -> list[Done]:
         """Finish tasks, each for itself; return those that have finished."""
-        done: list[Done] = []
-        created = [(item, key[1]) for key, item, text in ending if not text]
-        if created and self._has_done(self._store_ends, created):
-            done += [(item.id, task_id, True) for item, task_id in created]
+        ends: dict[TaskKey, tuple[Any, str]] = {}
         for key, item, text in ending:
-            if text and not self._is_closing and self._has_done(self._complete, item, text):
-                done.append((*key, False))
+            try:
+                if not text:
+                    ends[key] = _end_of(item, key[1])
+                elif not self._is_closing:
+                    ends[key] = self._complete(item, text)
+            except Exception as error:  # noqa: BLE001 - a backend or a broker may fail in any way
+                self.note_failure("_finish", error)
+        refused = self.states.end(
+            (key[1], *ends[key])
+            for key, item, text in ending
+            if not text and not item.ignores_result
+        )
+        done: list[Done] = []
+        for key, item, text in ending:
+            if key[1] in refused:
+                self.note_failure("_finish", refused[key[1]])
+            elif key in ends:
+                self.events.ended(item, key[1], *reversed(ends[key]))
+                done.append((*key, not text))
         return done
 
-    def _has_done(self, function: Callable[..., None], *args: Any) -> bool:
-        try:
-            function(*args)
-        except Exception as error:  # noqa: BLE001 - a backend or a broker may fail in any way
-            self.note_failure("_finish", error)
-            return False
-        return True
-
-    def _complete(self, item: Import, text: str) -> None:
-        """End a task that a producer waits for."""
-        task_id, state, error = self._completion.complete(item, text)
-        self.events.ended(item, task_id, state, error)
-
-    def _store_ends(self, tasks: Sequence[tuple[Import, str]]) -> None:
-        """End tasks that no message of a producer has created."""
-        ends = [(item, task_id, *_end_of(item, task_id)) for item, task_id in tasks]
-        self.states.end(
-            (task_id, result, state)
-            for item, task_id, result, state in ends
-            if not item.ignores_result
-        )
-        for item, task_id, result, state in ends:
-            self.events.ended(item, task_id, state, result)
+    def _complete(self, item: Import, text: str) -> tuple[Exception | None, str]:
+        """Complete a task that a producer waits for; return its error and its state in Celery."""
+        return self._completion.complete(item, text, self.states.ending)
 
 
 def _end_of(item: Import, task_id: str) -> tuple[Any, str]:

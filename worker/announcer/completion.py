@@ -29,6 +29,10 @@ _completed: ContextVar[Import | None] = ContextVar("completed", default=None)
 import_in_completion: Final = _completed.get
 """Returns the import whose task is being completed in this context; None in any other."""
 
+_backend: ContextVar[Any] = ContextVar("backend", default=None)
+backend_in_completion: Final = _backend.get
+"""Returns the backend for the result of that task; None in any other context."""
+
 
 def outcome_of(task: "Task[..., Any]", item: Import) -> ImportResult:
     """Return what the running task of an ended import returns.
@@ -57,10 +61,11 @@ class Completion:
         self._hostname = hostname
         self._tracers: dict[str, Callable[..., Any]] = {}
 
-    def complete(self, item: Import, text: str) -> tuple[str, str, Exception | None]:
+    def complete(self, item: Import, text: str, backend: Any) -> tuple[Exception | None, str]:
         """Complete the task with this signature (JSON). Safe to repeat.
 
-        Returns the task's id and final state in Celery, and the error of a task that failed.
+        The task's result is stored in `backend`. Returns the error of a task that failed, and the
+        task's final state in Celery.
 
         Raises:
             Exception: one of UNAVAILABLE, if the result backend or the broker failed. Whatever
@@ -69,20 +74,21 @@ class Completion:
         """
         request = self._request_of(Signature.from_dict(json.loads(text), app=self._app))
         if request.revoked():
-            return request.id, states.REVOKED, None
+            return None, states.REVOKED
         args, kwargs, embedded = request.body
-        token = _completed.set(item)
+        tokens = (_completed.set(item), _backend.set(backend))
         try:
             traced = self._tracer_of(request.task)(
                 request.id, args, kwargs, {**request.request_dict, "is_eager": False, **embedded}
             )
         finally:
-            _completed.reset(token)
+            _completed.reset(tokens[0])
+            _backend.reset(tokens[1])
         if traced.info is None:
-            return request.id, states.SUCCESS, None
+            return None, states.SUCCESS
         if traced.info.state == states.FAILURE:
-            return request.id, states.FAILURE, traced.info.retval
-        return request.id, states.REVOKED, None
+            return traced.info.retval, states.FAILURE
+        return None, states.REVOKED
 
     def _request_of(self, signature: Signature) -> Any:
         """Return the request that a worker would make of the signature's message."""

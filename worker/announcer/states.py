@@ -6,13 +6,14 @@ the stored state first, and gives way only to a success. A Redis script decides 
 
 import json
 import threading
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from functools import cached_property
 from typing import Any, Final
 
 from celery import Celery, states
 from celery.app.backends import by_url
 from celery.backends.redis import RedisBackend
+from redis.exceptions import ResponseError
 
 WAITING: Final = "WAITING"
 RUNNING: Final = "RUNNING"
@@ -32,6 +33,26 @@ end
 """
 """Stores the text of each key, unless the key has one of the states that follow the texts."""
 
+_END: Final = """
+local refused = {}
+for index, key in ipairs(KEYS) do
+  local reply = redis.pcall('GET', key)
+  local is_error = type(reply) == 'table' and reply.err
+  if not is_error and not (reply and cjson.decode(reply).status == 'SUCCESS') then
+    local lifetime = ARGV[#ARGV] ~= '0' and { 'EX', ARGV[#ARGV] } or {}
+    reply = redis.pcall('SET', key, ARGV[index], unpack(lifetime))
+    is_error = reply.err
+    redis.pcall('PUBLISH', key, ARGV[index]) -- a hint, which the server may refuse
+  end
+  if is_error then
+    refused[#refused + 1] = { index, is_error }
+  end
+end
+return refused
+"""
+"""Stores the text of each key for so many seconds (the last argument, 0 for ever), unless the key
+has a success, as Celery does. Returns what the server refused, as index and error."""
+
 _NEVER_REPLACES: Final = {
     WAITING: (RUNNING, *states.READY_STATES),
     RUNNING: tuple(states.READY_STATES),
@@ -49,11 +70,7 @@ class TaskStates:
         self._app = app
         self._backends = threading.local()  # as in Celery, each thread has its own
 
-    def show(self, task_id: str, meta: Any, state: str, **more: Any) -> None:
-        """Store the state of an unfinished task; see `show_all`."""
-        self.show_all([(task_id, meta)], state, **more)
-
-    def show_all(self, tasks: Iterable[tuple[str, Any]], state: str, **more: Any) -> None:
+    def show(self, tasks: Iterable[tuple[str, Any]], state: str) -> None:
         """Store the state of unfinished tasks, given as task id and meta.
 
         It takes one round trip if the backend is Redis.
@@ -65,20 +82,35 @@ class TaskStates:
         if not hasattr(self._backends, "lasting"):
             self._backends.lasting = self._backend_with(_GivesWay)
             self._backends.lasting.expires = None
-        _store_all(self._backends.lasting, ((*task, state) for task in tasks), **more)
+        backend = self._backends.lasting
+        for task_id, meta in tasks:
+            backend.store_result(task_id, meta, state)
+        if isinstance(backend, _GivesWay):
+            backend.store_gathered()
 
-    def end(self, ends: Iterable[tuple[str, Any, str]]) -> None:
+    @property
+    def ending(self) -> Any:
+        """A backend of this thread; what is stored in it remains with `end` if it is Redis."""
+        if not hasattr(self._backends, "ending"):
+            self._backends.ending = self._backend_with(_Ends)
+        return self._backends.ending
+
+    def end(self, ends: Iterable[tuple[str, Any, str]]) -> Mapping[str, Exception]:
         """Store final states, given as task id, result or error, and state.
 
-        It takes one round trip if the backend is Redis. Safe to repeat.
-
-        Raises:
-            Exception: of the backend's kind, if it can't be reached or refuses.
-
+        Those that were stored in `ending` are stored with them, all in one round trip if the
+        backend is Redis. Returns the errors of tasks whose state could not be stored, by task id.
+        Safe to repeat.
         """
-        if not hasattr(self._backends, "ending"):
-            self._backends.ending = self._backend_with(_Gathers)
-        _store_all(self._backends.ending, ends)
+        refused: dict[str, Exception] = {}
+        for task_id, result, state in ends:
+            try:
+                self.ending.store_result(task_id, result, state)
+            except Exception as error:  # noqa: BLE001 - a backend may fail in any way
+                refused[task_id] = error
+        if isinstance(self.ending, _Ends):
+            refused |= self.ending.store_ends()
+        return refused
 
     @cached_property
     def keeps_ends(self) -> bool:
@@ -99,13 +131,6 @@ class TaskStates:
         return kind(app=self._app, url=url)
 
 
-def _store_all(backend: Any, states_of: Iterable[tuple[str, Any, str]], **more: Any) -> None:
-    for task_id, result, state in states_of:
-        backend.store_result(task_id, result, state, **more)
-    if isinstance(backend, _Gathers):
-        backend.store_gathered()
-
-
 class _Gathers:
     """A Redis backend that gathers states, and stores them together."""
 
@@ -119,31 +144,41 @@ class _Gathers:
         **_options: Any,
     ) -> Any:
         meta = {**self._get_result_meta(result, state, traceback, request), "task_id": task_id}
-        self._gathered.append((self.get_key_for_task(task_id), self._text_of(meta), state))
+        self._gathered[task_id] = (self.get_key_for_task(task_id), self._text_of(meta), state)
         return result
+
+    def store_gathered(self: Any) -> Any:
+        gathered = list(self._gathered.values())
+        self._gathered.clear()
+        return self.ensure(self._store, (gathered,)) if gathered else []
+
+    @cached_property
+    def _gathered(self) -> dict[str, tuple[Any, Any, str]]:
+        return {}
+
+
+class _Ends(_Gathers):
+    """A Redis backend that gathers final states."""
 
     def _text_of(self: Any, meta: dict[str, Any]) -> Any:
         return self.encode(meta)
 
-    def store_gathered(self: Any) -> None:
-        gathered = list(self._gathered)
-        self._gathered.clear()
-        if gathered:
-            self.ensure(self._store, (gathered,))
+    def store_ends(self) -> dict[str, Exception]:
+        """Store what was gathered; return the errors by task id."""
+        tasks = list(self._gathered)
+        try:
+            refused = self.store_gathered()
+        except Exception as error:  # noqa: BLE001 - a server may fail in any way
+            return dict.fromkeys(tasks, error)
+        return {tasks[index - 1]: ResponseError(str(error)) for index, error in refused}
 
-    def _store(self: Any, gathered: list[tuple[Any, Any, str]]) -> None:
-        with self.client.pipeline(transaction=False) as pipeline:
-            for key, text, _ in gathered:
-                pipeline.set(key, text, ex=self.expires or None)
-                pipeline.publish(key, text)  # a hint, which the server may refuse
-            replies = pipeline.execute(raise_on_error=False)
-        for reply in replies[::2]:
-            if isinstance(reply, Exception):
-                raise reply
+    def _store(self: Any, gathered: list[tuple[Any, Any, str]]) -> Any:
+        keys, texts, _ = zip(*gathered, strict=True)
+        return self._script(keys, [*texts, round(self.expires or 0)])
 
     @cached_property
-    def _gathered(self) -> list[tuple[Any, Any, str]]:
-        return []
+    def _script(self: Any) -> Any:
+        return self.client.register_script(_END)
 
 
 class _GivesWay(_Gathers):

@@ -23,10 +23,8 @@ _CALL_OF_METHOD: Final = {
 
 _STEPS: Final = {
     "_show_waiting": "waiting",
-    "WAITING": "waiting",
     "_show_running": "running",
     "_finish": "ended",
-    "_store_ends": "ended",
     "events": "events",
 }
 SCRIPT_OF_BROKER: Final = "take_messages"
