@@ -48,6 +48,7 @@ from worker.domain.schedules import Schedule
 from worker.domain.states import TERMINAL, State
 from worker.engine.admit import Admitter
 from worker.engine.advance import Advancer
+from worker.engine.checking import Parcel
 from worker.engine.own_clock import OwnClock
 from worker.operations.registry import OPERATIONS
 from worker.store.config import StoreConfig
@@ -368,7 +369,8 @@ class World:
     async def admit_by_task(self, import_id: str, request: dict[str, Any]) -> None:
         envelope = Envelope(import_id=import_id, task_id=import_id, signature='{"kept": 1}')
         expected = self._receive(import_id, request)
-        self.note(await self.admitter.admit(request, envelope), expected)
+        (admission,) = await self.admitter.admit_tasks([Parcel(request, envelope)])
+        self.note(admission, expected)
 
     async def admit_by_stream(self, import_id: str, request: dict[str, Any]) -> None:
         expected = self._receive(import_id, request)

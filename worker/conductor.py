@@ -16,6 +16,7 @@ import structlog
 
 from worker.domain.claims import Call, Claim
 from worker.domain.decisions import Requeue
+from worker.doors.arrivals import Arrivals
 from worker.doors.intake import Intake
 from worker.engine.log import log_overdue
 from worker.engine.tracing import trace_fields
@@ -58,6 +59,7 @@ class Conductor:
         self._rounds = 0
         self._looks_at = math.inf
         self.intake = Intake(runtime, self._sleep)
+        self.arrivals = Arrivals(runtime.admitter, runtime.call_soon)
 
     def progress(self) -> object:
         """Return a value that changes as long as this conductor looks for work."""
@@ -73,9 +75,10 @@ class Conductor:
         self._running = asyncio.create_task(self._run(), name="conductor")
 
     async def stop(self) -> None:
-        """Claim nothing more; return when the calls in progress are answered and recorded."""
+        """Claim nothing more; return when all that was taken is admitted, answered and recorded."""
         self._stopping.set()
         self._changed.set()
+        self.arrivals.wake()
         if self._running is not None:
             await self._running
 
@@ -93,6 +96,7 @@ class Conductor:
     async def _run(self) -> None:
         await self._through_outages(self._prepare)
         claiming = asyncio.create_task(self._for_ever(self._claim_work), name="claim_work")
+        admitting = asyncio.create_task(self._for_ever(self.arrivals.admit), name="admit_tasks")
         others = [
             asyncio.create_task(self._for_ever(step), name=name)
             for name, step in {
@@ -111,8 +115,8 @@ class Conductor:
         await self.intake.close()
         if self._in_flight:
             log.info("conductor.draining", calls=len(self._in_flight))
-            await asyncio.wait(self._in_flight, timeout=self._lease_seconds)
-        for task in self._in_flight:
+        await asyncio.wait({admitting, *self._in_flight}, timeout=self._lease_seconds)
+        for task in (admitting, *self._in_flight):
             task.cancel()
 
     async def _for_ever(self, step: Callable[[], Awaitable[None]]) -> None:

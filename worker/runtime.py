@@ -115,6 +115,10 @@ class Runtime:
         """Read the store as a whole. Raises `redis.exceptions.RedisError`."""
         return await read_overview(self._redis)
 
+    def call_soon(self, callback: Callable[[], None]) -> None:
+        """Call a function on the loop, soon; callable from any thread."""
+        self._loop.call_soon_threadsafe(callback)
+
     def begin(self, coroutine: Coroutine[Any, Any, Any]) -> None:
         """Begin a step on the loop without waiting for it; a failure is logged."""
         future = asyncio.run_coroutine_threadsafe(coroutine, self._loop)

@@ -210,7 +210,6 @@ def _wrap_world() -> None:
     wrap(CeleryAnnouncer, "_show_waiting", _named("announce.waiting"))
     wrap(CeleryAnnouncer, "_show_running", _named("announce.running"))
     wrap(CeleryAnnouncer, "_complete", _named("announce.complete"))
-    wrap(CeleryAnnouncer, "_store_ends", _named("announce.store_ends"))
     wrap(TaskStates, "end", _named("results.end"))
 
 

@@ -47,6 +47,7 @@ MOST_DANGEROUS = (
     "entry points/after:announce.complete#1",
     "entry points/before:results.end#1",
     "entry points/before:note_tasks_done#1",
+    "entry points/after:admit#1",
     "entry points/before:ack.imports#1",
     "left behind/after:take_messages=junk#1",
     "left behind/before:requests.done#1",

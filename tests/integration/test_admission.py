@@ -13,10 +13,11 @@ from tests.support.contract import problems_of_event
 from tests.support.counting import CommandCounter
 from tests.world import AnyAccount, NoAnnouncer, SingleRegion
 from worker.domain.batches import BatchMessage
-from worker.domain.outcomes import Admission, InvalidRequest, ValidRequest, Verdict
+from worker.domain.outcomes import Admission, Envelope, InvalidRequest, ValidRequest, Verdict
 from worker.domain.requests import derive_import_id
 from worker.domain.traces import read_trace
 from worker.engine.admit import Admitter
+from worker.engine.checking import Parcel
 from worker.operations.registry import OPERATIONS
 from worker.store.config import StoreConfig
 from worker.store.store import ImportStore
@@ -183,3 +184,36 @@ async def test_the_trace_of_a_request_is_passed_on_to_every_event_of_its_import(
     assert found == {(import_id, *context) for import_id, context in expected.items()}
     assert [problem for event in events for problem in problems_of_event(event)] == []
     assert len(events) == 7
+
+
+async def test_the_store_keeps_a_task_that_is_over_at_its_admission_until_it_is_finished(
+    admitter: Admitter, store: ImportStore, redis: Any
+) -> None:
+    def parcel(task_id: str, app: str = "d1") -> Parcel:
+        envelope = Envelope(import_id=task_id, task_id=task_id, signature=f"of {task_id}")
+        return Parcel(members(app, idempotencyKey="once"), envelope)
+
+    async def overdue() -> dict[str, str]:
+        """Return the unfinished tasks, and note that they have finished."""
+        await redis.advance(3)
+        tasks = {}
+        for ended in await store.overdue(10, 60):
+            tasks |= ended.tasks
+            done = [(ended.item.id, task_id, False) for task_id in ended.tasks]
+            await store.note_tasks_done(done)
+        return tasks
+
+    await admitter.admit_tasks([parcel("first")])
+    await store.cancel("first", "no longer wanted")
+    assert await overdue() == {"first": "of first"}
+    for task, verdict in (
+        (parcel("first"), Verdict.KNOWN),
+        (parcel("second"), Verdict.KNOWN),
+        (parcel("other", "d2"), Verdict.REJECTED),
+        (parcel("invalid", "No-App"), Verdict.REJECTED),
+        (parcel("invalid", "No-App"), Verdict.KNOWN),
+    ):
+        (admission,) = await admitter.admit_tasks([task])
+        assert admission.verdict is verdict
+        task_id = task.envelope.task_id
+        assert await overdue() == {task_id: f"of {task_id}"}

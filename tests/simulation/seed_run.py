@@ -22,6 +22,7 @@ from tests.simulation.world import OUTSIDE, SKEW, Machine, TraceEntry, World, wa
 from worker.domain.imports import Import
 from worker.domain.outcomes import Action, Envelope
 from worker.domain.states import TERMINAL
+from worker.engine.checking import Parcel
 from worker.operations.registry import OPERATIONS
 from worker.parameters import store_config
 from worker.sandbox.jobs import JobStatus
@@ -256,7 +257,7 @@ class _SeedRun:
             alive = [each for each in self._workers if not each.machine.is_dead]
             if alive:
                 worker = self._world.rng.choice(alive)
-                admission = worker.admitter.admit(one.request, envelope)
+                admission = worker.admitter.admit_tasks([Parcel(one.request, envelope)])
                 task = self._world.run_on(worker.machine, admission)
                 try:
                     await wait_for(task)

@@ -3,7 +3,7 @@
 import asyncio
 import time
 from collections import Counter, defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from typing import Any, Final, cast
@@ -188,6 +188,10 @@ class SimulatedRuntime:
             tracer=self.tracing,
         )
         self.advancer.call_log = call_log
+
+    def call_soon(self, callback: Callable[[], None]) -> None:
+        """Call a function on the loop."""
+        asyncio.get_running_loop().call_soon(callback)
 
     async def prepare(self) -> None:
         """Prepare nothing."""

@@ -1,71 +1,65 @@
-"""What a message of a queue holds: a request, or an envelope of SNS or EventBridge around one.
+"""Reads from a Celery task what its import is to be admitted with."""
 
-Both services may deliver something twice, in two messages. Their own ids stay the same.
-"""
+from datetime import UTC
+from typing import Any
 
-import json
-from collections.abc import Mapping
-from contextlib import suppress
-from dataclasses import dataclass
-from typing import Annotated, Any, Literal
+from celery.app.task import Context
+from celery.utils.time import maybe_iso8601
+from kombu.utils.json import dumps
 
-from pydantic import BaseModel, Field, ValidationError
-
-from config.names import TRACEPARENT_HEADER, TRACESTATE_HEADER
+from config.names import (
+    EXPIRES_HEADER,
+    FINISH_QUEUE,
+    NOT_BEFORE_HEADER,
+    TRACEPARENT_HEADER,
+    TRACESTATE_HEADER,
+)
+from worker.domain.outcomes import Envelope
 from worker.domain.traces import TraceContext, read_trace
-from worker.operations.requests_queue import QueueMessage
 
 
-@dataclass(frozen=True, slots=True)
-class Content:
-    """A request as text. `id` is the same whenever the same request is delivered."""
-
-    id: str
-    text: str
-    trace: TraceContext | None = None
-
-
-class _Attribute(BaseModel):
-    value: Annotated[str, Field(alias="Value")]
-
-
-class _Notification(BaseModel):
-    """https://docs.aws.amazon.com/sns/latest/dg/sns-sqs-as-subscriber.html."""
-
-    type: Annotated[Literal["Notification"], Field(alias="Type")]
-    id: Annotated[str, Field(alias="MessageId")]
-    topic_arn: Annotated[str, Field(alias="TopicArn")]
-    message: Annotated[str, Field(alias="Message")]
-    attributes: Annotated[dict[str, _Attribute], Field(alias="MessageAttributes")] = {}
-
-    def content(self) -> Content:
-        attributes = {name: each.value for name, each in self.attributes.items()}
-        return Content(f"{self.topic_arn}/{self.id}", self.message, _trace(attributes))
+def envelope_of(task: Any, request: Context) -> Envelope:
+    """Return the envelope of the import of a task's request. `task` has an `operation`."""
+    task_id = str(request.id)
+    signature = task.signature_from_request(request, queue=FINISH_QUEUE, expires=None)
+    return Envelope(
+        import_id=task_id,
+        task_id=task_id,
+        operation=task.operation,
+        signature=dumps(signature),
+        not_before_ms=not_before_ms(request),
+        expires_at_ms=_time_in(request, EXPIRES_HEADER),
+        ignores_result=bool(request.ignore_result),
+        trace=trace_of(request),
+    )
 
 
-class _Event(BaseModel):
-    """https://docs.aws.amazon.com/eventbridge/latest/userguide/eb-events-structure.html."""
-
-    detail_type: Annotated[str, Field(alias="detail-type")]
-    id: str
-    source: str
-    detail: dict[str, Any]
-
-    def content(self) -> Content:
-        return Content(f"{self.source}/{self.id}", json.dumps(self.detail))
+def members_of(request: Context) -> object:
+    """Return the members of a task's request. In a chain, the previous result is none of them."""
+    args, members = request.args or (), request.kwargs or {}
+    if not args or (len(args) == 1 and _is_import_result(args[0])):
+        return members
+    return {"arguments": list(args), **members}
 
 
-def content_of(queue: str, message: QueueMessage) -> Content:
-    """Return what a message of the queue of this name holds.
-
-    What is no envelope is the request itself, valid or not.
-    """
-    envelope: type[_Notification | _Event]
-    for envelope in (_Notification, _Event):
-        with suppress(ValidationError):
-            return envelope.model_validate_json(message.body).content()
-    return Content(f"{queue}/{message.id}", message.body, _trace(message.attributes))
+def not_before_ms(request: Context) -> int:
+    """Return when a task's imports may start, in milliseconds since the epoch; 0 for any time."""
+    return _time_in(request, NOT_BEFORE_HEADER)
 
 
-def _trace(attributes: Mapping[str, str]) -> TraceContext | None:
-    return read_trace(attributes.get(TRACEPARENT_HEADER), attributes.get(TRACESTATE_HEADER))
+def trace_of(request: Context) -> TraceContext | None:
+    """Return the trace that a message's headers name."""
+    headers = request.headers or {}
+    return read_trace(headers.get(TRACEPARENT_HEADER), headers.get(TRACESTATE_HEADER))
+
+
+def _is_import_result(value: object) -> bool:
+    return isinstance(value, dict) and {"importId", "outcome", "acceptedAt"} <= value.keys()
+
+
+def _time_in(request: Context, header: str) -> int:
+    moment = maybe_iso8601((request.headers or {}).get(header))
+    if moment is None:
+        return 0
+    aware = moment if moment.tzinfo else moment.replace(tzinfo=UTC)
+    return max(1, round(aware.timestamp() * 1000))

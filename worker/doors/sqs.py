@@ -13,7 +13,7 @@ from typing import Final, Protocol
 import structlog
 
 from worker.domain.outcomes import Verdict
-from worker.doors.envelopes import content_of
+from worker.doors.sqs_messages import content_of
 from worker.engine.admit import Admitter
 from worker.operations.requests_queue import QueueFailedError, QueueMessage, RequestsQueue
 from worker.store.connection import StoreUnavailableError

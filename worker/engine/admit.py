@@ -25,7 +25,7 @@ from worker.domain.requests import (
 )
 from worker.domain.traces import TraceContext
 from worker.engine.accounts import AccountCheck
-from worker.engine.checking import Parcel, RequestCheck, invalid
+from worker.engine.checking import Parcel, RequestCheck
 from worker.engine.log import log_end
 from worker.engine.observer import NOBODY, Observer
 from worker.engine.ports import Accounts, AdmissionStore, Announcer, Regions, Requests
@@ -67,15 +67,16 @@ class Admitter:
         # However many messages come in at once, the event loop is free after each group.
         self._turn = asyncio.Lock()
 
-    async def admit(self, members: object, envelope: Envelope) -> Admission:
-        """Admit one request, or record it as rejected; the error names each wrong member."""
-        received = await self._check.check_all([Parcel(members, envelope)])
-        (admission,) = await self._store_all(received)
-        return admission
+    async def admit_tasks(self, parcels: Sequence[Parcel]) -> list[Admission]:
+        """Admit the requests of up to ADMITTED_TOGETHER tasks.
 
-    async def reject(self, members: object, envelope: Envelope, error: str) -> Admission:
-        """Record an invalid request as an import that ended `rejected`."""
-        (admission,) = await self._store_all([invalid(members, envelope, error)])
+        Each invalid request becomes a rejected import; its error names each wrong member.
+        """
+        return await self._admit_together(parcels)
+
+    async def reject(self, envelope: Envelope, error: str) -> Admission:
+        """Record an invalid message of a task as an import that ended `rejected`."""
+        (admission,) = await self._admit_together([Parcel({}, envelope, error)])
         return admission
 
     async def admit_batch(
@@ -165,7 +166,7 @@ class Admitter:
             admissions = await self._store_all(await self._check.check_all(parcels))
         for parcel, admission in zip(parcels, admissions, strict=True):
             if admission.item and admission.item.is_terminal:
-                tasks = dict.fromkeys(_tasks_of(parcel.envelope, admission), "")
+                tasks = _tasks_of(parcel.envelope, admission)
                 await self._announcer.ended(Ended(admission.item, tasks))
         return admissions
 
@@ -277,10 +278,12 @@ def _envelope(
     )
 
 
-def _tasks_of(envelope: Envelope, admission: Admission) -> set[str]:
-    """Return the tasks that end with an import that is over."""
+def _tasks_of(envelope: Envelope, admission: Admission) -> dict[str, str]:
+    """Return the tasks that end with an import that is over, with their signatures."""
+    if envelope.signature:
+        return {envelope.task_id: envelope.signature}
     is_taken = admission.import_id != envelope.import_id
     if is_taken and admission.verdict is Verdict.REJECTED:
-        return {admission.import_id}  # the requested id belongs to another import
+        return {admission.import_id: ""}  # the requested id belongs to another import
     # If the idempotencyKey was known, the task ends with that earlier import.
-    return {admission.import_id, envelope.task_id}
+    return dict.fromkeys((admission.import_id, envelope.task_id), "")

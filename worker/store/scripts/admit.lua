@@ -31,9 +31,9 @@ local function admit_again(request, record)
     return 'reused', id
   end
   local is_new = base.TERMINAL[state] and imports.learn_of_end(id, now)
-  if base.TERMINAL[state] and request.signature == '' then
+  if base.TERMINAL[state] then
     -- The task was shown as waiting a moment ago, and the import may have finished before that.
-    imports.owe_end(id, request.task_id, now)
+    imports.owe_end(id, request.task_id, request.signature, now)
   end
   return known(id, is_new, id, record)
 end
@@ -46,8 +46,8 @@ local function admit_with_used_key(request, record, earlier)
     if not base.TERMINAL[state] then
       imports.attach_task(earlier, request.task_id, request.signature)
       imports.extend_expiry(earlier, record.expires_at_ms)
-    elseif request.signature == '' then
-      imports.owe_end(earlier, request.task_id, now) -- nothing else would end that task
+    else
+      imports.owe_end(earlier, request.task_id, request.signature, now) -- nothing else would end that task
     end
     return known(earlier, is_new, request.id, record)
   end
@@ -95,10 +95,9 @@ local function reject(request, record)
   elseif not state then
     imports.reject_new(id, record, request.task_id, request.signature, now)
     return 'rejected', id
-  elseif request.signature == '' then
-    -- The task was shown as waiting a moment ago, and the import may have finished before that.
-    imports.owe_end(id, request.task_id, now)
   end
+  -- The task was shown as waiting a moment ago, and the import may have finished before that.
+  imports.owe_end(id, request.task_id, request.signature, now)
   return 'known', id
 end
 

@@ -66,10 +66,12 @@ local function release_target(id, record, now)
   end
 end
 
--- Note that a task must be created for an import that is already over.
-local function owe_end(id, task_id, now)
+-- Note that a task is to end with an import that is already over. If the signature is empty, a worker creates
+-- the task.
+local function owe_end(id, task_id, signature, now)
   local key = KEY.tasks .. id
-  redis.call('HSETNX', key, task_id, '') -- the signature that a task was sent with must not be lost
+  -- The signature that a task was sent with must not be lost.
+  redis.call(signature == '' and 'HSETNX' or 'HSET', key, task_id, signature)
   redis.call('PEXPIRE', key, CONFIG.retention_ms)
   redis.call('ZADD', KEY.unfinished, now + CONFIG.lease_ms, id)
 end
@@ -232,12 +234,9 @@ local function accept_new(id, record, task_id, signature, now)
   base.schedule_lane(lane, now, now)
 end
 
--- Write the record of an import that is rejected at admission. If its own task asked for it, that task ends
--- with the error; otherwise a worker creates one.
+-- Write the record of an import that is rejected at admission, and note the task that ends with it.
 local function reject_new(id, record, task_id, signature, now)
-  if signature == '' then
-    attach_task(id, task_id, signature)
-  end
+  attach_task(id, task_id, signature)
   local sequence = redis.call('INCR', KEY.sequence)
   local fields = {}
   for name, value in pairs(record) do
