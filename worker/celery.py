@@ -30,6 +30,7 @@ from worker.doors.compression import bound_decompression
 from worker.options import check_command, check_options, level_asked_for
 from worker.runtime import close_runtime, runtime_of_process
 from worker.store.broker import (
+    ask_seldom,
     close_at_once,
     do_without_channels,
     limit_each_consumer,
@@ -216,8 +217,9 @@ def _configure_logging(loglevel: int, logfile: str | None, **_: Any) -> None:
 
 
 @worker_init.connect
-def _do_without_channels(**_: Any) -> None:
+def _adapt_transport(**_: Any) -> None:
     do_without_channels()
+    ask_seldom()
 
 
 @worker_init.connect

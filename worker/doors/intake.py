@@ -11,7 +11,7 @@ from worker.store.messages import ImportsQueue
 from worker.store.requests import Entry
 
 BLOCK_SECONDS: Final = 5.0
-IDLE_SECONDS: Final = 1
+IDLE_SECONDS: Final = 2
 FULL_SECONDS: Final = 0.05
 LOOK_SECONDS: Final = 5.0
 

@@ -23,6 +23,9 @@ log = structlog.get_logger()
 
 _ABOUT_CHANNELS: Final = re.compile(r"channel|'publish'|subscribe'")
 
+BRPOP_SECONDS: Final = 5
+"""Shorter than the timeout of a worker's sockets."""
+
 transport: Final[Any] = redis  # its annotations leave out what is changed here
 results: Final[Any] = redis_results
 _put_fanout: Final = transport.Channel._put_fanout  # noqa: SLF001 - there is no other place
@@ -58,6 +61,14 @@ def close_at_once() -> None:
     second.
     """
     transport.Channel.close = _close_at_once
+
+
+def ask_seldom() -> None:
+    """Make a worker that waits for messages repeat its BRPOP every few seconds, not every second.
+
+    The reply comes as soon as there is a message, however long the wait may be.
+    """
+    transport.Transport.brpop_timeout = BRPOP_SECONDS
 
 
 def limit_each_consumer() -> None:
