@@ -196,7 +196,7 @@ async def test_the_store_keeps_a_task_that_is_over_at_its_admission_until_it_is_
     async def overdue() -> dict[str, str]:
         """Return the unfinished tasks, and note that they have finished."""
         await redis.advance(3)
-        tasks = {}
+        tasks: dict[str, str] = {}
         for ended in await store.overdue(10, 60):
             tasks |= ended.tasks
             done = [(ended.item.id, task_id, False) for task_id in ended.tasks]

@@ -1,6 +1,7 @@
 """Import tasks are admitted outside Celery's pool, in groups; none of them harms another."""
 
 import asyncio
+from functools import partial
 from typing import Any
 
 import pytest
@@ -57,10 +58,11 @@ class Messages:
 
 
 @pytest.fixture
-def arrivals(redis: Any) -> Arrivals:
+async def arrivals(redis: Any) -> Arrivals:
     store = ImportStore(redis, CONFIG)
     admitter = Admitter(OPERATIONS, store, AnyAccount(), SingleRegion(), NoAnnouncer())
-    return Arrivals(admitter, lambda callback: asyncio.get_running_loop().call_soon(callback))
+    loop = asyncio.get_running_loop()
+    return Arrivals(admitter, loop.call_soon)
 
 
 async def test_tasks_that_are_there_are_admitted_by_one_script_and_then_acknowledged(
@@ -97,7 +99,7 @@ async def test_a_task_that_can_not_be_admitted_stays_unacknowledged_and_stops_no
 
 async def test_a_waiting_worker_is_woken_by_a_task_and_by_its_end(arrivals: Arrivals) -> None:
     messages = Messages(arrivals)
-    for wake in (lambda: messages.arrive("i1"), arrivals.wake):
+    for wake in (partial(messages.arrive, "i1"), arrivals.wake):
         waiting = asyncio.create_task(arrivals.admit())
         await asyncio.sleep(0)
         assert not waiting.done()

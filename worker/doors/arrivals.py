@@ -37,7 +37,9 @@ class Arrivals:
     `call_soon` calls a function on the event loop; it is called from any thread.
     """
 
-    def __init__(self, admitter: Admitter, call_soon: Callable[[Callable[[], None]], None]) -> None:
+    def __init__(
+        self, admitter: Admitter, call_soon: Callable[[Callable[[], None]], object]
+    ) -> None:
         self._admitter = admitter
         self._call_soon = call_soon
         self._received: deque[Arrival] = deque()
