@@ -213,6 +213,7 @@ def test_a_connection_lost_with_unacknowledged_messages_ends_as_celery_expects()
 HARMFUL_CHANGES: dict[str, Callable[[dict[str, Any]], object]] = {
     "a task name that is no text": lambda m: m["headers"].update(task=["x"]),
     "an expiry that is no time": lambda m: m["headers"].update(expires=""),
+    "a start time that is no time": lambda m: m["headers"].update(imports_not_before="soon"),
     "an encoding that is no text": lambda m: m.update({"content-encoding": 1.5}),
     "a body that is not base64": lambda m: m.update(body="x"),
     "a route to nowhere": lambda m: m["properties"].update(delivery_info={}),

@@ -126,7 +126,7 @@ def strategy_of(task: "Task[..., Any]", app: Celery, consumer: Any) -> Callable[
             return
         signals.task_received.send(sender=consumer, request=request)
         args, kwargs, embedded = message.payload
-        context = Context(request.request_dict, **embedded, args=args, kwargs=kwargs)
+        context = Context({**request.request_dict, **embedded, "args": args, "kwargs": kwargs})
         parcel = Parcel(members_of(context), envelope_of(task, context))
         state.task_reserved(request)
         for callback in callbacks:

@@ -4,6 +4,7 @@ from datetime import UTC
 from typing import Any
 
 from celery.app.task import Context
+from celery.exceptions import InvalidTaskError
 from celery.utils.time import maybe_iso8601
 from kombu.utils.json import dumps
 
@@ -19,7 +20,12 @@ from worker.domain.traces import TraceContext, read_trace
 
 
 def envelope_of(task: Any, request: Context) -> Envelope:
-    """Return the envelope of the import of a task's request. `task` has an `operation`."""
+    """Return the envelope of the import of a task's request. `task` has an `operation`.
+
+    Raises:
+        InvalidTaskError: if one of our own headers, which producers don't set, is wrong.
+
+    """
     task_id = str(request.id)
     signature = task.signature_from_request(request, queue=FINISH_QUEUE, expires=None)
     return Envelope(
@@ -58,7 +64,11 @@ def _is_import_result(value: object) -> bool:
 
 
 def _time_in(request: Context, header: str) -> int:
-    moment = maybe_iso8601((request.headers or {}).get(header))
+    text = (request.headers or {}).get(header)
+    try:
+        moment = maybe_iso8601(text)
+    except (TypeError, ValueError) as error:
+        raise InvalidTaskError(f"its header {header} is no time") from error
     if moment is None:
         return 0
     aware = moment if moment.tzinfo else moment.replace(tzinfo=UTC)
