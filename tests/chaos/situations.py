@@ -385,5 +385,6 @@ SITUATIONS: Final = (
         scenario={"targets": _TO_BE_CANCELLED, "fault_settings": {"slow_seconds": 0.7}},
     ),
     Situation("canary", _send_canary),
+    Situation("verified", _send_entries(3), settings={"IMPORTS_VERIFY": "on"}),
 )
 """Together they pass every boundary; `test_crashes` checks this."""
