@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from tests.golden import generate
+from tests.quotas import LearningLimiter
 from tests.support import Producer, Sandbox, StartWorker, members, recording, wait_until
 from tests.support.stores import MakeStore
 from worker.domain.outcomes import Envelope
@@ -24,10 +25,21 @@ OVER = {"succeeded", "late", "rejected"}
 TERMINAL = ("import.succeeded", "import.failed", "import.timed_out", "import.rejected")
 
 
+LIMITER_FIELDS = frozenset(LearningLimiter().stored())
+
+
 def shape(dumped: dict[str, Any]) -> dict[str, Any]:
-    """Return what readers rely on: keys, their types, and the fields of hashes and events."""
+    """Return what readers rely on: keys, their types, and the fields of hashes and events.
+
+    A limiter has all of its fields, because one that is absent is 0.
+    """
     return {
-        key: (value["type"], _names(value))
+        key: (
+            value["type"],
+            sorted(LIMITER_FIELDS | set(value["holds"]))
+            if key.startswith("imports:limiter:")
+            else _names(value),
+        )
         for key, value in dumped.items()
         if key.startswith("imports")  # the bindings are kombu's
     }

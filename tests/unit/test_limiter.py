@@ -260,3 +260,13 @@ def test_a_lost_or_damaged_limiter_still_grants_and_soon_recovers(
     outcome = simulate(limiter, again, until=200)
     assert len(outcome.accepted) == 200
     assert outcome.share_refused <= 0.1
+
+
+def test_a_field_that_is_absent_is_zero() -> None:
+    whole, short = LearningLimiter(rate=5.0, burst=3.0), LearningLimiter(rate=5.0, burst=3.0)
+    whole.refused(0.1, whole.grant(0.1), 0.0)
+    fields = whole.stored()
+    short.restore({name: text for name, text in fields.items() if float(text)}, now=0.2)
+    whole.restore(fields, now=0.2)
+    assert short.stored() == whole.stored()
+    assert len([text for text in fields.values() if not float(text)]) > 5
