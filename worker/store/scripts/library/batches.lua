@@ -210,11 +210,15 @@ local function releasable(batch_id, now)
   if again_at > now then
     return 0, gate, schedule, again_at
   end
-  local left = schedules.starts_left(schedule, now)
-  if left > most then
+  if not schedule.gap_ms then
     return most, gate, schedule, now
   end
-  return left, gate, schedule, now + left * schedule.gap_ms
+  -- Imports that were released and have not started yet are to be the next ones. If they can't start, one
+  -- more follows at a time.
+  local waiting = tonumber(redis.call('HGET', KEY.batch .. batch_id, 'waiting') or 0)
+  local released = waiting - redis.call('ZCARD', KEY.held .. batch_id)
+  local left = math.max(1, schedules.starts_left(schedule, now) - released)
+  return math.min(left, most), gate, schedule, now + schedule.gap_ms
 end
 
 -- Put an import that was held into its lane. Returns whether it still waits.

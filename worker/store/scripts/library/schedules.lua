@@ -53,11 +53,8 @@ local function ready_at(schedule, now)
   return math.huge
 end
 
--- How many imports the batch may start now, if it may start one.
+-- How many imports the batch may start now, if it may start one and has an hourly maximum.
 local function starts_left(schedule, now)
-  if not schedule.gap_ms then
-    return math.huge
-  end
   local ahead = math.max(0, schedule.paced_until_ms - now)
   return 1 + math.floor((schedule.slack_ms - ahead) / schedule.gap_ms + 1e-6)
 end
