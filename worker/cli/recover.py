@@ -3,6 +3,7 @@
 import asyncio
 import json
 from datetime import UTC, datetime
+from functools import partial
 from typing import Any, Final
 
 import click
@@ -81,21 +82,27 @@ def recover(
 
     Pass the same file and --batch-id as to submit, and when you submitted it. Workers first list
     each target's jobs in AWS. They follow a job that started since then to its end, and start the
-    import only if the list shows none. So recover before AWS's lists forget the jobs. Running it
-    again is harmless. For requests of other producers, write a file of them. The schedule of the
-    batch is lost too: pass it again.
+    import only if the list shows none. So recover before AWS's lists forget the jobs. Pass the
+    schedule, too. It is safe to repeat. For requests of other producers, write a file of them.
     """
-    settings = load_settings()
+    batch_id, batch = _read(file, batch_id, since, skip_invalid=skip_invalid)
+    schedule, begin = schedule_of(**when), since.isoformat()
+    messages = send(batch_id, batch, recover_since=begin, schedule=schedule, quiet=as_json)
+    _print_sent(batch_id, batch, messages, as_json=as_json, watching=watching)
+    if watching:
+        ending = partial(watch_to_the_end, load_settings(), batch_id, as_json=as_json)
+        context.exit(asyncio.run(ending(total=len(batch.rows))))
+
+
+def _read(
+    file: str, batch_id: str, since: datetime, *, skip_invalid: bool
+) -> tuple[str, BatchFile]:
+    """Return the batch that a file contains; refuse what can't be recovered."""
     batch = read_file(file)
     show_problems(batch, skip_invalid=skip_invalid)
     batch_id = batch_id_of(batch, file, batch_id)
     asyncio.run(_check(since))
-    schedule, since_text = schedule_of(**when), since.isoformat()
-    messages = send(batch_id, batch, recover_since=since_text, schedule=schedule, quiet=as_json)
-    _print_sent(batch_id, batch, messages, as_json=as_json, watching=watching)
-    if watching:
-        ending = watch_to_the_end(settings, batch_id, as_json=as_json, total=len(batch.rows))
-        context.exit(asyncio.run(ending))
+    return batch_id, batch
 
 
 def _print_sent(

@@ -243,14 +243,9 @@ async def import_rows(plan: Plan, server: EmbeddedServer, env: Mapping[str, str]
         click.echo(f"Batch {plan.batch_id} is complete.", err=True)
         return await follow()
     async with Workers(plan.workers, server, env) as workers:
+        app = producer_of(settings)
         submit = partial(
-            submit_batch,
-            producer_of(settings),
-            plan.batch_id,
-            plan.rows,
-            total,
-            plan.rule,
-            schedule=plan.schedule,
+            submit_batch, app, plan.batch_id, plan.rows, total, plan.rule, schedule=plan.schedule
         )
         await _change_known_batch(plan, settings)
 

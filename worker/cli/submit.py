@@ -4,6 +4,7 @@ import asyncio
 import json
 import re
 from collections.abc import Callable
+from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 from typing import Any, Final
@@ -87,43 +88,51 @@ def stop_rule(command: Callable[..., None]) -> Callable[..., None]:
 )
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object; the rest on stderr.")
 @click.pass_context
-def submit(
-    context: click.Context,
-    file: str,
-    batch_id: str,
-    *,
-    skip_invalid: bool,
-    checks: Mode,
-    canary: int | None,
-    stop_percent: float | None,
-    start_at: datetime | None,
-    window: str | None,
-    max_per_hour: int | None,
-    dry_run: bool,
-    watching: bool,
-    as_json: bool,
-) -> None:
+def submit(context: click.Context, /, file: str, **options: Any) -> None:
     """Submit a batch file, CSV (with member names as header) or JSON; - is standard input.
 
     The whole file is checked first. If one row is invalid, nothing is sent. Submitting the same
     file again is harmless: no row is imported twice. A changed file is a new batch, unless you pass
     the same --batch-id: then only its new and changed rows are imported.
     """
-    settings = load_settings()
+    context.exit(_submit(file, Options(**options)))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Options:
+    """The options of `submit`."""
+
+    batch_id: str
+    skip_invalid: bool
+    checks: Mode
+    canary: int | None
+    stop_percent: float | None
+    start_at: datetime | None
+    window: str | None
+    max_per_hour: int | None
+    dry_run: bool
+    watching: bool
+    as_json: bool
+
+
+def _submit(file: str, options: Options) -> int:
+    settings, as_json = load_settings(), options.as_json
     batch = check_by_workers(read_file(file), settings)
-    batch = preflight(batch, settings, checks, skip_invalid=skip_invalid or dry_run)
-    schedule = schedule_of(start_at, window, max_per_hour)
-    if dry_run:
-        batch_id = batch_id_of(batch, file, batch_id)
-        context.exit(dry_run_submission(batch_id, batch, schedule, settings, as_json=as_json))
-    show_problems(batch, skip_invalid=skip_invalid)
-    batch_id = batch_id_of(batch, file, batch_id)
-    rule = StopRule(canary or 0, stop_percent)
+    skips = options.skip_invalid or options.dry_run
+    batch = preflight(batch, settings, options.checks, skip_invalid=skips)
+    schedule = schedule_of(options.start_at, options.window, options.max_per_hour)
+    if options.dry_run:
+        batch_id = batch_id_of(batch, file, options.batch_id)
+        return dry_run_submission(batch_id, batch, schedule, settings, as_json=as_json)
+    show_problems(batch, skip_invalid=options.skip_invalid)
+    batch_id = batch_id_of(batch, file, options.batch_id)
+    rule = StopRule(options.canary or 0, options.stop_percent)
     messages = send(batch_id, batch, rule, schedule=schedule, quiet=as_json)
-    _print_sent(batch_id, batch, messages, as_json=as_json, watching=watching)
-    if watching:
-        ending = watch_to_the_end(settings, batch_id, as_json=as_json, total=len(batch.rows))
-        context.exit(asyncio.run(ending))
+    _print_sent(batch_id, batch, messages, as_json=as_json, watching=options.watching)
+    if not options.watching:
+        return 0
+    total = len(batch.rows)
+    return asyncio.run(watch_to_the_end(settings, batch_id, as_json=as_json, total=total))
 
 
 def read_file(file: str) -> BatchFile:
