@@ -86,9 +86,7 @@ SANDBOX_SETTINGS: Final = {
 @click.option(
     "--workers", default=1, show_default=True, type=click.IntRange(1, 16), help="Worker processes."
 )
-@click.option(
-    "--json", "as_json", is_flag=True, help="Print the summary as JSON, and progress on stderr."
-)
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object; the rest on stderr.")
 @click.pass_context
 def run(context: click.Context, /, file: str, **options: Any) -> None:
     """Import a batch file with nothing else running: no Redis, no worker, no broker.

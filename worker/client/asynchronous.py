@@ -154,17 +154,7 @@ class AsyncImportClient:
             "maxPerHour": max_per_hour,
         }
         of_all |= {name: value for name, value in given.items() if value is not None}
-        starts = range(0, len(requests), MAX_BATCH_REQUESTS) or [0]
-        return await self._submitter.submit_batch(
-            [
-                _message(
-                    of_all,
-                    offset=offset + start,
-                    requests=list(requests[start : start + MAX_BATCH_REQUESTS]),
-                )
-                for start in starts
-            ]
-        )
+        return await self._submitter.submit_batch(_messages(of_all, requests, offset))
 
     async def get(self, import_id: str) -> ImportResult:
         """Return an import as it stands. Raises NotKnownError."""
@@ -269,9 +259,26 @@ def _with_key(request: Members, key: str) -> object:
     return {**{k: v for k, v in request.items() if k != "idempotency_key"}, "idempotencyKey": key}
 
 
-def _message(of_all: Members, **members: object) -> BatchMessage:
+def _messages(
+    of_all: Mapping[str, Any], requests: Sequence[Members], offset: int
+) -> list[BatchMessage]:
+    """Return a batch's requests as messages, one even if there are none."""
+    parts = range(0, len(requests), MAX_BATCH_REQUESTS) or [0]
+    return [
+        _message(
+            {
+                **of_all,
+                "offset": offset + first,
+                "requests": list(requests[first : first + MAX_BATCH_REQUESTS]),
+            }
+        )
+        for first in parts
+    ]
+
+
+def _message(members: Mapping[str, Any]) -> BatchMessage:
     try:
-        return BatchMessage.parse({**of_all, **members})
+        return BatchMessage.parse(members)
     except InvalidRequestError as error:
         raise InvalidSubmissionError(
             tuple(Problem(member, reason) for member, reason in error.problems)
