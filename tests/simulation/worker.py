@@ -158,6 +158,7 @@ class SimulatedRuntime:
     """What a conductor needs of its process."""
 
     messages = None
+    requests_queue = None
     duties: Final[Mapping[str, Any]] = {}
 
     def __init__(
