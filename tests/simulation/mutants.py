@@ -112,7 +112,7 @@ MUTANTS: Final = (
     ),
     Mutant(
         name="a claimed poll stays due",
-        seed=4,
+        seed=2,
         scripts=(("redis.call('ZREM', queue .. lane_name, id)\n      local grant", "local grant"),),
     ),
     Mutant(
@@ -147,12 +147,12 @@ MUTANTS: Final = (
     ),
     Mutant(
         name="jobs are listed before the list can show the job",
-        seed=8,
+        seed=10,
         functions={"worker.domain.rules._settle_seconds": lambda *_: 0.0},
     ),
     Mutant(
         name="the first page of a list is taken for all of it",
-        seed=6,
+        seed=16,
         functions={"worker.operations.backend_operation.read_page": _first_page},
     ),
     Mutant(
@@ -204,12 +204,12 @@ MUTANTS: Final = (
     ),
     Mutant(
         name="a task never finishes",
-        seed=2,
+        seed=3,
         scripts=(("redis.call('ZADD', KEY.unfinished, now + CONFIG.lease_ms, id)", ""),),
     ),
     Mutant(
         name="a new job that is not found is taken for failed",
-        seed=3,
+        seed=2,
         rules=_poll_when(Kind.NOT_FOUND, End(State.FAILED, "no such job")),
     ),
     Mutant(
@@ -236,7 +236,7 @@ MUTANTS: Final = (
     # No more calls than were granted.
     Mutant(
         name="a grant is not counted",
-        seed=13,
+        seed=48,
         scripts=(("limiter.tokens = limiter.tokens - 1", ""),),
     ),
     # A batch obeys its schedule.
@@ -252,7 +252,7 @@ MUTANTS: Final = (
     ),
     Mutant(
         name="a start does not count for its hour",
-        seed=8,
+        seed=2,
         scripts=(("schedules.count_start(schedule, now)", ""),),
     ),
     Mutant(
