@@ -146,14 +146,13 @@ def requests_page() -> str:
         "Requests",
         "A request is a JSON object of up to 16 KiB. It asks for one import.",
         "Member names are those of the AWS API; snake_case spellings work too. An unknown member or"
-        " an invalid value makes the request a `rejected` import whose error names the member."
+        " an invalid value makes the request a `rejected` import whose error names the member; by"
+        " HTTP and from the Python client, it is an error and makes no import."
         " [Enqueue imports](../guides/produce.md) shows how to send requests.",
-        "A request in a batch, on the stream or by HTTP may also carry its own `importId`: up to"
-        " 128 letters, digits and `._:@+=-`, beginning with a letter or digit. A Celery task takes"
-        " no `importId`, because the task id is the import id. Such a request may also carry"
-        " `traceparent` and `tracestate`, which [tie it to a trace]"
-        "(../guides/tracing.md#continue-the-producers-trace). A Celery task has them in its"
-        " headers.",
+        "A request may also carry its own `importId` (up to 128 letters, digits and `._:@+=-`,"
+        " beginning with a letter or digit), and `traceparent` and `tracestate`, which [tie it to a"
+        " trace](../guides/tracing.md#continue-the-producers-trace). A Celery task takes none of"
+        " the three: its task id is the import id, and its headers name the trace.",
         "## Members of every request",
         *_model({**ImportRequest.model_fields, "operation": _OPERATION}),
         "## ImportBackendAuth",

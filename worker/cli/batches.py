@@ -34,8 +34,12 @@ batch_argument = click.argument("batch_id", metavar="BATCH")
 def filters(command: Callable[..., None]) -> Callable[..., None]:
     """Add the options that choose batches by how they stand."""
     options = (
-        click.option("--running", is_flag=True, help="Batches that are neither over nor paused."),
-        click.option("--paused", is_flag=True, help="Batches that somebody or something paused."),
+        click.option(
+            "--running", is_flag=True, help="Batches that are neither completed nor paused."
+        ),
+        click.option(
+            "--paused", is_flag=True, help="Batches that an operator or a stop rule has paused."
+        ),
         click.option("--stalled", is_flag=True, help="Batches that make no progress."),
         click.option(
             "--stalled-after",
@@ -154,9 +158,7 @@ def resume(batch_id: str, *, as_json: bool) -> None:
 @batches.command()
 @batch_argument
 @schedule_options
-@click.option(
-    "--clear", is_flag=True, help="Remove the old schedule: what no other option gives is removed."
-)
+@click.option("--clear", is_flag=True, help="Remove the schedule, except what other options set.")
 @json_option
 def schedule(
     batch_id: str,

@@ -91,8 +91,8 @@ Exit codes:
        question with no, resolve changed nothing, doctor found a problem, or audit a
        violation
   2    wrong usage, an invalid setting, or an invalid file
-  3    the store or the broker is unreachable; `run`, `demo` or `sandbox` could not start
-       what they need on this machine; or the disk is full
+  3    the store or the broker is unreachable; `run`, `demo`, `sandbox`, `serve` or `relay`
+       could not start what they need on this machine; or the disk is full
   4    no such import, batch or lane
   130  interrupted
   141  the reader of standard output closed it

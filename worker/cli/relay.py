@@ -23,7 +23,9 @@ def relay() -> None:
     """Send events on to the sinks that IMPORTS_SINKS_FILE names, until interrupted.
 
     Sinks are webhooks, queues, topics and event buses of AWS, and streams of NATS. Any number of
-    relays share the sinks. With IMPORTS_METRICS_PORT, a relay serves its metrics and its health.
+    relays share the sinks. Without a file, IMPORTS_WEBHOOK_URL, IMPORTS_EVENTBRIDGE_BUS,
+    IMPORTS_SNS_TOPIC_ARN and IMPORTS_SQS_EVENTS_URL configure one sink each. With
+    IMPORTS_METRICS_PORT, a relay serves its metrics and its health.
     """
     settings = load_settings()
     sinks = read_sinks(settings)

@@ -77,7 +77,7 @@ dry_run_option = click.option(
     "--dry-run",
     is_flag=True,
     help="Send and store nothing; print what would be imported, when, and how long it would take."
-    " Exits with 2 if rows are bad.",
+    " Exits with 2 if a row is invalid.",
 )
 
 

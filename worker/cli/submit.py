@@ -33,7 +33,9 @@ file_argument: Final = click.argument(
     "file", metavar="FILE", type=click.Path(exists=True, dir_okay=False, allow_dash=True)
 )
 batch_id_option: Final = click.option(
-    "--batch-id", default="", help="Default: the file's name and a digest of its content."
+    "--batch-id",
+    default="",
+    help="Id of the batch. Default: the file's name and a digest of its content.",
 )
 
 
@@ -89,7 +91,9 @@ def stop_rule(command: Callable[..., None]) -> Callable[..., None]:
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object; the rest on stderr.")
 @click.pass_context
 def submit(context: click.Context, /, file: str, **options: Any) -> None:
-    """Submit a batch file, CSV (with member names as header) or JSON; - is standard input.
+    """Submit a batch file to running workers.
+
+    FILE is CSV, with member names as header, or JSON; - is standard input.
 
     The whole file is checked first. If one row is invalid, nothing is sent. Submitting the same
     file again is harmless: no row is imported twice. A changed file is a new batch, unless you pass

@@ -1,4 +1,4 @@
-"""Models of what the HTTP door answers, for its OpenAPI document."""
+"""Models of what the HTTP server answers, for its OpenAPI document."""
 
 from collections.abc import Mapping
 from typing import Literal

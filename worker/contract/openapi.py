@@ -1,4 +1,4 @@
-"""The HTTP door as an OpenAPI 3.1 document (https://spec.openapis.org/oas/v3.1.1)."""
+"""The HTTP server as an OpenAPI 3.1 document (https://spec.openapis.org/oas/v3.1.1)."""
 
 from functools import cache
 from typing import Any, Final

@@ -79,7 +79,7 @@ class BatchMessage(BaseModel):
     `22:00-06:00 Europe/Berlin` or `Mon-Fri 22:00-06:00, Sat 00:00-24:00 UTC`. The first message
     that arrives decides for the batch."""
     max_per_hour: Annotated[int, Field(strict=True, ge=1)] | None = None
-    """Start at most so many imports of the batch in an hour, on all workers together. The first
+    """Start at most this many imports of the batch in an hour, on all workers together. The first
     message that arrives decides for the batch."""
     recover_since: Annotated[str, AfterValidator(_is_time)] | None = None
     """Only after the store was lost: when the batch was first submitted (ISO 8601, UTC by default).

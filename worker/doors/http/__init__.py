@@ -1,1 +1,1 @@
-"""The HTTP door: requests from programs that have neither Celery nor Redis."""
+"""The HTTP server: takes requests from programs that have neither Celery nor Redis."""

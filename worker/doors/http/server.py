@@ -28,7 +28,7 @@ SHUTDOWN_SECONDS: Final = 30.0
 
 
 class HttpServer:
-    """Serves the HTTP door while its `async with` block runs. Port 0 means any free port.
+    """Serves HTTP while its `async with` block runs. Port 0 means any free port.
 
     `recorder` takes its measurements. Entering the block raises OSError if it can't listen there.
     """
