@@ -31,8 +31,8 @@ from worker.tracing.switch import open_tracing
 def serve(host: str, port: int) -> None:
     """Take requests by HTTP, from programs with neither Celery nor Redis, until interrupted.
 
-    Each request must carry a token of IMPORTS_HTTP_TOKEN. The server takes up to
-    IMPORTS_HTTP_RATE requests a second with a token. It speaks plain HTTP: put a proxy with TLS in front of it.
+    Each request must carry a token of IMPORTS_HTTP_TOKEN. The server takes up to IMPORTS_HTTP_RATE
+    requests a second with a token. It speaks plain HTTP: put a proxy with TLS in front of it.
     /openapi.json describes its paths. With IMPORTS_METRICS_PORT, it serves its metrics there.
     """
     settings = load_settings()
