@@ -76,7 +76,7 @@ Examples:
   amplify-import lanes                         limits, queues and pauses, by account and region
   amplify-import events --follow               events as they happen
   amplify-import serve --port 8080             take requests by HTTP
-  amplify-import relay                         send events to webhooks, EventBridge, SNS or SQS
+  amplify-import relay                         send events to webhooks, AWS or NATS
   amplify-import sinks                         what waits for them, what they refused
   amplify-import recover apps.csv --since T    continue after the store was lost
   amplify-import doctor                        what to fix in this environment

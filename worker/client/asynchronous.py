@@ -181,7 +181,7 @@ class AsyncImportClient:
     async def events(
         self, *, import_id: str = "", batch_id: str = "", after: str | None = None
     ) -> AsyncGenerator[Event, None]:
-        """Yield events as they happen, for ever: all, or those of an import or of a batch.
+        """Yield events as they happen, without end: all, or those of an import or of a batch.
 
         `after` is the `position` behind which to begin; `0` begins with the oldest event. By
         default, it begins with the next event.

@@ -91,7 +91,7 @@ class ImportClient:
     def events(
         self, *, import_id: str = "", batch_id: str = "", after: str | None = None
     ) -> Iterator[Event]:
-        """Yield events as they happen, for ever: all, or those of an import or of a batch."""
+        """Yield events as they happen, without end: all, or those of an import or of a batch."""
         stream = self._client.events(import_id=import_id, batch_id=batch_id, after=after)
         try:
             while True:
