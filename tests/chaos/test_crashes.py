@@ -32,6 +32,7 @@ OTHERS_SCRIPTS = {
     "resume_batch",
     "resume_lane",
     "retry",
+    "schedule_batch",
     "set_limits",
     *(name for name in script_texts() if name.startswith("audit_")),
 }

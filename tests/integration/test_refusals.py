@@ -17,10 +17,14 @@ from redis.asyncio import Redis
 from tests.support import recording, wait_until
 from tests.support.servers import IN_MEMORY, VALKEY, Server
 from tests.support.stores import GENEROUS
+from worker.domain.answers import Job
 from worker.domain.claims import Claim, Doubt
+from worker.domain.decisions import End, NoteVerified
 from worker.domain.facts import LaneFacts, Times
 from worker.domain.outcomes import Action, Envelope, LaneLimits, Resolution, StopRule
+from worker.domain.schedules import Schedule
 from worker.domain.states import State
+from worker.domain.verification import Verification
 from worker.operations.import_backend_auth import ImportBackendAuthRequest
 from worker.store.config import StoreConfig
 from worker.store.connection import StoreUnavailableError, connect
@@ -104,8 +108,10 @@ async def outcomes(
 
 
 async def use_the_others(store: ImportStore, redis: Any) -> None:
-    """Close a batch, publish accounts, and read and settle events as relays do."""
+    """Schedule and close a batch, verify, publish accounts, settle events as relays do."""
+    await BatchControl(redis, CONFIG).schedule("b", Schedule(), clear=True)
     await store.close_batch("b")
+    await verify(store, redis, "6")
     await store.publish_accounts(frozenset({"acme"}))
     relays = RelayStore(redis, "one", lease_ms=30_000)
     await relays.hold(["sink"])
@@ -142,6 +148,15 @@ async def claim(store: ImportStore) -> Claim:
     return claim
 
 
+async def verify(store: ImportStore, redis: Any, name: str) -> None:
+    await admit(store, name)
+    end = End(State.SUCCEEDED, job=Job(job_id="j6"), verify_after_seconds=60)
+    await store.record(await claim(store), end)
+    await redis.zadd(f"imports:late:{LANE}", {name: 0})
+    await redis.zadd("imports:lanes", {LANE: 0})
+    await store.record(await claim(store), NoteVerified(Verification.CONFIRMED))
+
+
 async def decide_as_operator(store: ImportStore, name: str) -> None:
     await recording.learn(store, LANE, LaneFacts(times=Times.GOOD))
     await admit(store, name)
@@ -160,7 +175,7 @@ async def test_no_script_is_half_executed(redis: Any, outcomes: dict[str, dict[s
     )
     await store.configure(GENEROUS, {LANE: LaneLimits(max_running=5)}, by="the test")
     await decide_as_operator(store, "0")
-    await store.announce_batch("b", 2, StopRule(1, 50))
+    await store.announce_batch("b", 2, StopRule(1, 50), Schedule(window="00:00-24:00 UTC"))
     for name in ("1", "2"):
         await admit(store, name, "b")
     await store.reject(Envelope(import_id="r", task_id="r"), ("d", "e"), ("default", "x"), "wrong")
