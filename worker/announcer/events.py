@@ -10,6 +10,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from functools import cached_property
 from typing import Any, Final
 
 from celery import Celery, states
@@ -88,6 +89,11 @@ class ImportEvents:
         self._thread.submit(self._disconnect)
         self._thread.shutdown(wait=True)
 
+    @cached_property
+    def _are_wanted(self) -> bool:
+        """Whether the worker sends events. Celery's configuration is slow to read."""
+        return bool(self._app.conf.worker_send_task_events)
+
     def _row_of(self, item: Import) -> dict[str, Any]:
         shown = self._shown(item.requested_operation, item.target, item.lane, item.batch_id)
         return {**shown, "received": item.accepted_at_ms / 1000}
@@ -97,7 +103,7 @@ class ImportEvents:
         return {"name": self._tasks[operation], "args": "()", "kwargs": repr(shown)}
 
     def _send(self, kind: str, task_id: str, **fields: Any) -> None:
-        if not self._app.conf.worker_send_task_events:
+        if not self._are_wanted:
             return
         with self._lock:
             self._waiting.append((kind, {"uuid": task_id, "timestamp": time.time(), **fields}))
