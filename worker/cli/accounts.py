@@ -54,16 +54,12 @@ def check_by_workers(batch: BatchFile, settings: Settings) -> BatchFile:
     workers check them, too.
     """
     accepted = asyncio.run(_accepted(settings))
-    if accepted is None:
-        return batch
     if not accepted:
-        click.echo("No worker has used this store so far; imports wait for one.", err=True)
         return batch
     return _check(batch, lambda name: _refusal_of(name, accepted))
 
 
-async def _accepted(settings: Settings) -> frozenset[str] | None:
-    """Return what workers accept; None if the store can't be asked."""
+async def _accepted(settings: Settings) -> frozenset[str]:
     try:
         async with asyncio.timeout(STORE_SECONDS), open_views(settings) as views:
             return await views.accepted_accounts()
@@ -71,7 +67,7 @@ async def _accepted(settings: Settings) -> frozenset[str] | None:
         reason = str(error) or f"The store did not answer within {STORE_SECONDS:g} s."
         if settings.celery_broker_url != settings.redis_url:  # otherwise nothing can be sent either
             click.echo(f"The accounts were not checked, workers will do it: {reason}", err=True)
-        return None
+        return frozenset()
 
 
 def _refusal_of(account: str, accepted: Collection[str]) -> str:
