@@ -7,7 +7,7 @@ never sleeps longer than a second.
 import asyncio
 import math
 from collections import Counter
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from functools import partial
 from typing import Final
@@ -22,6 +22,7 @@ from worker.engine.log import log_overdue
 from worker.engine.tracing import trace_fields
 from worker.parameters import limits_of
 from worker.runtime import Runtime
+from worker.store.cancellation import cancel_all
 from worker.store.connection import StoreUnavailableError
 
 log = structlog.get_logger()
@@ -32,7 +33,6 @@ OUTAGE_MAX_SECONDS: Final = 5.0
 CLAIMED_AT_ONCE: Final = 100
 FINISHED_AT_ONCE: Final = 100
 SWEEP_SECONDS: Final = 30.0
-CANCEL_AGAIN_SECONDS: Final = 0.1
 OVERDUE_MAX_SECONDS: Final = 5.0
 TOGETHER_SECONDS: Final = 0.1
 """Calls that fall due within this time are claimed together."""
@@ -246,16 +246,3 @@ class Conductor:
         """Keep known when the windows of batches are open."""
         await self._store.renew_openings()
         await self._sleep(SWEEP_SECONDS)
-
-
-async def cancel_all(tasks: Iterable[asyncio.Task[None]]) -> None:
-    """Cancel tasks, and again those that have not noticed.
-
-    Before Python 3.12, `asyncio.wait_for`, with which redis-py sends, may lose a cancellation
-    (python/cpython#107547). The task would then go on waiting for requests or the next round.
-    """
-    left = set(tasks)
-    while left:
-        for task in left:
-            task.cancel()
-        _, left = await asyncio.wait(left, timeout=CANCEL_AGAIN_SECONDS)

@@ -77,7 +77,7 @@ class AsyncImportClient:
 
     async def close(self) -> None:
         """Close the connections. Whoever still waits for events gets StoreUnavailableError."""
-        self.feed.close()
+        await self.feed.close()
         await self._redis.aclose()
 
     async def submit(

@@ -11,6 +11,7 @@ from contextlib import contextmanager
 from itertools import islice
 from typing import Final
 
+from worker.store.cancellation import cancel_all
 from worker.store.connection import StoreUnavailableError, translated
 from worker.store.views import READ_AT_ONCE, Event, ImportViews
 
@@ -39,6 +40,8 @@ class EventFeed:
         self._window_begins: tuple[int, int] | None = None
         self._followers = 0
         self._reading: asyncio.Task[None] | None = None
+        self._readers: set[asyncio.Task[None]] = set()
+        """The reader, and those before it that have not ended yet."""
         self._news: asyncio.Future[None] | None = None
 
     @contextmanager
@@ -58,12 +61,11 @@ class EventFeed:
         """Whether there is a reader whose window begins now or earlier."""
         return self._window_begins is not None
 
-    def close(self) -> None:
+    async def close(self) -> None:
         """End the reading, and each wait for events with an error."""
-        if self._reading:
-            self._reading.cancel()
         self._stop_reading()
         self._fail(StoreUnavailableError("the client is closed"))
+        await cancel_all(self._readers)
 
     def wake(self) -> None:
         """End each wait for events, as if there were news."""
@@ -77,6 +79,7 @@ class EventFeed:
             self._news = asyncio.get_running_loop().create_future()
         if self._reading is None or self._reading.done():
             self._reading = asyncio.create_task(self._read(), name="read_events")
+            self._readers.add(self._reading)
             self._reading.add_done_callback(self._note_end)
         return self._news
 
@@ -105,7 +108,7 @@ class EventFeed:
         self.wake()  # an event may have come in before the window began
         while True:
             entries = await self._views.events(position, block_ms=BLOCK_MS)
-            # In Python 3.11, the driver may lose a cancellation (python/cpython#86296).
+            # The driver may lose a cancellation; see `cancel_all`.
             if self._reading is not this:
                 return
             if entries:
@@ -115,6 +118,7 @@ class EventFeed:
 
     def _note_end(self, reading: asyncio.Task[None]) -> None:
         """Pass a failure of the reader on to those who wait."""
+        self._readers.discard(reading)
         if self._reading is reading:
             self._stop_reading()
         if not reading.cancelled() and (error := reading.exception()):

@@ -19,6 +19,7 @@ from worker.relay.observer import RelayObserver
 from worker.relay.pace import LONGEST_SECONDS, Draw, Pace, backoff
 from worker.relay.sink import Delivered, Failed, Fault, Gone, Outcome, Sink
 from worker.relay.window import Item, Window
+from worker.store.cancellation import cancel_all
 from worker.store.connection import StoreUnavailableError
 from worker.store.relays import FIRST, NEW, Entry, Parking, RelayStore, Settlement
 
@@ -98,8 +99,7 @@ class Delivery:
                 {reading, sending, settling}, return_when=asyncio.FIRST_COMPLETED
             )
         finally:
-            reading.cancel()
-            sending.cancel()
+            await cancel_all([reading, sending])
             await self._finish(settling)
         for task in done:
             task.result()
@@ -118,7 +118,7 @@ class Delivery:
         self._has_finished = True
         self._settled.set()
         await asyncio.wait({settling}, timeout=STOP_SECONDS)
-        settling.cancel()
+        await cancel_all([settling])
 
     async def _read_all(self) -> None:
         after = FIRST

@@ -11,6 +11,7 @@ import structlog
 from worker.relay.delivery import Delivery, Terms
 from worker.relay.observer import NOBODY, RelayObserver
 from worker.relay.sink import Sink
+from worker.store.cancellation import cancel_all
 from worker.store.connection import StoreUnavailableError
 from worker.store.relays import LeaseLostError, RelayStore
 
@@ -68,7 +69,7 @@ class Relay:
                 except TimeoutError:
                     continue
         finally:
-            watching.cancel()
+            await cancel_all([watching])
             await self._leave()
 
     async def _turn(self) -> None:

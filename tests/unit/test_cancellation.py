@@ -1,9 +1,9 @@
-"""How the conductor stops its loops."""
+"""Tasks end although the driver loses cancellations."""
 
 import asyncio
 from contextlib import suppress
 
-from worker.conductor import cancel_all
+from worker.store.cancellation import cancel_all
 
 
 async def test_a_task_that_loses_a_cancellation_is_cancelled_again() -> None:
