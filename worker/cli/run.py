@@ -11,7 +11,6 @@ import sys
 from collections.abc import Coroutine, Mapping, Sequence
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
-from datetime import datetime
 from functools import partial
 from pathlib import Path
 from typing import Any, Final
@@ -28,11 +27,12 @@ from worker.cli.client import (
 )
 from worker.cli.dryrun import dry_run_here
 from worker.cli.output import outlive_output
-from worker.cli.preflight import preflight, preflight_option
+from worker.cli.preflight import preflight_option
 from worker.cli.regions import check_regions
-from worker.cli.scheduleoptions import dry_run_option, schedule_of, schedule_options
+from worker.cli.scheduleoptions import dry_run_option, schedule_options
 from worker.cli.sending import import_id_of, producer_of, submit_batch
 from worker.cli.submit import (
+    BatchOptions,
     batch_id_of,
     batch_id_option,
     file_argument,
@@ -107,23 +107,13 @@ def run(context: click.Context, /, file: str, **options: Any) -> None:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Options:
+class Options(BatchOptions):
     """The options of `run`."""
 
     state_dir: Path | None
-    batch_id: str
-    skip_invalid: bool
-    checks: Mode
-    canary: int | None
-    stop_percent: float | None
-    start_at: datetime | None
-    window: str | None
-    max_per_hour: int | None
-    dry_run: bool
     resume: bool
     sandbox: bool
     workers: int
-    as_json: bool
 
 
 def _import_file(file: str, options: Options) -> int:
@@ -131,9 +121,8 @@ def _import_file(file: str, options: Options) -> int:
         raise click.UsageError("--sandbox has no user pools for --preflight to check.")
     settings = load_settings()
     batch = check_by_configuration(read_file(file), settings, with_profiles=not options.sandbox)
-    skips = options.skip_invalid or options.dry_run
-    batch = preflight(batch, settings, options.checks, skip_invalid=skips)
-    schedule = schedule_of(options.start_at, options.window, options.max_per_hour)
+    batch = options.preflight(batch, settings)
+    schedule = options.schedule()
     if options.dry_run:
         batch_id = batch_id_of(batch, file, options.batch_id)
         return dry_run_here(batch_id, batch, schedule, settings, as_json=options.as_json)
@@ -147,7 +136,7 @@ def _import_file(file: str, options: Options) -> int:
         rows=batch.rows,
         directory=(options.state_dir or default_state_directory()) / kind / batch_id,
         workers=options.workers,
-        rule=StopRule(options.canary or 0, options.stop_percent),
+        rule=options.rule,
         schedule=schedule,
         resume=options.resume,
         as_json=options.as_json,

@@ -12,7 +12,7 @@ from typing import Any, Final
 import click
 from rich.progress import Progress
 
-from config.settings import load_settings
+from config.settings import Settings, load_settings
 from worker.cli.accounts import check_by_workers
 from worker.cli.batchfile import BatchFile, Problem, read_batch, stem_of
 from worker.cli.batchtext import STANDARD_INPUT, BatchFileError
@@ -103,8 +103,8 @@ def submit(context: click.Context, /, file: str, **options: Any) -> None:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Options:
-    """The options of `submit`."""
+class BatchOptions:
+    """The options of the commands that take a batch file."""
 
     batch_id: str
     skip_invalid: bool
@@ -115,23 +115,40 @@ class Options:
     window: str | None
     max_per_hour: int | None
     dry_run: bool
-    watching: bool
     as_json: bool
+
+    @property
+    def rule(self) -> StopRule:
+        """The batch's stop rule."""
+        return StopRule(self.canary or 0, self.stop_percent)
+
+    def schedule(self) -> Schedule:
+        """Return the batch's schedule; say so if its start time has passed."""
+        return schedule_of(self.start_at, self.window, self.max_per_hour)
+
+    def preflight(self, batch: BatchFile, settings: Settings) -> BatchFile:
+        """Return the file with what preflight finds. A dry run also checks files with bad rows."""
+        skips = self.skip_invalid or self.dry_run
+        return preflight(batch, settings, self.checks, skip_invalid=skips)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Options(BatchOptions):
+    """The options of `submit`."""
+
+    watching: bool
 
 
 def _submit(file: str, options: Options) -> int:
     settings, as_json = load_settings(), options.as_json
-    batch = check_by_workers(read_file(file), settings)
-    skips = options.skip_invalid or options.dry_run
-    batch = preflight(batch, settings, options.checks, skip_invalid=skips)
-    schedule = schedule_of(options.start_at, options.window, options.max_per_hour)
+    batch = options.preflight(check_by_workers(read_file(file), settings), settings)
+    schedule = options.schedule()
     if options.dry_run:
         batch_id = batch_id_of(batch, file, options.batch_id)
         return dry_run_submission(batch_id, batch, schedule, settings, as_json=as_json)
     show_problems(batch, skip_invalid=options.skip_invalid)
     batch_id = batch_id_of(batch, file, options.batch_id)
-    rule = StopRule(options.canary or 0, options.stop_percent)
-    messages = send(batch_id, batch, rule, schedule=schedule, quiet=as_json)
+    messages = send(batch_id, batch, options.rule, schedule=schedule, quiet=as_json)
     _print_sent(batch_id, batch, messages, as_json=as_json, watching=options.watching)
     if not options.watching:
         return 0
